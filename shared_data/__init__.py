@@ -1,0 +1,1 @@
+"""The only code the projects share: settings, files, CT volumes, folds, metrics, phantoms, reports."""

@@ -1,0 +1,87 @@
+"""Files appear under their final name complete, or not at all."""
+import csv
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from shared_data.errors import InputError
+
+
+@contextmanager
+def whole_file(path):
+    """Give a temporary path with the same suffixes; it becomes `path` when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    try:
+        yield folder / path.name
+        # A header (.mhd) is moved after the data file it names.
+        for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
+            os.replace(part, path.parent / part.name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(path, values):
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """Raises InputError when the file is absent or no JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}). Write it again.") from error
+
+
+def write_table(path, rows):
+    """CSV of a list of dicts; the columns are those of the rows, in order of appearance."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_table(path, columns):
+    """Rows of a CSV as dicts of strings. Raises InputError when it is absent or lacks one of `columns`."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a CSV table ({error}).") from error
+    missing = [name for name in columns if name not in (reader.fieldnames or [])]
+    if missing:
+        raise InputError(f"{path}: column {', '.join(missing)} is missing.")
+    return rows
+
+
+@contextmanager
+def whole_folder(path):
+    """Give an empty temporary folder; it becomes `path`, replacing what was there, when the block ends well."""
+    path = Path(path)
+    partial = path.parent / f".writing-{path.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def clear_partials(folder):
+    """Remove what a killed run left half written in `folder`."""
+    for partial in Path(folder).glob(".writing-*"):
+        shutil.rmtree(partial, ignore_errors=True)

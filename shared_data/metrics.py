@@ -1,0 +1,77 @@
+"""Scores of label maps, thin over SimpleITK; distances in mm. Absent on both sides is NaN, never 0 or 1."""
+import math
+
+import numpy as np
+import SimpleITK as sitk
+from skimage.measure import regionprops
+
+
+def dice(reference, prediction):
+    """Dice of two boolean arrays; NaN when both are empty."""
+    total = int(reference.sum()) + int(prediction.sum())
+    return 2 * int((reference & prediction).sum()) / total if total else math.nan
+
+
+def surface_distances(reference, prediction, spacing_xyz):
+    """{"hd95_mm", "assd_mm"} of two boolean arrays (z, y, x).
+
+    HD95 is the larger of the two directed 95th percentiles; ASSD the mean over all surface voxels of both.
+    One side empty: infinite. Both: NaN.
+    """
+    if not (reference.any() and prediction.any()):
+        value = math.inf if reference.any() or prediction.any() else math.nan
+        return {"hd95_mm": value, "assd_mm": value}
+    box = _bounding_box(reference | prediction)
+    # Padded: a mask that reaches the edge of the volume has a surface there, as in MONAI.
+    one, other = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
+    there, back = other["distance"][one["voxels"]], one["distance"][other["voxels"]]
+    return {"hd95_mm": float(max(np.percentile(there, 95), np.percentile(back, 95))),
+            "assd_mm": float(np.concatenate([there, back]).mean())}
+
+
+def components(mask, spacing_xyz=(1.0, 1.0, 1.0)):
+    """Connected components (26 neighbours) of a boolean array: (labels (z, y, x), their number)."""
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(spacing_xyz)
+    labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
+    return labels, int(labels.max())
+
+
+def detection(reference, prediction, spacing_xyz):
+    """Node by node: which reference components a predicted one touches.
+
+    Returns ([{"node", "short_axis_mm", "volume_ml", "found"}], number of predicted components touching none).
+    """
+    nodes, _ = components(reference, spacing_xyz)
+    predicted, n_predicted = components(prediction, spacing_xyz)
+    found = set(np.unique(nodes[prediction]).tolist())
+    touching = set(np.unique(predicted[reference]).tolist()) - {0}
+    voxel_ml = math.prod(spacing_xyz) / 1000
+    rows = [{"node": node.label, "short_axis_mm": short_axis_mm(node.image, spacing_xyz),
+             "volume_ml": float(node.num_pixels * voxel_ml), "found": node.label in found}
+            for node in regionprops(nodes)]
+    return rows, n_predicted - len(touching)
+
+
+def short_axis_mm(node, spacing_xyz):
+    """Short axis of a boolean array (z, y, x): the minor axis of the ellipse with the same second moments,
+    in the axial slice where the node is largest."""
+    largest = node[node.sum(axis=(1, 2)).argmax()].astype(np.uint8)
+    ellipse = regionprops(largest, spacing=(spacing_xyz[1], spacing_xyz[0]))[0]
+    return float(ellipse.axis_minor_length)
+
+
+def _surface(mask, spacing_xyz):
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    image.SetSpacing(spacing_xyz)
+    contour = sitk.LabelContour(image)
+    distance = sitk.SignedMaurerDistanceMap(contour, squaredDistance=False, useImageSpacing=True)
+    return {"voxels": sitk.GetArrayViewFromImage(contour) > 0,
+            "distance": np.abs(sitk.GetArrayFromImage(distance))}
+
+
+def _bounding_box(mask):
+    """Slices around the True voxels."""
+    axes = range(mask.ndim)
+    used = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in used)

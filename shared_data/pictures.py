@@ -1,0 +1,65 @@
+"""Overlays, contact sheets and curves as PNG."""
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from shared_data.files import whole_file
+
+REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
+
+
+def overlay(unit_yx, reference=None, prediction=None, side=512):
+    """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red.
+
+    The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
+    """
+    scale = side / unit_yx.shape[1]
+    size = (side, max(1, round(unit_yx.shape[0] * scale)))
+    picture = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
+    for mask, colour in ((reference, REFERENCE_RGB), (prediction, PREDICTION_RGB)):
+        if mask is not None:
+            large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, outlines, -1, colour, 1, cv2.LINE_AA)
+    return picture
+
+
+def save_picture(path, rgb):
+    """Write an RGB array (y, x, 3) as PNG."""
+    with whole_file(path) as partial:
+        partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1])
+
+
+def contact_sheet(pictures, columns=4):
+    """(RGB, caption) pairs on one sheet: an RGB array."""
+    tiles = [_captioned(picture, caption) for picture, caption in pictures]
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * height, i % columns * width
+        sheet[y:y + tile.shape[0], x:x + tile.shape[1]] = tile
+    return sheet
+
+
+def draw_curves(history, path, panels):
+    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts)."""
+    figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, (title, columns) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
+        for column in columns:
+            axes.plot(epochs, [row[column] for row in history], label=column, marker="." if len(epochs) < 30 else None)
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)
+
+
+def _captioned(picture, caption, height=22):
+    bar = np.zeros((height, picture.shape[1], 3), np.uint8)
+    text = caption.encode("ascii", "replace").decode()  # OpenCV's fonts know no more
+    cv2.putText(bar, text, (6, height - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.concatenate([bar, picture])

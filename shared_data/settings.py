@@ -1,0 +1,153 @@
+"""One frozen dataclass is the settings file, the command line and the record beside the results."""
+import argparse
+import difflib
+import inspect
+import re
+import sys
+import types
+import typing
+from dataclasses import MISSING, asdict, fields, replace
+from pathlib import Path
+
+from shared_data.errors import InputError
+from shared_data.files import read_json, write_json
+
+
+def parse_options(config_class, argv=None, description=None):
+    """The command line as an instance of `config_class`."""
+    return build(config_class, given_options(config_class, argv, description))
+
+
+def given_options(config_class, argv=None, description=None):
+    """Only the options that stand on the command line, as {field: value}.
+
+    Every field is an option: its type makes the parser, the comment behind it the help text.
+    `-` and `_` in names are alike.
+    """
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    comments, types_ = _comments(config_class), typing.get_type_hints(config_class)
+    for field in fields(config_class):
+        required = field.default is MISSING
+        default = "" if required else f" [{_shown(field.default)}]"
+        parser.add_argument("--" + field.name.replace("_", "-"), required=required,
+                            help=(comments.get(field.name, "") + default).replace("%", "%%"),
+                            **_argument(types_[field.name]))
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    values = vars(parser.parse_args(_with_dashes(argv)))
+    values.pop("debug", None)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def build(config_class, values):
+    """`config_class(**values)`; a value it refuses (ValueError) becomes an InputError."""
+    try:
+        return config_class(**values)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def keep_config(config, path, free=()):
+    """Write the settings to `path` once; raise, naming the fields, when a later run differs in any but the `free`."""
+    if not Path(path).exists():
+        write_json(path, asdict(config))
+        return
+    kept = load_config(type(config), path)
+    changed = [field.name for field in fields(config)
+               if field.name not in free and getattr(kept, field.name) != getattr(config, field.name)]
+    if changed:
+        raise InputError(f"{path}: made with other settings: " + _differences(kept, config, changed)
+                         + ". Use the same, or another folder.")
+
+
+def load_config(config_class, path, changes=None):
+    """Settings written by `keep_config`, with `changes` on top."""
+    return config_from_dict(config_class, read_json(path), path, changes)
+
+
+def config_from_dict(config_class, values, source, changes=None):
+    """Settings from plain JSON values (`source` names them in errors), with `changes` on top."""
+    types_ = typing.get_type_hints(config_class)
+    unknown = sorted(set(values) - set(types_)) if isinstance(values, dict) else ["?"]
+    if unknown:
+        raise InputError(f"{source}: not settings of {config_class.__module__}: {', '.join(unknown)}.")
+    try:
+        values = {name: _from_json(value, types_[name]) for name, value in values.items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: impossible value ({error}).") from error
+    return build(config_class, {**values, **(changes or {})})
+
+
+def changed_config(config, changes, free, path):
+    """`config` of an earlier run with `changes`, of which only the `free` may differ from it."""
+    other = build(type(config), {**{f.name: getattr(config, f.name) for f in fields(config)}, **changes})
+    locked = [name for name in changes if name not in free and getattr(config, name) != getattr(other, name)]
+    if locked:
+        raise InputError(f"{path}: made with other settings: {_differences(config, other, locked)}. "
+                         "Leave them out, or start another run folder.")
+    return replace(config, **changes)
+
+
+def _differences(kept, new, names):
+    return ", ".join(f"{name} {_shown(getattr(kept, name))} (now {_shown(getattr(new, name))})" for name in names)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        valid = [option for option in self._option_string_actions if option.startswith("--")]
+        unknown = re.match(r"unrecognized arguments: (\S+)", message)
+        if unknown:
+            close = difflib.get_close_matches(unknown[1].split("=")[0], valid, 1)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            message = f"unknown option {unknown[1]}.{hint} Valid: {' '.join(valid)}"
+        raise InputError(message)
+
+
+def _argument(kind):
+    """argparse's keywords for a type: bool, Literal, tuple, `X | None` or a plain callable."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return _argument(next(part for part in parts if part is not type(None)))
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is typing.Literal:
+        return {"choices": parts, "type": type(parts[0])}
+    if parts:
+        return {"type": parts[0], "nargs": len(parts), "metavar": parts[0].__name__.upper()}
+    return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def _from_json(value, kind):
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return None if value is None else _from_json(value, parts[0])
+    if typing.get_origin(kind) is typing.Literal:
+        return value
+    if parts:
+        return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return kind(value)
+
+
+def _comments(config_class):
+    """{field: the comment behind it} from the source of the class and of its parents."""
+    found = {}
+    for parent in reversed(config_class.__mro__[:-1]):
+        for line in inspect.getsource(parent).splitlines():
+            match = re.match(r"\s+(\w+):.*?\s#\s(.+)", line)
+            if match:
+                found[match[1]] = match[2]
+    return found
+
+
+def _with_dashes(argv):
+    def dashed(word):
+        name, equals, value = word.partition("=")
+        return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+    return [dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
+
+
+def _shown(value):
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

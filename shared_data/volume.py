@@ -1,0 +1,226 @@
+"""CT volumes and masks as SimpleITK images: read, checked, reoriented, written. Geometry is never dropped.
+
+ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z, y, x).
+"""
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, ImageDataError
+
+from shared_data.dicom import read_dicom_series
+from shared_data.errors import InputError
+from shared_data.files import whole_file
+
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SPACING_LIMITS_MM = (0.01, 50.0)
+
+
+def read_volume(path):
+    """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with one DICOM CT series.
+
+    Raises InputError for what is absent, empty, cut short, not an image, not 3-D, or without a usable spacing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        image = read_dicom_series(path)
+    else:
+        _check_file(path)
+        image = _read_file(path)
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} numbers per voxel (a colour image?). "
+                         "One is needed.")
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
+        raise InputError(f"{path}: its size is {image.GetSize()}. A 3-D volume is needed.")
+    low, high = SPACING_LIMITS_MM
+    if not all(low <= spacing <= high for spacing in image.GetSpacing()):
+        raise InputError(f"{path}: voxel spacing {image.GetSpacing()} mm is impossible. Correct the header.")
+    return image
+
+
+def read_ct(path):
+    """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
+    image = read_volume(path)
+    smallest, largest = _extremes(image, path)
+    if smallest == largest:
+        raise InputError(f"{path}: every voxel is {smallest:g}. A CT is needed.")
+    if largest <= -900:
+        raise InputError(f"{path}: nothing but air (at most {largest:g} HU). A CT in Hounsfield units is needed.")
+    return image
+
+
+def read_mask(path, foreground=(1,), any_label=False):
+    """`read_volume`, as uint8: 0 and the foreground labels. Any other label raises InputError.
+
+    any_label: whatever is above 0 becomes 1 (masks that number their nodes).
+    """
+    image = read_volume(path)
+    _extremes(image, path)
+    if any_label:
+        return sitk.Greater(image, 0)
+    labels = set().union(*(np.unique(plane).tolist() for plane in sitk.GetArrayViewFromImage(image)))
+    unknown = sorted(labels - {0, *foreground})
+    if unknown:
+        raise InputError(f"{path}: labels {', '.join(f'{label:g}' for label in unknown[:8])} are unknown. "
+                         f"The mask may hold 0 and {', '.join(map(str, foreground))}.")
+    return sitk.Cast(image, sitk.sitkUInt8)
+
+
+def check_same_grid(image, mask, mask_path):
+    """Raise InputError when two images do not share size, spacing, origin and direction."""
+    spacing = np.array(image.GetSpacing())
+    for what, one, other, tolerance in (
+        ("size", image.GetSize(), mask.GetSize(), 0),
+        ("spacing", spacing, mask.GetSpacing(), 1e-3 * spacing),
+        ("origin", image.GetOrigin(), mask.GetOrigin(), 0.1 * spacing),
+        ("direction", image.GetDirection(), mask.GetDirection(), 1e-3),
+    ):
+        if np.any(np.abs(np.subtract(one, other)) > tolerance):
+            raise InputError(f"{mask_path}: {what} {_rounded(other)} differs from the CT's {_rounded(one)}. "
+                             "Resample the mask onto the CT.")
+
+
+def to_lps(image):
+    """The same voxels stored so that x runs to the left, y to posterior, z to superior; z slices are axial."""
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def onto_scan(labels_zyx, scan):
+    """Labels (z, y, x) on the LPS form of a scan -> an image on the scan's own grid, given as by `geometry`."""
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan["direction"])
+    reference = image_from(np.zeros(scan["size_xyz"][::-1], np.uint8), scan)
+    labels = sitk.GetImageFromArray(labels_zyx)
+    labels.CopyInformation(to_lps(reference))
+    labels = sitk.DICOMOrient(labels, code)
+    labels.CopyInformation(reference)
+    return labels
+
+
+def geometry(image):
+    """Size, spacing, origin and direction as plain lists, for JSON."""
+    return {"size_xyz": list(image.GetSize()), "spacing_xyz": list(image.GetSpacing()),
+            "origin_xyz": list(image.GetOrigin()), "direction": list(image.GetDirection())}
+
+
+def image_from(array_zyx, kept):
+    """The image of an array with the geometry kept by `geometry`."""
+    image = sitk.GetImageFromArray(array_zyx)
+    image.SetSpacing(kept["spacing_xyz"])
+    image.SetOrigin(kept["origin_xyz"])
+    image.SetDirection(kept["direction"])
+    return image
+
+
+def check_output(path):
+    """Raise InputError when the name has no suffix that `write_volume` knows."""
+    if not str(path).lower().endswith(SUFFIXES):
+        raise InputError(f"{path}: unknown format. The name must end with one of {' '.join(SUFFIXES)}")
+
+
+def write_volume(image, path):
+    """Write compressed, format by suffix; it gets its name only after it was read back equal."""
+    check_output(path)
+    with whole_file(path) as partial:
+        try:
+            sitk.WriteImage(image, str(partial), True)
+            written = sitk.ReadImage(str(partial))
+        except RuntimeError as error:
+            raise OSError(28, "could not be written whole", str(path)) from error
+        if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
+            raise OSError(28, "could not be written whole", str(path))
+
+
+def _check_file(path):
+    """Raise InputError for what ITK reads without complaint although a part is missing."""
+    name = path.name.lower()
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder.")
+    if not name.endswith(SUFFIXES):
+        hint = "For DICOM, name the folder." if name.endswith(".dcm") else f"Known: {' '.join(SUFFIXES)}, DICOM folder."
+        raise InputError(f"{path}: unknown format. {hint}")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty. Fetch it again.")
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            _check_nifti(path)
+        elif name.endswith((".mha", ".mhd")):
+            _check_meta_image(path)
+    except PermissionError as error:
+        raise InputError(f"{path}: no permission to read it.") from error
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, ImageDataError) as error:
+        raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
+
+
+def _check_nifti(path):
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    size = 0
+    with opener(path, "rb") as stream:  # to the end: the checksum stands there
+        while block := stream.read(1 << 22):
+            size += len(block)
+    header = nibabel.load(path).header
+    needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+    if size < needed:
+        raise EOFError(f"{size} bytes of {needed}")
+    zooms = header.get_zooms()[:3]
+    if not all(zoom > 0 and math.isfinite(zoom) for zoom in zooms):  # ITK would put 1 mm
+        raise InputError(f"{path}: voxel spacing {tuple(map(float, zooms))} mm is impossible. Correct the header.")
+
+
+def _check_meta_image(path):
+    head, _, data = path.read_bytes().partition(b"ElementDataFile")
+    fields = dict(line.split(b" = ", 1) for line in head.splitlines() if b" = " in line)
+    if fields.get(b"CompressedData", b"").strip().lower() != b"true":
+        return
+    name, _, data = data.lstrip(b" =").partition(b"\n")
+    if name.strip() != b"LOCAL":
+        data = (path.parent / name.strip().decode()).read_bytes()
+    zlib.decompress(data)  # ITK goes on with what it could unpack
+
+
+def _read_file(path):
+    try:
+        return sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            return _read_nearly_orthonormal(path)
+        raise InputError(f"{path}: not a readable volume ({_first_line(error)}). Fetch it again.") from error
+
+
+def _read_nearly_orthonormal(path):
+    """A NIfTI file whose axes are off the right angle by rounding, which ITK refuses; more than 1 % is an error."""
+    nifti = nibabel.load(path)
+    matrix = np.diag([-1.0, -1.0, 1.0]) @ nifti.affine[:3]  # RAS to LPS
+    spacing = np.linalg.norm(matrix[:, :3], axis=0)
+    if not np.isfinite(matrix).all() or spacing.min() == 0:
+        raise InputError(f"{path}: its affine {nifti.affine.tolist()} is impossible. Correct the header.")
+    left, _, right = np.linalg.svd(matrix[:, :3] / spacing)
+    direction = left @ right
+    if np.abs(direction - matrix[:, :3] / spacing).max() > 0.01:
+        raise InputError(f"{path}: its axes are not at right angles (sheared affine). Resample it to a plain grid.")
+    array = np.asanyarray(nifti.dataobj)
+    if array.ndim != 3:
+        raise InputError(f"{path}: its size is {array.shape}. A 3-D volume is needed.")
+    return image_from(array.T, {"spacing_xyz": spacing.tolist(), "origin_xyz": matrix[:, 3].tolist(),
+                                "direction": direction.ravel().tolist()})
+
+
+def _extremes(image, path):
+    array = sitk.GetArrayViewFromImage(image)
+    smallest, largest = float(array.min()), float(array.max())  # NaN if any voxel is NaN
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        raise InputError(f"{path}: holds values that are not numbers (NaN or infinite). Replace them, by air say.")
+    return smallest, largest
+
+
+def _rounded(values):
+    return tuple(round(float(value), 4) for value in values)
+
+
+def _first_line(error):
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

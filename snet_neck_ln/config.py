@@ -1,0 +1,83 @@
+"""Every setting of S-Net: edit the defaults here, or give `--name value` to any of the scripts."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The comment behind a field is its help text; in brackets where the value comes from."""
+
+    # Folders
+    data_dir: Path = ROOT / "data" / "raw" / "snet_neck_ln"  # cohort: one folder per patient
+    prepared_dir: Path = ROOT / "data" / "prepared" / "snet_neck_ln"  # slices and folds
+    run_dir: Path | None = None  # config, checkpoints and results; unset: runs/snet_neck_ln/fold<val_fold>
+
+    # Slices
+    image_pattern: str = "*IM00*"  # file name of the CT in a patient's folder (authors)
+    mask_pattern: str = "*Segmentation*"  # file name of the mask (authors)
+    merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
+    window_center_hu: float = 40.0  # HU (paper)
+    window_width_hu: float = 400.0  # HU (paper)
+    context_slices: int = 0  # n: slices k-n..k+n become channels (paper: 0)
+    size: int = 384  # side of the centre crop, pixels, divisible by 4 (paper)
+
+    # Training
+    val_fold: int = 1  # fold to validate on, from 1 (authors)
+    epochs: int = 150  # passes over the training slices (authors)
+    batch_size: int = 16  # slices in one update, over all devices (authors)
+    lr: float = 5e-5  # learning rate of AdamW (authors)
+    lr_factor: float = 0.5  # learning rate x this when validation Dice stalls (authors)
+    lr_patience: int = 5  # epochs without a better Dice before that (authors)
+    min_lr: float = 1e-7  # lower bound of the learning rate (authors)
+    stop_patience: int = 30  # stop after so many epochs without a better Dice (authors)
+    checkpoint_every: int = 5  # epochs between kept checkpoints (authors)
+    negatives_per_positive: float = 1.0  # slices without a node for each with one, drawn afresh each epoch (authors)
+    rotate_probability: float = 0.5  # chance of a small rotation (authors)
+    rotate_degrees: tuple[float, float] = (5.0, 10.0)  # its smallest and largest angle, either direction (authors)
+    flip_probability: float = 0.5  # chance of a vertical flip (authors)
+    rot90_probability: float = 0.5  # chance of a rotation by 90, 180 or 270 degrees (authors)
+    seed: int = 2022  # of weights, sampling and augmentation (authors)
+    resume: bool = False  # go on from last.pt of the run folder
+
+    # Network
+    axial_layout: Literal["original", "paper"] = "original"  # attention as in the authors' code, or height then width
+
+    # Evaluation
+    train_threshold: float = 0.5  # probability that makes a node, while training (authors)
+    threshold: float = 0.7  # the same in test.py and predict.py (authors)
+
+    # Machine
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of training; Lightning Fabric's names
+    workers: int = 2  # processes that prepare or load
+
+    def __post_init__(self):
+        if self.run_dir is None:
+            object.__setattr__(self, "run_dir", ROOT / "runs" / "snet_neck_ln" / f"fold{self.val_fold}")
+        _at_least(self, 1, "val_fold", "epochs", "batch_size", "lr_patience", "stop_patience", "checkpoint_every",
+                  "devices", "num_nodes")
+        _at_least(self, 0, "context_slices", "workers", "negatives_per_positive", "seed", "min_lr")
+        for name in ("rotate_probability", "flip_probability", "rot90_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in 0..1.")
+        for name in ("train_threshold", "threshold", "lr_factor"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie between 0 and 1.")
+        for name in ("lr", "window_width_hu"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive.")
+        if self.size < 32 or self.size % 4:
+            raise ValueError(f"--size {self.size} must be divisible by 4 and at least 32.")
+        if not 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180:
+            raise ValueError(f"--rotate-degrees {self.rotate_degrees} must be low, then high, within 0..180.")
+
+
+def _at_least(config, lowest, *names):
+    for name in names:
+        if not getattr(config, name) >= lowest:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {lowest}.")

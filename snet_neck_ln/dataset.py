@@ -1,0 +1,119 @@
+"""Prepared slices to tensors."""
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from shared_data.errors import InputError
+from shared_data.folds import natural_sort
+from snet_neck_ln.process_data.data_parser import read_fold
+from snet_neck_ln.slices import STEPS, centre_crop
+
+
+def build_loaders(config, rank=0, world_size=1):
+    """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share."""
+    positives, negatives = read_fold(config.prepared_dir, config.val_fold, "train")
+    val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "val")
+    for part, paths in (("training", positives), ("validation", val_positives)):
+        if not paths:
+            raise InputError(f"{config.prepared_dir}: no {part} slice of fold {config.val_fold} holds a node. "
+                             "Take another --val-fold, or more patients.")
+    train = SliceDataset(config.prepared_dir, positives + negatives, config)
+    val = SliceDataset(config.prepared_dir, natural_sort(val_positives + val_negatives), config)
+    sampler = BalancedSampler(len(positives), len(negatives), config, rank, world_size)
+    common = {"batch_size": max(1, config.batch_size // world_size), "num_workers": config.workers,
+              "persistent_workers": config.workers > 0, "pin_memory": torch.cuda.is_available()}
+    return (DataLoader(train, sampler=sampler, **common),
+            DataLoader(val, sampler=range(rank, len(val), world_size), **common))
+
+
+class BalancedSampler(Sampler):
+    """Every slice with a node and as many without, drawn afresh each epoch (`set_epoch`).
+
+    Yields (index, seed of the augmentation), so that what a worker makes depends on nothing else. The positives
+    are the first `n_positive` indices.
+    """
+
+    def __init__(self, n_positive, n_negative, config, rank=0, world_size=1):
+        self.n_positive, self.n_negative, self.seed = n_positive, n_negative, config.seed
+        self.n_drawn = min(n_negative, round(n_positive * config.negatives_per_positive))
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return -(-(self.n_positive + self.n_drawn) // self.world_size)
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch])
+        negatives = self.n_positive + rng.choice(self.n_negative, self.n_drawn, replace=False)
+        drawn = rng.permutation([*range(self.n_positive), *negatives])
+        drawn = np.resize(drawn, len(self) * self.world_size)  # equal shares: the first ones come again
+        return iter([(int(i), (self.seed, self.epoch, int(i))) for i in drawn[self.rank::self.world_size]])
+
+
+class SliceDataset(Dataset):
+    """{"image": (2n + 1, size, size) in [0, 1], "mask": (1, size, size), "patient": name} of the slices at `paths`.
+
+    An index gives the slice as it is; (index, seed) augments it.
+    """
+
+    def __init__(self, prepared_dir, paths, config):
+        self.root, self.paths, self.config = Path(prepared_dir), paths, config
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        index, seed = index if isinstance(index, tuple) else (index, None)
+        path = self.root / self.paths[index]
+        image, mask = self._read(path)
+        if seed is not None:
+            image, mask = augment(image, mask, np.random.default_rng(seed), self.config)
+        size = self.config.size
+        return {"image": torch.from_numpy(centre_crop(image, size)), "patient": path.parent.parent.name,
+                "mask": torch.from_numpy(centre_crop(mask, size)[None].astype(np.float32))}
+
+    def _read(self, path):
+        """((2n + 1, y, x) float32 in [0, 1], (y, x) uint8)"""
+        k, n = int(path.stem), self.config.context_slices
+        image, mask = read_slice(path)
+        neighbours = {k: image}
+        for i in range(k - n, k + n + 1):
+            beside = path.with_name(f"{i}.npz")
+            if i not in neighbours:
+                neighbours[i] = read_slice(beside)[0] if beside.exists() else np.zeros_like(image)
+        channels = np.stack([neighbours[i] for i in range(k - n, k + n + 1)])
+        return channels.astype(np.float32) / STEPS, mask
+
+
+def read_slice(path):
+    """(image uint16, mask uint8) of a prepared slice."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["image"], arrays["mask"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: a slice of the folds is gone. Run data_process_lymph_node.py again.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged slice. Delete the patient's prepared folder, and prepare again.") from error
+
+
+def augment(image, mask, rng, config):
+    """Small rotation, vertical flip, rotation by quarters; the same for image (C, Y, X) and mask (Y, X)."""
+    if rng.random() < config.rotate_probability:
+        angle = rng.uniform(*config.rotate_degrees) * rng.choice([-1, 1])
+        height, width = mask.shape
+        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+        image = np.stack([cv2.warpAffine(channel, matrix, (width, height), flags=cv2.INTER_LINEAR)
+                          for channel in image])
+        mask = cv2.warpAffine(mask, matrix, (width, height), flags=cv2.INTER_NEAREST)
+    if rng.random() < config.flip_probability:
+        image, mask = image[:, ::-1], mask[::-1]
+    if rng.random() < config.rot90_probability:
+        quarters = int(rng.integers(1, 4))
+        image, mask = np.rot90(image, quarters, (1, 2)), np.rot90(mask, quarters)
+    return image, mask

@@ -1,0 +1,52 @@
+"""The network over all slices of a CT; which device it runs on."""
+import math
+
+import torch
+
+from shared_data.errors import InputError
+from snet_neck_ln.slices import STEPS, centre_crop, with_context
+
+
+def choose_device(name):
+    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        raise InputError(f"--device {name}: none on this machine. "
+                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
+    return torch.device(name)
+
+
+@torch.inference_mode()
+def predict_logits(network, stored_zyx, config, device, progress=iter):
+    """Logits (z, size, size) of the main map, from 16-bit slices (z, y, x); the crop of `centre_crop`.
+
+    progress: wraps the batches, tqdm say.
+    """
+    logits = torch.empty((len(stored_zyx), config.size, config.size))
+    network = network.to(device, memory_format=torch.channels_last)
+    for start in progress(range(0, len(stored_zyx), config.batch_size)):
+        planes = range(start, min(start + config.batch_size, len(stored_zyx)))
+        batch = torch.stack([
+            torch.from_numpy(centre_crop(with_context(stored_zyx, k, config.context_slices), config.size)
+                             .astype("float32") / STEPS) for k in planes])
+        with torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
+                            enabled=config.precision != "32-true"):
+            main, _, _ = network(batch.to(device))
+        logits[planes.start:planes.stop] = main[:, 0].float().cpu()
+    return logits.numpy()
+
+
+def choose_precision(name, device):
+    """Fabric's precision for "auto": bf16-mixed on a CPU with bfloat16 instructions, else 32-true."""
+    if name != "auto":
+        return name
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def logit(probability):
+    """The logit above which a voxel's probability is above `probability`."""
+    return math.log(probability / (1 - probability))

@@ -1,0 +1,37 @@
+"""Per-slice scores as the paper's code reports them, and the counts behind the patients' scores."""
+import math
+
+import numpy as np
+
+
+def slice_scores(reference, prediction):
+    """Dice, Jaccard, recall, precision of one slice (boolean); precision without prediction is 0."""
+    both, either = int((reference & prediction).sum()), int((reference | prediction).sum())
+    n_reference, n_prediction = int(reference.sum()), int(prediction.sum())
+    return {"dice": _ratio(2 * both, n_reference + n_prediction), "jaccard": _ratio(both, either),
+            "recall": _ratio(both, n_reference), "precision": both / n_prediction if n_prediction else 0.0}
+
+
+def slice_dice_as_published(reference, prediction):
+    """Mean Dice over all slices (z, y, x), an empty slice predicted empty counting 1 (authors' code)."""
+    scores = [slice_scores(*pair)["dice"] for pair in zip(reference, prediction)]
+    return float(np.mean([1.0 if math.isnan(score) else score for score in scores]))
+
+
+def probability_correction(logits, threshold):
+    """The authors' 'correction' before thresholding, on a copy: logits above the cut divided by the share of pixels
+    above it, then those below by the share below, counted after the first step.
+
+    Their cut, log(1/t - 1 + 1e-6), has the sign of the logit of t reversed; kept here.
+    """
+    cut = math.log(1 / threshold - 1 + 1e-6)
+    logits = logits.copy()
+    for side in (np.greater, np.less_equal):
+        chosen = side(logits, cut)
+        if chosen.any():
+            logits[chosen] /= chosen.mean()
+    return logits
+
+
+def _ratio(part, whole):
+    return part / whole if whole else math.nan

@@ -1,0 +1,150 @@
+"""S-Net, 2-D. The paper's figure, and the authors' code where the two differ (axial attention)."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def build_network(config):
+    """The network of a `Config`: 2 * context_slices + 1 input channels."""
+    return SNet(2 * config.context_slices + 1, config.axial_layout)
+
+
+class SNet(nn.Module):
+    """Logits (main, a, b), each (B, 1, Y, X), of slices (B, C, Y, X); Y and X divisible by 4.
+
+    a and b are the maps of the coarser and the finer reverse-attention stage, at the size of the input.
+    """
+
+    def __init__(self, in_channels=1, axial_layout="original"):
+        super().__init__()
+        self.stem = nn.Sequential(conv3x3(in_channels, 32), nn.ReLU(), SEResidualBlock(32, 32, reduction=4))
+        self.down1 = nn.Sequential(SEResidualBlock(32, 48), SEResidualBlock(48, 48))
+        self.down2 = nn.Sequential(SEResidualBlock(48, 64), SEResidualBlock(64, 64))
+        self.dilated = nn.Sequential(SEResidualBlock(64, 64, dilation=2), SEResidualBlock(64, 64, dilation=2))
+        self.aspp = DenseASPP(64, 32, dilations=(3, 6, 12, 18))
+        self.decoder1 = Decoder(192, 48, axial_layout)
+        self.decoder2 = Decoder(48, 32, axial_layout)
+        self.head = nn.Conv2d(32, 1, 1)
+
+    def forward(self, x):
+        e1 = self.stem(x)
+        e2 = self.down1(F.max_pool2d(e1, 2))
+        deepest = self.aspp(self.dilated(self.down2(F.max_pool2d(e2, 2))))
+        decoded, a = self.decoder1(deepest, e2)
+        decoded, b = self.decoder2(decoded, e1)
+        return self.head(decoded), F.interpolate(a, scale_factor=2, mode="bilinear", align_corners=False), b
+
+
+class SEResidualBlock(nn.Module):
+    """Pre-activation residual block with squeeze-excitation. (B, C, Y, X) -> (B, width, Y, X)."""
+
+    def __init__(self, channels, width, dilation=1, reduction=2):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv1 = conv3x3(channels, width)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, dilation)
+        self.gate = nn.Sequential(nn.Conv2d(width, width // reduction, 1), nn.ReLU(),
+                                  nn.Conv2d(width // reduction, width, 1), nn.Sigmoid())
+        self.shortcut = nn.Identity() if channels == width else nn.Sequential(
+            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False))
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.norm1(x)))
+        y = self.conv2(F.relu(self.norm2(y)))
+        return y * self.gate(y.mean((2, 3), keepdim=True)) + self.shortcut(x)
+
+
+class DenseASPP(nn.Module):
+    """Dilated units, each seeing the concatenation, newest first, of all before it.
+
+    (B, C, Y, X) -> (B, C + units * growth, Y, X).
+    """
+
+    def __init__(self, channels, growth, dilations):
+        super().__init__()
+        self.units = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(channels + i * growth), nn.ReLU(), nn.Conv2d(channels + i * growth, 64, 1),
+                          nn.BatchNorm2d(64), nn.ReLU(),
+                          nn.Conv2d(64, growth, 3, padding=dilation, dilation=dilation))
+            for i, dilation in enumerate(dilations))
+
+    def forward(self, x):
+        for unit in self.units:
+            x = torch.cat([unit(x), x], dim=1)
+        return x
+
+
+class Decoder(nn.Module):
+    """Up-sample, join the lateral connection, and draw a side map by reverse attention.
+
+    deep (B, C, Y/2, X/2), skip (B, width, Y, X) -> (B, width, Y, X), side logits (B, 1, Y, X).
+    """
+
+    def __init__(self, channels, width, axial_layout):
+        super().__init__()
+        self.lateral = nn.Conv2d(width, width, 3, padding=1)
+        self.block = SEResidualBlock(width + channels, width)
+        self.attention = ReverseAxialAttention(channels, width, axial_layout)
+
+    def forward(self, deep, skip):
+        up = F.interpolate(deep, scale_factor=2, mode="nearest")
+        lateral = self.lateral(skip)
+        return self.block(torch.cat([lateral, up], dim=1)), self.attention(up, lateral)
+
+
+class ReverseAxialAttention(nn.Module):
+    """Refine a coarse map where it is not yet sure of a node.
+
+    decoded (B, C, Y, X), lateral (B, width, Y, X) -> logits (B, 1, Y, X).
+    """
+
+    def __init__(self, channels, width, axial_layout):
+        super().__init__()
+        self.coarse = nn.Conv2d(channels, 1, 1)
+        self.axial = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), conv3x3(width, width),
+                                   AxialAttention(width, "height", axial_layout),
+                                   AxialAttention(width, "width", axial_layout))
+        self.refine = nn.Sequential(self._conv(width, width), self._conv(width, width), self._conv(width, 1))
+
+    def forward(self, decoded, lateral):
+        coarse = self.coarse(decoded)
+        reverse = 1 - coarse.sigmoid()
+        return self.refine(reverse * self.axial(lateral)) + coarse
+
+    @staticmethod
+    def _conv(channels, width):
+        return nn.Sequential(conv3x3(channels, width), nn.BatchNorm2d(width, eps=1e-3), nn.PReLU(width))
+
+
+class AxialAttention(nn.Module):
+    """Attention between the lines of one axis, by sigmoid and without scaling; `gain` starts at 0. Shape kept.
+
+    layout "paper" attends along `axis`. "original" regroups the map in memory order into rows of that axis'
+    length, as the authors' code does: on square maps both axes then attend along the width.
+    """
+
+    def __init__(self, channels, axis, layout="original"):
+        super().__init__()
+        self.axis, self.layout = axis, layout
+        self.query = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.key = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        if self.axis == "height" and self.layout == "paper":
+            return self._attend(x.transpose(2, 3), x.shape[2]).transpose(2, 3)
+        return self._attend(x, x.shape[2 if self.axis == "height" else 3])
+
+    def _attend(self, x, length):
+        query, key, value = (part(x).flatten(1).unflatten(1, (-1, length))  # (B, rows, length)
+                             for part in (self.query, self.key, self.value))
+        weight = (query.transpose(1, 2) @ key).sigmoid()  # (B, length, length)
+        attended = value @ weight.transpose(1, 2)
+        return self.gain * attended.reshape(x.shape) + x
+
+
+def conv3x3(channels, width, dilation=1):
+    """3x3 convolution without bias that keeps the size."""
+    return nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation, bias=False)

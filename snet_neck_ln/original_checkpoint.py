@@ -1,0 +1,93 @@
+"""Checkpoints of the authors' code in our network."""
+import re
+
+import torch
+
+from shared_data.errors import InputError
+from snet_neck_ln.networks import SNet
+
+# The authors' names -> ours, applied in order.
+RENAMES = [
+    (r"^module\.", ""),
+    (r"^conv1x\.conv1\.", "stem.0."), (r"^conv1x\.conv2\.", "stem.2."),
+    (r"^conv2x\.(\d)\.conv\.", r"down1.\1."), (r"^conv4x\.(\d)\.conv\.", r"down2.\1."),
+    (r"^conv4xd2\.(\d)\.conv\.", r"dilated.\1."),
+    (r"^ASPP_(\d)\.norm_1\.", r"aspp.units.ASPP_\1.0."), (r"^ASPP_(\d)\.conv_1\.", r"aspp.units.ASPP_\1.2."),
+    (r"^ASPP_(\d)\.norm_2\.", r"aspp.units.ASPP_\1.3."), (r"^ASPP_(\d)\.conv_2\.", r"aspp.units.ASPP_\1.5."),
+    (r"ASPP_1", "0"), (r"ASPP_2", "1"), (r"ASPP_3", "2"), (r"ASPP_4", "3"),
+    (r"^literal(\d)\.", r"decoder\1.lateral."), (r"^up(\d)\.conv\.0\.conv\.", r"decoder\1.block."),
+    (r"^up(\d)\.ra_attn\.out_conv\.", r"decoder\1.attention.coarse."),
+    (r"^up(\d)\.ra_attn\.aa_kernel\.conv(\d)\.conv\.", r"decoder\1.attention.axial.\2."),
+    (r"^up(\d)\.ra_attn\.aa_kernel\.Hattn\.", r"decoder\1.attention.axial.2."),
+    (r"^up(\d)\.ra_attn\.aa_kernel\.Wattn\.", r"decoder\1.attention.axial.3."),
+    (r"^up(\d)\.ra_attn\.ra_conv1\.", r"decoder\1.attention.refine.0."),
+    (r"^up(\d)\.ra_attn\.ra_conv2\.", r"decoder\1.attention.refine.1."),
+    (r"^up(\d)\.ra_attn\.ra_conv3\.", r"decoder\1.attention.refine.2."),
+    (r"\.bn_relu\.bn\.", ".1."), (r"\.bn_relu\.acti\.", ".2."), (r"(refine\.\d)\.conv\.", r"\1.0."),
+    (r"^out_conv\.", "head."),
+    (r"\.bn(\d)\.", r".norm\1."), (r"\.se\.conv\.", ".gate."),
+    (r"\.gamma$", ".gain"), (r"\.(query|key|value)_conv\.conv\.", r".\1."),
+]
+
+
+def load_original_checkpoint(source, axial_layout="original"):
+    """SNet in eval mode with the weights of the authors' code.
+
+    source: path of a `.pth`, or a state dict, plain or under "model"; keys with or without `module.`.
+    Raises InputError naming the key when a tensor is unknown, absent or of another shape.
+    """
+    where = "the state dict" if isinstance(source, dict) else source
+    state = source if isinstance(source, dict) else read_checkpoint(source)
+    state = state["model"] if isinstance(state.get("model"), dict) else state
+    tensors = {}
+    for key, tensor in state.items():
+        ours = renamed(key)
+        if ours in tensors or not torch.is_tensor(tensor):
+            raise InputError(f"{where}: {key} is no tensor of S-Net, or stands there twice.")
+        tensors[ours] = tensor
+    stem = tensors.get("stem.0.weight")
+    if stem is None or stem.ndim != 4:
+        raise InputError(f"{where}: not a checkpoint of S-Net (conv1x.conv1.weight is missing).")
+    network = SNet(in_channels=stem.shape[1], axial_layout=axial_layout)
+    load_strictly(network, tensors, where, {renamed(key): key for key in state})
+    return network.eval()
+
+
+def renamed(key):
+    """The authors' name of a tensor -> ours."""
+    for pattern, replacement in RENAMES:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def read_checkpoint(path):
+    """The dict in a checkpoint file, without executing anything from it (weights_only)."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder. Name the checkpoint in it, best.pt say.") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # torch.load fails in many ways on a damaged file
+        raise InputError(f"{path}: damaged, or not a checkpoint of plain tensors. Fetch it again.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint.")
+    return loaded
+
+
+def load_strictly(network, tensors, where, names=None):
+    """Load every tensor; an unknown, absent or misshapen one raises InputError under the name in `names`."""
+    names, own = names or {}, network.state_dict()
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    for key in tensors:
+        if key not in own:
+            raise InputError(f"{where}: {names.get(key, key)} has no place in S-Net. Is it another network's?")
+        if own[key].shape != tensors[key].shape:
+            raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, "
+                             f"S-Net's is {tuple(own[key].shape)}.")
+    absent = sorted(own.keys() - tensors.keys() - counters)
+    if absent:
+        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it S-Net's?")
+    network.load_state_dict(tensors, strict=False)

@@ -1,0 +1,92 @@
+"""Segment the nodes of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
+
+input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
+beside it come <name>_overlay.png and <name>.json (volumes in ml, components).
+"""
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from skimage.measure import regionprops
+from tqdm import tqdm
+
+from shared_data.errors import InputError, run_script
+from shared_data.files import write_json
+from shared_data.metrics import components, short_axis_mm
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.settings import build, given_options
+from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+from snet_neck_ln.checkpoint import load_network
+from snet_neck_ln.config import ROOT
+from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
+from snet_neck_ln.slices import STEPS, to_16bit, undo_crop, window
+
+
+@dataclass(frozen=True)
+class Options:
+    input: Path  # the CT
+    output: Path  # the mask; its suffix is its format
+    checkpoint: Path = ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt"  # ours or the authors'
+    threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
+    size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
+    batch_size: int = 4  # slices at a time
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"  # bf16-mixed: faster on new CPUs
+
+
+def main(argv=None):
+    given = given_options(Options, argv, __doc__)
+    options = build(Options, given)
+    check_output(options.output)
+    device = choose_device(options.device)
+    network, config = load_network(options.checkpoint)
+    changes = {name: given[name] for name in ("threshold", "size") if name in given}
+    config = build(partial(replace, config), {**changes, "batch_size": options.batch_size,
+                                              "precision": choose_precision(options.precision, device)})
+    ct = read_ct(options.input)
+    scan, ct = geometry(ct), to_lps(ct)
+    hu_zyx = sitk.GetArrayViewFromImage(ct)
+    stored = np.stack([to_16bit(window(hu, config.window_center_hu, config.window_width_hu)) for hu in hu_zyx])
+    if max(stored.shape[1:]) > config.size:
+        print(f"note: slices of {stored.shape[2]}x{stored.shape[1]} pixels; the central {config.size}x{config.size} "
+              f"are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
+    logits = predict_logits(network, stored, config, device,
+                            partial(tqdm, desc=options.input.name, unit="batch", disable=None))
+    prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
+    write_volume(onto_scan(prediction.astype(np.uint8), scan), options.output)
+    found = list_components(prediction, ct)
+    stem = next(str(options.output)[:-len(suffix)] for suffix in SUFFIXES
+                if str(options.output).lower().endswith(suffix))
+    write_json(f"{stem}.json", {
+        "input": options.input, "output": options.output, "checkpoint": options.checkpoint,
+        "threshold": config.threshold, "volume_ml": sum(node["volume_ml"] for node in found), "components": found})
+    save_picture(f"{stem}_overlay.png", draw(stored, prediction))
+    print(f"{len(found)} components, {sum(node['volume_ml'] for node in found):.2f} ml: {options.output}")
+
+
+def list_components(prediction, ct_lps):
+    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask (z, y, x), largest first."""
+    spacing = ct_lps.GetSpacing()
+    labels, _ = components(prediction, spacing)
+    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
+             "short_axis_mm": short_axis_mm(node.image, spacing),
+             "centre_xyz_mm": ct_lps.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
+            for node in regionprops(labels)]
+    return sorted(rows, key=lambda row: -row["volume_ml"])
+
+
+def draw(stored, prediction, tiles=8):
+    """Contact sheet (RGB) of the slices with most prediction; of slices through the volume when there is none."""
+    area = prediction.sum((1, 2))
+    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
+    chosen = sorted({int(k) for k in chosen})
+    return contact_sheet([(overlay(stored[k] / STEPS, prediction=prediction[k], side=320), f"slice {k}")
+                          for k in chosen])
+
+
+if __name__ == "__main__":
+    run_script(main)

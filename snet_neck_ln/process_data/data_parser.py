@@ -1,0 +1,59 @@
+"""Slices to folds: slices.csv -> <prepared>/folds/fold<f>/{train,val,test}_{with,without}_node.txt.
+
+By patient, in natural order: the first 200 of 221 make five folds, the last 21 are the test set; other cohorts in
+the same proportion. No patient is in two of train, val and test.
+"""
+from pathlib import Path
+
+from shared_data.errors import InputError, run_script
+from shared_data.files import read_table, whole_folder
+from shared_data.folds import hold_out, make_folds
+from shared_data.settings import parse_options
+from snet_neck_ln.config import Config
+
+TEST_SHARE = 21 / 221  # paper
+N_FOLDS = 5
+PARTS = ("train", "val", "test")
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    rows = read_table(config.prepared_dir / "slices.csv", ["patient", "path", "has_node"])
+    folds = split_patients({row["patient"] for row in rows}, config.prepared_dir)
+    with whole_folder(config.prepared_dir / "folds") as partial:
+        for number, parts in enumerate(folds, 1):
+            write_fold(partial / f"fold{number}", parts, rows)
+            print(f"fold {number}: " + ", ".join(f"{part} {len(parts[part])} patients" for part in PARTS))
+
+
+def split_patients(patients, source):
+    """[{"train", "val", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
+    if len(patients) < 3:
+        raise InputError(f"{source}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, val and test need one "
+                         "each. Prepare at least 3.")
+    others, test = hold_out(patients, TEST_SHARE)
+    folds = make_folds(others, N_FOLDS)
+    return [{"train": [name for fold in folds if fold is not val for name in fold], "val": val, "test": test}
+            for val in folds]
+
+
+def write_fold(folder, parts, rows):
+    folder.mkdir()
+    for part, patients in parts.items():
+        for suffix, has_node in (("with_node", "1"), ("without_node", "0")):
+            paths = [row["path"] for row in rows if row["patient"] in patients and row["has_node"] == has_node]
+            (folder / f"{part}_{suffix}.txt").write_text("".join(path + "\n" for path in paths), encoding="utf-8")
+
+
+def read_fold(prepared_dir, fold, part):
+    """(paths of slices with a node, of those without) of "train", "val" or "test"."""
+    folder = Path(prepared_dir) / "folds" / f"fold{fold}"
+    if not folder.is_dir():
+        there = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"
+        raise InputError(f"{folder}: no such fold ({there} there). Run data_parser.py, or give another --val-fold.")
+    return [(folder / f"{part}_{suffix}.txt").read_text(encoding="utf-8").splitlines()
+            for suffix in ("with_node", "without_node")]
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,52 @@
+"""From Hounsfield units to what the network sees, and back: window, storage, crop. NumPy only."""
+import numpy as np
+
+STEPS = 65535  # a stored slice is uint16: window value times this
+
+
+def window(hu, center_hu=40.0, width_hu=400.0):
+    """HU clipped to the window and scaled to [0, 1], float64 (paper; exact against the authors' code)."""
+    low = center_hu - width_hu / 2
+    return (np.clip(hu.astype(np.float64), low, low + width_hu) - low) / width_hu
+
+
+def to_8bit(unit):
+    """[0, 1] -> uint8, truncated as in the authors' code."""
+    return (unit * 255).astype(np.uint8)
+
+
+def to_16bit(unit):
+    """[0, 1] -> uint16, rounded; the form that training and prediction read."""
+    return np.round(unit * STEPS).astype(np.uint16)
+
+
+def centre_crop(plane, size):
+    """The central size x size of (..., y, x); missing margins are 0, the window's minimum (or background)."""
+    source, target = crop_boxes(plane.shape[-2:], size)
+    cropped = np.zeros((*plane.shape[:-2], size, size), plane.dtype)
+    cropped[(..., *target)] = plane[(..., *source)]
+    return cropped
+
+
+def undo_crop(cropped, shape_yx):
+    """Put what `centre_crop` took back into a slice of the old shape; 0 outside."""
+    source, target = crop_boxes(shape_yx, cropped.shape[-1])
+    plane = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
+    plane[(..., *source)] = cropped[(..., *target)]
+    return plane
+
+
+def crop_boxes(shape_yx, size):
+    """(slices in the plane, slices in the crop) that show the same pixels."""
+    source, target = [], []
+    for length in shape_yx:
+        start = (length - size) // 2  # negative: padding
+        source.append(slice(max(0, start), min(length, start + size)))
+        target.append(slice(source[-1].start - start, source[-1].stop - start))
+    return tuple(source), tuple(target)
+
+
+def with_context(slices, k, n):
+    """Slices k-n..k+n of a sequence (z, y, x) as channels (2n + 1, y, x); zeros beyond the ends (2.5-D)."""
+    return np.stack([slices[i] if 0 <= i < len(slices) else np.zeros_like(slices[0])
+                     for i in range(k - n, k + n + 1)])

@@ -1,0 +1,159 @@
+"""Train S-Net on one fold: python train.py --val-fold 1 [--resume]
+
+Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt, epoch_*.pt.
+"""
+from dataclasses import asdict
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from shared_data.errors import InputError, run_script
+from shared_data.files import clear_partials, write_table
+from shared_data.pictures import draw_curves
+from shared_data.settings import build, changed_config, given_options, keep_config, load_config
+from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
+from snet_neck_ln.config import Config
+from snet_neck_ln.dataset import build_loaders
+from snet_neck_ln.inference import choose_device, choose_precision, logit
+from snet_neck_ln.losses import binary_focal_loss, snet_loss
+from snet_neck_ln.networks import build_network
+
+# What may change when a run goes on; everything else would make it another experiment.
+FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers",
+        "data_dir", "prepared_dir", "run_dir", "threshold")
+
+
+def main(argv=None):
+    config = read_settings(argv)
+    device = choose_device(config.device)
+    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
+                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+                    precision=choose_precision(config.precision, device))
+    fabric.launch()
+    fabric.seed_everything(config.seed, verbose=False)
+    train_loader, val_loader = build_loaders(config, fabric.global_rank, fabric.world_size)
+    train_loader, val_loader = fabric.setup_dataloaders(train_loader, val_loader, use_distributed_sampler=False)
+    model = build_network(config).to(memory_format=torch.channels_last)
+    model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
+    history, best_dice, since_best = [], 0.0, 0
+    if config.resume:
+        state = load_checkpoint(config.run_dir / "last.pt")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
+    elif fabric.is_global_zero:
+        keep_config(config, config.run_dir / "config.json")
+    board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+
+    while len(history) < config.epochs and since_best < config.stop_patience:
+        epoch = len(history)
+        fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
+        train_loader.sampler.set_epoch(epoch)
+        row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+        row |= train_one_epoch(fabric, model, optimizer, train_loader, f"epoch {epoch + 1}/{config.epochs}")
+        row |= validate(fabric, model, val_loader, config.train_threshold)
+        scheduler.step(row["val_dice"])
+        history.append(row)
+        since_best = 0 if row["val_dice"] > best_dice else since_best + 1
+        best_dice = max(best_dice, row["val_dice"])
+        if fabric.is_global_zero:
+            state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                     "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice,
+                     "since_best": since_best}
+            save_epoch(config, state, board)
+        fabric.barrier()
+    if fabric.is_global_zero:
+        board.close()
+        print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def read_settings(argv):
+    """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
+    given = given_options(Config, argv, __doc__)
+    config = build(Config, given)
+    kept = config.run_dir / "config.json"
+    if config.resume:
+        if not (config.run_dir / "last.pt").exists():
+            raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
+        config = changed_config(load_config(Config, kept), given, FREE, kept)
+    elif (config.run_dir / "last.pt").exists():
+        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    clear_partials(config.run_dir)
+    return config
+
+
+def train_one_epoch(fabric, model, optimizer, loader, name):
+    """One pass over the slices; the mean of the loss and of each term."""
+    model.train()
+    history = []
+    bar = tqdm(loader, name, unit="batch", leave=False, disable=None if fabric.is_global_zero else True)
+    for batch in bar:
+        outputs = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        terms = snet_loss(outputs, batch["mask"])
+        loss = sum(terms.values())
+        if not loss.isfinite():
+            raise InputError(f"loss {loss.item()} on slices of {', '.join(sorted(set(batch['patient'])))}. "
+                             "Try a smaller --lr, or --precision 32-true.")
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        terms = {"loss": loss, **terms, "focal": binary_focal_loss(outputs[0], batch["mask"])}
+        history.append(torch.stack([term.detach() for term in terms.values()]))
+        bar.set_postfix(loss=f"{loss.item():.4f}")
+    means = fabric.all_reduce(torch.stack(history).mean(0), reduce_op="mean")
+    return dict(zip(terms, means.tolist()))
+
+
+@torch.inference_mode()
+def validate(fabric, model, loader, threshold):
+    """Mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
+    model.eval()
+    patients = sorted({path.split("/")[0] for path in loader.dataset.paths})
+    counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
+    slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
+    cut = logit(threshold)
+    for batch in loader:
+        main, _, _ = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        prediction, mask = main > cut, batch["mask"] > 0
+        overlap = 2 * (prediction & mask).sum((1, 2, 3))
+        total = (prediction.int() + mask.int()).sum((1, 2, 3))
+        rows = torch.tensor([patients.index(name) for name in batch["patient"]], device=fabric.device)
+        counts.index_add_(0, rows, torch.stack([overlap, total], 1).float())
+        with_node = mask.any(3).any(2).any(1)
+        slices += torch.stack([(overlap / total)[with_node].sum(), with_node.sum().float()])
+    counts = fabric.all_reduce(counts, reduce_op="sum")
+    slices = fabric.all_reduce(slices, reduce_op="sum")
+    dice = (counts[:, 0] / counts[:, 1]).nanmean().item()  # a patient without node and prediction is NaN
+    return {"val_dice": dice, "val_slice_dice": (slices[0] / slices[1]).item()}
+
+
+def save_epoch(config, state, board):
+    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    history = state["history"]
+    row = history[-1]
+    if state["since_best"] == 0:
+        save_checkpoint(config.run_dir / "best.pt", **state)
+    if row["epoch"] % config.checkpoint_every == 0:
+        save_checkpoint(config.run_dir / f"epoch_{row['epoch']:03d}.pt", **state)
+    save_checkpoint(config.run_dir / "last.pt", **state)
+    write_table(config.run_dir / "history.csv", history)
+    draw_curves(history, config.run_dir / "curves.png",
+                {"loss": ["loss", "tversky", "wbce", "wiou"], "validation Dice": ["val_dice", "val_slice_dice"]})
+    for name in row.keys() - {"epoch"}:
+        board.add_scalar(name, row[name], row["epoch"])
+    print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
+          flush=True)
+
+
+def to_plain(config):
+    """The settings as JSON-like values: a checkpoint holds no classes."""
+    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
+
+
+if __name__ == "__main__":
+    run_script(main)
