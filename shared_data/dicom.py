@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from shared_data.errors import InputError
 
@@ -79,3 +81,31 @@ def _sorted_slices(slices, folder):
         raise InputError(f"{folder}: the gantry is tilted (slices are shifted against each other). "
                          "Resample the series to a plain grid.")
     return [file for file, _ in slices], float(np.mean(steps))
+
+
+def write_dicom_series(image, folder, modality="CT"):
+    """Write a 3-D image of whole numbers as one DICOM file per slice, geometry kept; for tests and trials."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    array, direction = sitk.GetArrayViewFromImage(image), np.reshape(image.GetDirection(), (3, 3))
+    series, study = generate_uid(), generate_uid()
+    for k, plane in enumerate(array):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        slice_ = Dataset()
+        slice_.file_meta = meta
+        slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        slice_.SeriesInstanceUID, slice_.StudyInstanceUID = series, study
+        slice_.PatientID, slice_.Modality, slice_.InstanceNumber = "phantom", modality, k + 1
+        slice_.Rows, slice_.Columns = plane.shape
+        slice_.PixelSpacing = [image.GetSpacing()[1], image.GetSpacing()[0]]  # between rows, between columns
+        slice_.SliceThickness = image.GetSpacing()[2]
+        slice_.ImageOrientationPatient = [*direction[:, 0], *direction[:, 1]]
+        slice_.ImagePositionPatient = list(image.TransformIndexToPhysicalPoint((0, 0, k)))
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
+        slice_.BitsAllocated = slice_.BitsStored = 16
+        slice_.HighBit, slice_.PixelRepresentation = 15, 1
+        slice_.RescaleIntercept, slice_.RescaleSlope = -1024, 1
+        slice_.PixelData = (plane.astype(np.int32) + 1024).astype("<i2").tobytes()
+        slice_.save_as(folder / f"{k:04d}.dcm", enforce_file_format=True)

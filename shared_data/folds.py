@@ -4,7 +4,7 @@ import re
 
 def natural_sort(names):
     """P2 before P10."""
-    return sorted(names, key=lambda name: ([(int(part), "") if part.isdigit() else (-1, part.lower())
+    return sorted(names, key=lambda name: ([(int(part), "") if part.isdecimal() else (-1, part.lower())
                                             for part in re.split(r"(\d+)", name)], name))
 
 

@@ -9,7 +9,7 @@ REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
 
 
 def overlay(unit_yx, reference=None, prediction=None, side=512):
-    """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red.
+    """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red on top.
 
     The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
     """
@@ -17,11 +17,11 @@ def overlay(unit_yx, reference=None, prediction=None, side=512):
     size = (side, max(1, round(unit_yx.shape[0] * scale)))
     picture = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
     picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
-    for mask, colour in ((reference, REFERENCE_RGB), (prediction, PREDICTION_RGB)):
+    for mask, colour, width in ((reference, REFERENCE_RGB, 3), (prediction, PREDICTION_RGB, 1)):
         if mask is not None:
             large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, outlines, -1, colour, 1, cv2.LINE_AA)
+            cv2.drawContours(picture, outlines, -1, colour, width, cv2.LINE_AA)
     return picture
 
 

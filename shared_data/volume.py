@@ -157,12 +157,13 @@ def _check_file(path):
 
 
 def _check_nifti(path):
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    header_class = nibabel.load(path).header_class
     size = 0
-    with opener(path, "rb") as stream:  # to the end: the checksum stands there
-        while block := stream.read(1 << 22):
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+        header = header_class.from_fileobj(stream, check=False)  # nibabel's own reading mends what is wrong in it
+        stream.seek(0)
+        while block := stream.read(1 << 22):  # to the end: the checksum stands there
             size += len(block)
-    header = nibabel.load(path).header
     needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
     if size < needed:
         raise EOFError(f"{size} bytes of {needed}")

@@ -53,7 +53,7 @@ class Config:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of training; Lightning Fabric's names
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # of training; auto: bf16-mixed on CPUs that have it, else 32-true
     workers: int = 2  # processes that prepare or load
 
     def __post_init__(self):

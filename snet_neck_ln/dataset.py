@@ -31,7 +31,7 @@ def build_loaders(config, rank=0, world_size=1):
 
 
 class BalancedSampler(Sampler):
-    """Every slice with a node and as many without, drawn afresh each epoch (`set_epoch`).
+    """Every slice with a node and as many without, drawn afresh for each value of `epoch`.
 
     Yields (index, seed of the augmentation), so that what a worker makes depends on nothing else. The positives
     are the first `n_positive` indices.
@@ -40,10 +40,8 @@ class BalancedSampler(Sampler):
     def __init__(self, n_positive, n_negative, config, rank=0, world_size=1):
         self.n_positive, self.n_negative, self.seed = n_positive, n_negative, config.seed
         self.n_drawn = min(n_negative, round(n_positive * config.negatives_per_positive))
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0  # no set_epoch(): Fabric would call it with its own count, which forgets a resumed run
 
     def __len__(self):
         return -(-(self.n_positive + self.n_drawn) // self.world_size)

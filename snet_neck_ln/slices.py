@@ -5,9 +5,9 @@ STEPS = 65535  # a stored slice is uint16: window value times this
 
 
 def window(hu, center_hu=40.0, width_hu=400.0):
-    """HU clipped to the window and scaled to [0, 1], float64 (paper; exact against the authors' code)."""
+    """HU clipped to the window and scaled to [0, 1] (paper); float64 for whole numbers, as in the authors' code."""
     low = center_hu - width_hu / 2
-    return (np.clip(hu.astype(np.float64), low, low + width_hu) - low) / width_hu
+    return (np.clip(hu, low, low + width_hu) - low) / width_hu
 
 
 def to_8bit(unit):

@@ -53,7 +53,7 @@ def main(argv=None):
     while len(history) < config.epochs and since_best < config.stop_patience:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
-        train_loader.sampler.set_epoch(epoch)
+        train_loader.sampler.epoch = epoch
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
         row |= train_one_epoch(fabric, model, optimizer, train_loader, f"epoch {epoch + 1}/{config.epochs}")
         row |= validate(fabric, model, val_loader, config.train_threshold)

@@ -1,0 +1,95 @@
+# `make help` lists the targets. Recipes build what they need: .venv (PyTorch projects), .venv-keras (lung).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SECONDARY:
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	$$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+snet     := snet_neck_ln
+lung     := lung_nodule_nasnet
+retroln  := retroln_nnunet
+focusnet := focusnet_v2
+sepnet   := sepnet
+PROJECTS := snet lung retroln focusnet sepnet
+PRESENT  := $(foreach p,$(PROJECTS),$(if $(wildcard $($(p))/train.py),$(p)))
+
+# What makes the raw cohort ready for train.py, in order (modules of the project).
+prepare_snet := process_data.data_process_lymph_node process_data.data_parser
+
+venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
+python = $(call venv,$(1))/bin/python
+options = $(if $(DATA),--data-dir "$(abspath $(DATA))") $(ARGS)
+
+.PHONY: help demo demo-all test-all bench clean \
+	$(foreach verb,prepare train score test demo installed,$(PROJECTS:%=$(verb)-%))
+
+help:
+	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
+	@echo "make demo-<project>    the same for one of: $(PROJECTS); demo-all: for each"
+	@echo "make test-all          every test"
+	@echo "make prepare-<project> DATA=folder [ARGS=...]         raw cohort to training cases"
+	@echo "make train-<project> [DATA=folder] [GPUS=n] [ARGS=...] prepare DATA if given, then train"
+	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
+	@echo "make test-<project>    its tests"
+	@echo "make bench             benchmarks, as ratios"
+	@echo "make clean             remove the environments"
+	@echo "Here so far: $(PRESENT). Options of a script: ARGS=--help"
+
+demo: demo-snet
+demo-all: $(PRESENT:%=demo-%)
+
+$(PROJECTS:%=installed-%): installed-%:
+	@test -f $($*)/train.py || { echo "$($*) is not in this repository yet." >&2; exit 2; }
+	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-$($*)
+
+$(PROJECTS:%=prepare-%): prepare-%: installed-%
+	@for step in $(prepare_$*); do \
+		$(call python,$*) -m $($*).$$step $(options) || [ $$? = 1 ] || exit 2; done
+
+# Exit code 1 of a step: some cases were skipped and named; the others are ready.
+$(PROJECTS:%=train-%): train-%: installed-% $(if $(DATA),prepare-%)
+	@$(call python,$*) -m $($*).train $(options) $(if $(GPUS),--devices $(GPUS))
+
+$(PROJECTS:%=score-%): score-%: installed-%
+	@$(call python,$*) -m $($*).test $(ARGS)
+
+$(PROJECTS:%=demo-%): demo-%: installed-%
+	@$(call python,$*) -m $($*).demo $(ARGS)
+
+$(PROJECTS:%=test-%): test-%: installed-%
+	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-tests
+	$(call python,$*) -m pytest tests/$($*) $(ARGS)
+
+test-all: test-shared $(PRESENT:%=test-%)
+
+.PHONY: test-shared
+test-shared: installed-snet .venv/.installed-tests
+	.venv/bin/python -m pytest tests/shared_data tests/test_repository.py $(ARGS)
+
+bench: $(PRESENT:%=installed-%) .venv/.installed-tests
+	@.venv/bin/python -m tests.bench.run $(ARGS)
+
+clean:
+	rm -rf .venv .venv-keras
+
+# Environments. A stamp file records what is installed; it is made again when a requirement changes.
+.venv/.installed-tests .venv-keras/.installed-tests: %/.installed-tests: \
+		tests/requirements.txt tests/requirements-torch.txt constraints.txt | %/.made
+	cd tests && ../$*/bin/python -m pip install -q -r requirements$(if $(filter .venv,$*),-torch).txt
+	@touch $@
+
+.venv/.installed-%: %/requirements.txt constraints.txt pyproject.toml | .venv/.made
+	cd $* && ../.venv/bin/python -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv-keras/.installed-%: %/requirements.txt constraints.txt pyproject.toml | .venv-keras/.made
+	cd $* && ../.venv-keras/bin/python -m pip install -q -r requirements.txt
+	@touch $@
+
+.venv/.made .venv-keras/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 with venv is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@echo "building $(@D) with $(PYTHON) (a few minutes, once)"
+	$(PYTHON) -m venv --clear $(@D)
+	@touch $@

@@ -1,0 +1,43 @@
+"""S-Net from nothing to pictures on a phantom cohort: python demo.py
+
+Small slices and few patients, the full network; everything lands in demo/snet_neck_ln.
+"""
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared_data.errors import run_script
+from shared_data.phantoms import write_neck_cohort
+from shared_data.settings import parse_options
+from snet_neck_ln import predict, test, train
+from snet_neck_ln.config import ROOT
+from snet_neck_ln.process_data import data_parser, data_process_lymph_node
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path = ROOT / "demo" / "snet_neck_ln"  # made anew
+    patients: int = 16  # phantom patients: 11 to train on, 3 to validate, 2 to test
+    epochs: int = 12  # passes over the training slices
+    size: int = 112  # pixels along x and y
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    raw, run = options.folder / "raw", options.folder / "run"
+    shutil.rmtree(options.folder, ignore_errors=True)
+    write_neck_cohort(raw, options.patients, size=options.size, slices=16)
+    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared")]
+    small = ["--size", str(options.size), "--batch-size", "8", "--lr", "1e-3", "--lr-patience", "2", "--epochs", str(options.epochs)]
+    data_process_lymph_node.main(cohort)
+    data_parser.main(cohort)
+    train.main([*cohort, *small, "--run-dir", str(run)])
+    test.main(["--run-dir", str(run)])
+    predict.main(["--input", str(raw / "P1" / "IM0001.nrrd"), "--output", str(options.folder / "mask.nii.gz"),
+                  "--checkpoint", str(run / "best.pt")])
+    for name in ("run/test/report.html", "run/test/overlays/contact_sheet.png", "run/curves.png", "mask_overlay.png"):
+        print(f"look at {options.folder / name}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,25 @@
+"""Fixtures of all tests."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+sys.path.insert(0, str(Path(__file__).parent / "golden"))  # fill.py
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """The folder with the reference values."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def ct():
+    """A small CT with uneven spacing and an origin off zero; every voxel differs from its neighbours."""
+    array = np.random.default_rng(0).integers(-1000, 1000, (6, 20, 24)).astype(np.int16)
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing((0.75, 0.5, 2.5))
+    image.SetOrigin((-20.0, 30.0, 100.0))
+    return image

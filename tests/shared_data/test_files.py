@@ -1,0 +1,80 @@
+"""Whole files or none; bad tables and full disks are one clear error."""
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from shared_data.errors import InputError
+from shared_data.files import clear_partials, read_table, whole_file, whole_folder, write_json, write_table
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "case"
+    for content in ("one", "two"):
+        with whole_folder(target) as partial:
+            (partial / "x").write_text(content)
+            assert not (target / "x").exists() or (target / "x").read_text() == "one"
+    assert (target / "x").read_text() == "two"
+    with pytest.raises(RuntimeError), whole_folder(target) as partial:
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["case"]
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path):
+    (tmp_path / ".writing-case" / "files").mkdir(parents=True)
+    clear_partials(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tables_come_back_as_written(tmp_path):
+    rows = [{"patient": "Ä, 1", "slice": 1}, {"patient": "b\"c", "slice": 2}]
+    write_table(tmp_path / "t.csv", rows)
+    assert read_table(tmp_path / "t.csv", ["patient"]) == [{k: str(v) for k, v in row.items()} for row in rows]
+    with pytest.raises(InputError, match="column path is missing"):
+        read_table(tmp_path / "t.csv", ["patient", "path"])
+    with pytest.raises(InputError, match="no such file"):
+        read_table(tmp_path / "absent.csv", [])
+    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00patient")
+    with pytest.raises(InputError):
+        read_table(tmp_path / "bad.csv", ["patient"])
+
+
+SCRIPT = """
+import resource, sys
+import numpy as np, SimpleITK as sitk
+from shared_data.errors import run_script
+from shared_data.volume import write_volume
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 255, (50, 50, 50)).astype(np.uint8))
+run_script(lambda: write_volume(image, sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, suffix):
+    target = tmp_path / f"mask{suffix}"
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(target)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(f"-c: error: {target}")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("mask")]
+
+
+def test_errors_of_the_system_are_one_line_with_advice(tmp_path):
+    from shared_data.errors import one_line
+    assert one_line(PermissionError(13, "Permission denied", "/x")).startswith("/x: Permission denied. Give write")
+    assert "space" in one_line(OSError(28, "No space left on device", "/x"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert limit[1] != 20_000  # the limit above stays in its own process
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError):
+        write_json(tmp_path / "file" / "a.json", {})

@@ -1,0 +1,68 @@
+"""Scores against known answers and against MONAI."""
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from scipy import ndimage
+
+from shared_data.metrics import detection, dice, short_axis_mm, surface_distances
+
+SPACING_XYZ = (0.7, 0.9, 3.0)
+
+
+def blobs(seed):
+    """Two related smooth masks; some reach the edge of the volume."""
+    rng = np.random.default_rng(seed)
+    field = ndimage.gaussian_filter(rng.standard_normal((16, 30, 36)), (1, 3, 3))
+    other = field + 0.3 * ndimage.gaussian_filter(rng.standard_normal(field.shape), (1, 3, 3))
+    return field > field.std(), other > field.std()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("seed", range(6))
+def test_surface_distances_agree_with_monai(seed):
+    reference, prediction = blobs(seed)
+    tensors = [torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (prediction, reference)]
+    options = {"include_background": True, "spacing": SPACING_XYZ[::-1]}
+    ours = surface_distances(reference, prediction, SPACING_XYZ)
+    assert ours["hd95_mm"] == pytest.approx(
+        compute_hausdorff_distance(*tensors, percentile=95, **options).item(), rel=1e-5)
+    assert ours["assd_mm"] == pytest.approx(
+        compute_average_surface_distance(*tensors, symmetric=True, **options).item(), rel=1e-5)
+
+
+def test_known_distances():
+    one, other = np.zeros((2, 8, 20, 20), bool)
+    one[2, 5, 5] = other[4, 5, 8] = True
+    apart = math.hypot(2 * 3.0, 3 * 0.7)
+    assert surface_distances(one, other, SPACING_XYZ) == pytest.approx({"hd95_mm": apart, "assd_mm": apart})
+    assert surface_distances(one, one, SPACING_XYZ) == {"hd95_mm": 0, "assd_mm": 0}
+    assert dice(one, one) == 1 and dice(one, other) == 0
+
+
+def test_absent_is_neither_0_nor_1():
+    empty, full = np.zeros((3, 4, 4), bool), np.ones((3, 4, 4), bool)
+    assert math.isnan(dice(empty, empty)) and dice(empty, full) == 0
+    assert math.isnan(surface_distances(empty, empty, SPACING_XYZ)["hd95_mm"])
+    assert math.isinf(surface_distances(empty, full, SPACING_XYZ)["assd_mm"])
+    assert detection(empty, empty, SPACING_XYZ) == ([], 0)
+
+
+def test_nodes_are_found_one_by_one():
+    reference, prediction = np.zeros((2, 6, 40, 40), bool)
+    reference[1:3, 2:8, 2:8] = reference[1:3, 20:26, 20:26] = reference[4, 30:33, 5:8] = True
+    prediction[1, 4:9, 4:9] = prediction[4, 32, 7] = True  # touch two nodes
+    prediction[0, 35:38, 35:38] = prediction[5, 0, 0] = True  # touch none
+    nodes, false_positives = detection(reference, prediction, SPACING_XYZ)
+    assert [node["found"] for node in nodes] == [True, False, True]
+    assert false_positives == 2
+    assert nodes[0]["volume_ml"] == pytest.approx(72 * 0.7 * 0.9 * 3 / 1000)
+
+
+def test_short_axis_of_an_ellipse():
+    y, x = np.ogrid[-20:20, -20:20]
+    node = np.zeros((3, 40, 40), bool)
+    node[1] = (y * 0.9 / 5) ** 2 + (x * 0.7 / 8) ** 2 <= 1
+    assert short_axis_mm(node, SPACING_XYZ) == pytest.approx(10, rel=0.05)

@@ -1,0 +1,30 @@
+"""Phantoms: same seed, same cohort; the task is not trivial."""
+import numpy as np
+import SimpleITK as sitk
+
+from shared_data.phantoms import main, neck
+from shared_data.volume import check_same_grid, read_ct, read_mask
+
+SPACING = (1.5, 1.5, 3.0)
+
+
+def test_a_cohort_has_the_layout_of_the_real_one(tmp_path):
+    main(["--folder", str(tmp_path), "--patients", "2", "--size", "64", "--slices", "8"])
+    for patient in ("P1", "P2"):
+        assert sorted(path.name for path in (tmp_path / patient).iterdir()) == ["IM0001.nrrd", "Segmentation.nrrd"]
+        ct, mask = read_ct(tmp_path / patient / "IM0001.nrrd"), read_mask(tmp_path / patient / "Segmentation.nrrd")
+        check_same_grid(ct, mask, "mask")
+        assert ct.GetPixelID() == sitk.sitkInt16 and sitk.GetArrayViewFromImage(mask).any()
+
+
+def test_same_seed_same_patient_other_seed_another():
+    (hu, nodes), again, other = (neck(seed, (8, 64, 64), SPACING) for seed in (1, 1, 2))
+    assert np.array_equal(hu, again[0]) and np.array_equal(nodes, again[1])
+    assert not np.array_equal(nodes, other[1])
+
+
+def test_no_threshold_finds_the_nodes():
+    hu, nodes = neck(3, (16, 96, 96), SPACING)
+    nodes = nodes > 0
+    best = max(2 * ((hu > cut) & nodes).sum() / ((hu > cut).sum() + nodes.sum()) for cut in range(0, 200, 10))
+    assert best < 0.5

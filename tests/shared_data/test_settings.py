@@ -1,0 +1,89 @@
+"""The dataclass is the command line, the record, and refuses what it does not know."""
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from shared_data.errors import InputError
+from shared_data.settings import changed_config, given_options, keep_config, load_config, parse_options
+
+
+@dataclass(frozen=True)
+class Settings:
+    learning_rate: float = 0.1  # step of 100 % (paper)
+    patch_zyx: tuple[int, int] = (4, 8)  # voxels
+    layout: Literal["one", "two"] = "one"  # which
+    fast: bool = False  # quick
+    folder: Path | None = None  # where
+
+    def __post_init__(self):
+        if self.learning_rate <= 0:
+            raise ValueError(f"--learning-rate {self.learning_rate} must be positive.")
+
+
+def test_every_field_is_an_option_of_its_type():
+    words = "--learning-rate 0.5 --patch-zyx 1 2 --layout two --fast --folder a/b"
+    assert parse_options(Settings, words.split()) == Settings(0.5, (1, 2), "two", True, Path("a/b"))
+    assert given_options(Settings, ["--fast"]) == {"fast": True}
+    assert parse_options(Settings, []) == Settings()
+
+
+def test_dashes_and_underscores_are_alike():
+    assert parse_options(Settings, ["--learning_rate=0.5"]) == parse_options(Settings, ["--learning-rate", "0.5"])
+    assert parse_options(Settings, ["--folder", "my_data--x_y"]).folder == Path("my_data--x_y")
+
+
+def test_help_shows_comment_and_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_options(Settings, ["--help"], "What it does")
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "What it does" in shown and "step of 100 % (paper) [0.1]" in shown and "voxels [4 8]" in shown
+
+
+@pytest.mark.parametrize("words, message", [
+    ("--learning-rat 1", "unknown option --learning-rat. Did you mean --learning-rate?"),
+    ("--nothing", "--patch-zyx"),
+    ("--layout three", "'one', 'two'"),
+    ("--learning-rate fast", "invalid float value: 'fast'"),
+    ("--learning-rate 0", "must be positive"),
+    ("--patch-zyx 1", "expected 2 arguments"),
+])
+def test_unknown_options_and_impossible_values_name_the_valid_ones(words, message):
+    with pytest.raises(InputError, match=".*") as error:
+        parse_options(Settings, words.split())
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_settings_are_kept_once_and_differences_named(tmp_path):
+    path = tmp_path / "run" / "config.json"
+    config = Settings(patch_zyx=(1, 2), folder=Path("é x"))
+    keep_config(config, path)
+    assert load_config(Settings, path) == config
+    keep_config(Settings(patch_zyx=(1, 2), folder=Path("other")), path, free=("folder",))
+    with pytest.raises(InputError, match="patch_zyx 1 2 .now 3 4."):
+        keep_config(Settings(patch_zyx=(3, 4), folder=Path("é x")), path)
+    assert load_config(Settings, path) == config
+
+
+def test_a_resumed_run_changes_free_settings_only(tmp_path):
+    assert changed_config(Settings(), {"fast": True}, ("fast",), "config.json").fast
+    assert changed_config(Settings(), {"layout": "one"}, (), "config.json") == Settings()
+    with pytest.raises(InputError, match="config.json.*layout one .now two."):
+        changed_config(Settings(), {"layout": "two"}, ("fast",), "config.json")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"speed": 1}', '{"learning_rate": "x"}', '{"learning_rate": -1}',
+                                     '{"patch_zyx": [1]}', '{"fast": "no"}', "\xff"])
+def test_bad_settings_files_are_one_clear_error(tmp_path, content):
+    (tmp_path / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(InputError) as error:
+        load_config(Settings, tmp_path / "config.json")
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_is_plain_json(tmp_path):
+    keep_config(Settings(), tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text())["patch_zyx"] == [4, 8]

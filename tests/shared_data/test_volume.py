@@ -1,0 +1,222 @@
+"""Every format read and written with its geometry; every kind of bad file named."""
+import gzip
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shared_data.dicom import write_dicom_series
+from shared_data.errors import InputError
+from shared_data.volume import (
+    check_same_grid,
+    geometry,
+    image_from,
+    onto_scan,
+    read_ct,
+    read_mask,
+    read_volume,
+    to_lps,
+    write_volume,
+)
+
+FORMATS = [".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"]
+ORIENTATIONS = ["LPS", "RAS", "LAS", "SPL", "PIR", "AIL", "RPI", "ASL"]
+
+
+def array(image):
+    return sitk.GetArrayFromImage(image)
+
+
+def same_world(image, other):
+    check_same_grid(image, other, "other")
+    return np.array_equal(array(image), array(other))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_what_is_written_is_read_back_on_the_same_grid(ct, tmp_path, suffix):
+    path = tmp_path / "Ordner mit Lücke" / f"ct é{suffix}"
+    write_volume(ct, path)
+    assert same_world(ct, read_ct(path))
+    assert not list(path.parent.glob(".writing*"))
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_mask_returns_to_the_grid_of_its_scan(ct, orientation):
+    scan = sitk.DICOMOrient(ct, orientation)
+    marked = to_lps(scan)
+    back = onto_scan((array(marked) > 500).astype(np.uint8), geometry(scan))
+    assert geometry(back) == geometry(scan)
+    assert np.array_equal(array(back) > 0, array(scan) > 500)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_every_orientation_shows_the_same_voxels_after_to_lps(ct, orientation):
+    assert same_world(to_lps(ct), to_lps(sitk.DICOMOrient(ct, orientation)))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(angles=st.tuples(*[st.floats(-0.5, 0.5)] * 3), orientation=st.sampled_from(ORIENTATIONS))
+def test_oblique_scans_keep_their_geometry(ct, angles, orientation):
+    scan = sitk.DICOMOrient(ct, orientation)
+    turn = np.reshape(sitk.Euler3DTransform((0, 0, 0), *angles).GetMatrix(), (3, 3))
+    scan.SetDirection((turn @ np.reshape(scan.GetDirection(), (3, 3))).ravel())
+    back = onto_scan(array(sitk.Cast(to_lps(scan) > 0, sitk.sitkUInt8)), geometry(scan))
+    assert np.allclose(back.GetDirection(), scan.GetDirection())
+    assert np.array_equal(array(back) > 0, array(scan) > 0)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SPL", "PIR"])
+def test_a_dicom_folder_is_the_same_ct(ct, tmp_path, orientation):
+    scan = sitk.DICOMOrient(ct, orientation)
+    write_dicom_series(scan, tmp_path / "a" / "series")
+    (tmp_path / "a" / "notes.txt").write_text("not DICOM")
+    assert same_world(to_lps(scan), to_lps(read_ct(tmp_path / "a")))  # DICOM knows right-handed axes only
+
+
+def test_dicom_slices_come_by_position_not_by_name(ct, tmp_path):
+    write_dicom_series(ct, tmp_path)
+    names = sorted(tmp_path.glob("*.dcm"))
+    for name, other in zip(names, np.random.default_rng(0).permutation(len(names))):
+        name.rename(tmp_path / f"z{other}")
+    assert same_world(ct, read_ct(tmp_path))
+
+
+def refused(path, reader=read_ct):
+    with pytest.raises(InputError) as error:
+        reader(path)
+    message = str(error.value)
+    assert str(path) in message or str(path.parent) in message
+    assert "\n" not in message
+    return message
+
+
+def test_bad_dicom_folders_are_refused(ct, tmp_path):
+    assert "no DICOM CT" in refused(tmp_path)
+    write_dicom_series(ct, tmp_path / "mr", modality="MR")
+    assert "no DICOM CT" in refused(tmp_path / "mr")
+    write_dicom_series(ct, tmp_path / "gap")
+    (tmp_path / "gap" / "0003.dcm").unlink()
+    assert "slices are missing" in refused(tmp_path / "gap")
+    write_dicom_series(ct, tmp_path / "two" / "a")
+    write_dicom_series(ct, tmp_path / "two" / "b")
+    assert "2 CT series" in refused(tmp_path / "two")
+    write_dicom_series(ct, tmp_path / "twice")
+    (tmp_path / "twice" / "again.dcm").write_bytes((tmp_path / "twice" / "0002.dcm").read_bytes())
+    assert "same position" in refused(tmp_path / "twice")
+    write_dicom_series(ct, tmp_path / "cut")
+    last = tmp_path / "cut" / "0005.dcm"
+    last.write_bytes(last.read_bytes()[:-300])
+    assert "cannot be read" in refused(tmp_path / "cut")
+    assert "name the folder" in refused(last)
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, "compressed.mhd"])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_truncated_files_are_refused(ct, tmp_path, suffix, part):
+    path = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(ct, str(path), suffix in (".nii.gz", ".nrrd", ".mha", "compressed.mhd"))
+    data = next((file for file in tmp_path.iterdir() if file.suffix in (".raw", ".zraw")), path)
+    whole = data.read_bytes()
+    data.write_bytes(whole[:int(len(whole) * part)])
+    refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_damaged_compressed_files_are_refused(ct, tmp_path, suffix):
+    path = tmp_path / f"ct{suffix}"
+    write_volume(ct, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_files_that_are_no_volumes_are_refused(ct, tmp_path):
+    assert "no such file" in refused(tmp_path / "absent.nii.gz")
+    for name, content in (("text.nii.gz", b"hello"), ("text.nrrd", b"hello"), ("text.mha", b"hello"),
+                          ("gz.nii.gz", gzip.compress(b"hello"))):
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name)
+    (tmp_path / "ct.png").write_bytes(b"x")
+    assert "unknown format" in refused(tmp_path / "ct.png")
+    sitk.WriteImage(ct[:, :, 0], str(tmp_path / "flat.nrrd"))
+    assert "3-D" in refused(tmp_path / "flat.nrrd")
+    sitk.WriteImage(sitk.JoinSeries([ct, ct]), str(tmp_path / "time.nii.gz"))
+    assert "3-D" in refused(tmp_path / "time.nii.gz")
+    sitk.WriteImage(sitk.Compose(ct, ct, ct), str(tmp_path / "colour.nrrd"))
+    assert "numbers per voxel" in refused(tmp_path / "colour.nrrd")
+
+
+def test_impossible_values_are_refused(ct, tmp_path):
+    nan = sitk.Cast(ct, sitk.sitkFloat32)
+    nan[3, 3, 3] = float("nan")
+    for image, what in ((nan, "NaN"), (ct * 0, "every voxel is 0"), (ct * 0 - 1000, "every voxel"),
+                        (sitk.Clamp(ct, upperBound=-950), "air")):
+        write_volume_unchecked(image, tmp_path / "ct.nrrd")
+        assert what in refused(tmp_path / "ct.nrrd")
+
+
+def write_volume_unchecked(image, path):
+    sitk.WriteImage(image, str(path))
+
+
+def nifti_with(path, ct, spacing):
+    sitk.WriteImage(ct, str(path))
+    header = nibabel.load(path).header
+    header["pixdim"][1:4] = spacing
+    header["sform_code"] = 0
+    path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+
+
+def test_impossible_spacing_is_refused(ct, tmp_path):
+    for spacing in ((0, 1, 1), (1, 1, 5000), (1, np.nan, 1), (1e-5, 1, 1)):
+        nifti_with(tmp_path / "ct.nii", ct, spacing)
+        assert "spacing" in refused(tmp_path / "ct.nii")
+    write_volume(ct, tmp_path / "ct.mha")
+    content = (tmp_path / "ct.mha").read_bytes()
+    (tmp_path / "ct.mha").write_bytes(content.replace(b"ElementSpacing = 0.75", b"ElementSpacing = 0.00"))
+    refused(tmp_path / "ct.mha")
+
+
+def test_affines_off_by_rounding_are_read_and_sheared_ones_refused(ct, tmp_path):
+    affine = np.diag([-0.75, -0.5, 2.5, 1])
+    affine[0, 1] = 0.0005
+    nibabel.save(nibabel.Nifti1Image(array(ct).T, affine), tmp_path / "ct.nii.gz")
+    image = read_ct(tmp_path / "ct.nii.gz")
+    assert np.array_equal(array(image), array(ct))
+    assert np.allclose(image.GetSpacing(), ct.GetSpacing(), atol=1e-3)
+    affine[0, 1] = 0.2
+    nibabel.save(nibabel.Nifti1Image(array(ct).T, affine), tmp_path / "ct.nii.gz")
+    assert "right angles" in refused(tmp_path / "ct.nii.gz")
+
+
+def test_masks_hold_only_known_labels(ct, tmp_path):
+    labels = sitk.Cast(ct > 0, sitk.sitkUInt8) * 3
+    write_volume(labels, tmp_path / "mask.nrrd")
+    assert "labels 3 are unknown" in refused(tmp_path / "mask.nrrd", read_mask)
+    assert array(read_mask(tmp_path / "mask.nrrd", any_label=True)).max() == 1
+    assert array(read_mask(tmp_path / "mask.nrrd", foreground=(1, 2, 3))).max() == 3
+
+
+def test_a_mask_on_another_grid_is_refused(ct):
+    for change, what in (({"spacing_xyz": [0.75, 0.5, 2.6]}, "spacing"), ({"origin_xyz": [-20, 30, 101]}, "origin"),
+                         ({"direction": [-1, 0, 0, 0, -1, 0, 0, 0, 1]}, "direction")):
+        other = image_from(array(ct), {**geometry(ct), **change})
+        with pytest.raises(InputError, match=f"mask.nrrd: {what}"):
+            check_same_grid(ct, other, "mask.nrrd")
+    with pytest.raises(InputError, match="mask.nrrd: size"):
+        check_same_grid(ct, ct[1:], "mask.nrrd")
+
+
+def test_unknown_output_formats_are_refused(ct, tmp_path):
+    with pytest.raises(InputError, match="unknown format"):
+        write_volume(ct, tmp_path / "mask.png")
+
+
+def test_read_volume_takes_any_number_type(ct, tmp_path):
+    for kind in (sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat64, sitk.sitkInt32):
+        sitk.WriteImage(sitk.Cast(sitk.Abs(ct), kind), str(tmp_path / "x.nrrd"))
+        assert read_volume(tmp_path / "x.nrrd").GetSize() == ct.GetSize()

@@ -1,0 +1,48 @@
+"""No patient in two splits, for every fold of every cohort size."""
+import pytest
+
+from shared_data.errors import InputError
+from shared_data.folds import natural_sort
+from snet_neck_ln.process_data.data_parser import main, read_fold, split_patients
+
+
+@pytest.mark.parametrize("n_patients", range(3, 222))
+def test_no_patient_is_in_two_splits(n_patients):
+    patients = [f"P{i}" for i in range(1, n_patients + 1)]
+    folds = split_patients(patients[::-1], "cohort")
+    validated = []
+    for parts in folds:
+        assert all(parts.values())
+        assert sorted(parts["train"] + parts["val"] + parts["test"]) == sorted(patients)  # each once, none twice
+        assert parts["test"] == folds[0]["test"] and len(parts["test"]) == max(1, round(n_patients * 21 / 221))
+        validated += parts["val"]
+    assert validated + folds[0]["test"] == natural_sort(patients)
+    assert len(folds) == min(5, n_patients - len(folds[0]["test"]))
+
+
+def test_the_papers_cohort_is_split_as_in_the_paper():
+    patients = [f"P{i}" for i in range(1, 222)]
+    for number, parts in enumerate(split_patients(patients, "cohort"), 1):
+        assert parts["val"] == patients[40 * (number - 1):40 * number]
+        assert parts["train"] == [name for name in patients[:200] if name not in parts["val"]]
+        assert parts["test"] == patients[200:]
+
+
+@pytest.mark.parametrize("n_patients", [0, 1, 2])
+def test_too_few_patients_are_refused(n_patients):
+    with pytest.raises(InputError, match=f"{n_patients} patient.*at least 3"):
+        split_patients([f"P{i}" for i in range(n_patients)], "cohort")
+
+
+def test_lists_hold_every_slice_once(prepared):
+    for fold in (1, 2, 3, 4):
+        paths = [path for part in ("train", "val", "test") for paths in read_fold(prepared, fold, part)
+                 for path in paths]
+        assert sorted(paths) == sorted(f"P{p}/files/{k}.npz" for p in range(1, 6) for k in range(5))
+    with pytest.raises(InputError, match="fold9: no such fold .fold1, fold2, fold3, fold4 there"):
+        read_fold(prepared, 9, "train")
+
+
+def test_unprepared_cohorts_are_refused(tmp_path):
+    with pytest.raises(InputError, match="slices.csv: no such file"):
+        main(["--prepared-dir", str(tmp_path)])

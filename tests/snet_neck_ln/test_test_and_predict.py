@@ -1,0 +1,148 @@
+"""Scores and masks of held-out patients, on the grid of their scans; bad input is one line."""
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from fill import fill_entries
+
+from shared_data.dicom import write_dicom_series
+from shared_data.errors import InputError
+from shared_data.metrics import dice
+from shared_data.volume import geometry, write_volume
+from snet_neck_ln import predict, test
+
+
+@pytest.fixture(scope="module")
+def scored(run_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scored")
+    assert test.main(["--run-dir", str(run_dir), "--output-dir", str(out), "--checkpoint", str(run_dir / "last.pt"),
+                      "--threshold", "0.3", "--device", "cpu"]) == 0
+    return out
+
+
+def run_predict(run_dir, scan, output, *options):
+    predict.main(["--input", str(scan), "--output", str(output), "--checkpoint", str(run_dir / "last.pt"),
+                  "--device", "cpu", *options])
+    return sitk.ReadImage(str(output))
+
+
+def test_scores_come_from_the_written_masks(scored, raw):
+    with open(scored / "cases.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["patient"] for row in rows] == ["P5"]
+    scan = sitk.ReadImage(str(raw / "P5" / "IM0001.nrrd"))
+    prediction = sitk.ReadImage(str(scored / "predictions" / "P5.nii.gz"))
+    assert np.allclose(prediction.GetOrigin(), scan.GetOrigin()) and prediction.GetSize() == scan.GetSize()
+    reference = sitk.GetArrayFromImage(sitk.ReadImage(str(raw / "P5" / "Segmentation.nrrd"))) > 0
+    assert float(rows[0]["dice"]) == pytest.approx(dice(reference, sitk.GetArrayFromImage(prediction) > 0))
+
+
+def test_a_report_and_its_pictures_are_written(scored):
+    summary = json.loads((scored / "summary.json").read_text())
+    assert summary["cases"] == 1 and {"dice", "hd95_mm", "slice_dice_as_published"} <= summary["scores"].keys()
+    assert [row["short axis"] for row in summary["detection"]] == ["all", "< 5 mm", "5-10 mm", ">= 10 mm"]
+    assert {path.name for path in (scored / "overlays").iterdir()} >= {"worst.png", "best.png", "contact_sheet.png"}
+    page = (scored / "report.html").read_text(encoding="utf-8")
+    assert "P5" in page and page.count("data:image/png") >= 3
+
+
+def test_predict_equals_test(scored, run_dir, raw, tmp_path):
+    mask = run_predict(run_dir, raw / "P5" / "IM0001.nrrd", tmp_path / "mask.nii.gz", "--threshold", "0.3")
+    expected = sitk.ReadImage(str(scored / "predictions" / "P5.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
+
+
+def test_one_ct_in_four_formats_gives_one_mask_on_its_own_grid(run_dir, raw, tmp_path):
+    ct = sitk.DICOMOrient(sitk.ReadImage(str(raw / "P4" / "IM0001.nrrd")), "RAS")
+    write_dicom_series(ct, tmp_path / "dicom")
+    scans = [tmp_path / "dicom"]
+    for suffix in (".nii.gz", ".nrrd", ".mha"):
+        write_volume(ct, tmp_path / f"ct{suffix}")
+        scans.append(tmp_path / f"ct{suffix}")
+    masks = [run_predict(run_dir, scan, tmp_path / f"mask {i}{suffix}", "--threshold", "0.3")
+             for i, (scan, suffix) in enumerate(zip(scans, (".nii.gz", ".nrrd", ".mha", ".mhd")))]
+    assert sitk.GetArrayViewFromImage(masks[0]).any()
+    for mask in masks:
+        assert np.array_equal(sitk.GetArrayViewFromImage(mask), sitk.GetArrayViewFromImage(masks[0]))
+        for key, value in geometry(ct).items():
+            assert np.allclose(geometry(mask)[key], value, atol=1e-4), key
+    summary = json.loads((tmp_path / "mask 1.json").read_text())
+    voxel_ml = np.prod(ct.GetSpacing()) / 1000
+    assert summary["volume_ml"] == pytest.approx(sitk.GetArrayViewFromImage(masks[1]).sum() * voxel_ml)
+    assert (tmp_path / "mask 1_overlay.png").stat().st_size > 1000
+
+
+def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
+    entries = json.loads((golden / "snet2d.json").read_text())["state"]
+    values = fill_entries([(key, shape) for key, shape, *_ in entries], 20240)
+    torch.save({"model": {f"module.{key}": torch.from_numpy(value) for key, value in values.items()}},
+               tmp_path / "authors.pth")
+    predict.main(["--input", str(raw / "P1" / "IM0001.nrrd"), "--output", str(tmp_path / "mask.nrrd"),
+                  "--checkpoint", str(tmp_path / "authors.pth"), "--size", "40"])
+    assert (tmp_path / "mask.nrrd").exists()
+
+
+def test_small_and_odd_slices_are_padded_and_large_ones_noted(run_dir, raw, tmp_path, capsys):
+    ct = sitk.ReadImage(str(raw / "P4" / "IM0001.nrrd"))
+    small = run_predict(run_dir, write(ct[3:26, 5:36], tmp_path / "small.nrrd"), tmp_path / "m.nrrd")
+    assert small.GetSize() == (23, 31, 5) and "note:" not in capsys.readouterr().out
+    run_predict(run_dir, raw / "P4" / "IM0001.nrrd", tmp_path / "large.nrrd")
+    assert "--size 40 takes all" in capsys.readouterr().out
+
+
+def write(image, path):
+    write_volume(image, path)
+    return path
+
+
+class Evil:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_bad_checkpoints_are_refused(run_dir, raw, tmp_path, capsys):
+    state = torch.load(run_dir / "last.pt", weights_only=True)
+    wider = {**state["model"], "stem.0.weight": torch.zeros(32, 3, 3, 3)}
+    missing = {key: value for key, value in state["model"].items() if key != "head.bias"}
+    bad = {"other": {**state, "project": "sepnet"}, "list": [1], "wider": {**state, "model": wider},
+           "missing": {**state, "model": missing}, "foreign": {"layer.weight": torch.zeros(1)}, "evil": Evil(),
+           "settings": {**state, "config": {"speed": 3}}}
+    for name, content in bad.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+    (tmp_path / "cut.pt").write_bytes((run_dir / "last.pt").read_bytes()[:5000])
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "empty.pt").touch()
+    for name, word in (("other", "sepnet, not snet_neck_ln"), ("list", "holds a list"), ("wider", "stem.0.weight"),
+                       ("missing", "head.bias"), ("foreign", "not a checkpoint of S-Net"), ("evil", "plain tensors"),
+                       ("settings", "speed"), ("cut", "damaged"), ("text", "damaged"), ("empty", "damaged"),
+                       ("absent", "no such checkpoint")):
+        with pytest.raises(InputError, match=word):
+            predict.main(["--input", str(raw / "P1" / "IM0001.nrrd"), "--output", str(tmp_path / "m.nrrd"),
+                          "--checkpoint", str(tmp_path / f"{name}.pt")])
+    assert "executed" not in capsys.readouterr().out and not (tmp_path / "m.nrrd").exists()
+
+
+def test_a_bad_scan_is_one_line_and_exit_code_2(run_dir, raw, tmp_path):
+    scan = tmp_path / "Löcher und Lücken.nrrd"
+    shutil.copy(raw / "P1" / "IM0001.nrrd", scan)
+    scan.write_bytes(scan.read_bytes()[:3000])
+    command = [sys.executable, "-m", "snet_neck_ln.predict", "--input", str(scan), "--checkpoint",
+               str(run_dir / "last.pt"), "--output"]
+    done = subprocess.run([*command, str(tmp_path / "m.nrrd")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"predict.py: error: {scan}: ")
+    assert len(done.stderr.splitlines()) == 1
+    done = subprocess.run([*command, str(tmp_path / "m.png"), "--debug"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" in done.stderr and "unknown format" in done.stderr
+
+
+def test_test_needs_a_run(tmp_path):
+    with pytest.raises(InputError, match="best.pt: no such checkpoint"):
+        test.main(["--run-dir", str(tmp_path)])

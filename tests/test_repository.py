@@ -1,0 +1,49 @@
+"""The borders between the folders, and what the whole tree promises."""
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
+FILES = [path for folder in [*PROJECTS, "shared_data"] for path in (ROOT / folder).rglob("*.py")]
+
+
+def imported(path):
+    """Top-level packages that a file imports anywhere."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports are absolute"
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_borders(path):
+    names, owner = set(imported(path)), path.relative_to(ROOT).parts[0]
+    assert not names & (PROJECTS - {owner})
+    assert not names & {"torchvision", "timm", "pickle"}
+    if owner == "shared_data":
+        assert not names & {"torch", "keras", "tensorflow", "monai", "lightning_fabric"}
+    if path.name in ("networks.py", "losses.py"):
+        assert names <= {"torch", "keras", "math"}
+    if path.name == "config.py":
+        assert names <= set(sys.stdlib_module_names)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("target, code, word", [("help", 0, "make demo"), ("train-nothing", 2, "No rule")])
+def test_make(target, code, word):
+    done = subprocess.run(["make", "-C", str(ROOT), target], capture_output=True, text=True)
+    assert done.returncode == code and word in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name, folder", [("lung", "lung_nodule_nasnet"), ("retroln", "retroln_nnunet"),
+                                          ("focusnet", "focusnet_v2"), ("sepnet", "sepnet")])
+def test_make_says_which_projects_are_not_there(name, folder):
+    if not (ROOT / folder / "train.py").exists():
+        done = subprocess.run(["make", "-C", str(ROOT), f"train-{name}"], capture_output=True, text=True)
+        assert done.returncode == 2 and f"{folder} is not in this repository yet" in done.stderr
