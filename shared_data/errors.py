@@ -1,4 +1,5 @@
 """Whatever is wrong with a file or a setting reaches the user as one line."""
+import errno
 import os
 import sys
 import traceback
@@ -17,7 +18,7 @@ def one_line(error):
 
 
 def _advice(error):
-    if isinstance(error, PermissionError) or (error.errno == 30):  # 30: read-only file system
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return "Give write permission, or name another folder."
     if isinstance(error, FileNotFoundError):
         return "Check the path."

@@ -2,6 +2,7 @@
 
 ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z, y, x).
 """
+import errno
 import gzip
 import math
 import zlib
@@ -125,14 +126,18 @@ def check_output(path):
 def write_volume(image, path):
     """Write compressed, format by suffix; it gets its name only after it was read back equal."""
     check_output(path)
+    suffix = next(suffix for suffix in SUFFIXES if str(path).lower().endswith(suffix))
     with whole_file(path) as partial:
+        # ITK loses a part of names like ct.nii.gz.nii.gz; .mhd and .nhdr name their data file, which must stay.
+        plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
         try:
-            sitk.WriteImage(image, str(partial), True)
-            written = sitk.ReadImage(str(partial))
+            sitk.WriteImage(image, str(plain), True)
+            written = sitk.ReadImage(str(plain))
         except RuntimeError as error:
-            raise OSError(28, "could not be written whole", str(path)) from error
+            raise OSError(errno.EIO, f"could not be written whole ({_first_line(error)})", str(path)) from error
         if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
-            raise OSError(28, "could not be written whole", str(path))
+            raise OSError(errno.EIO, "could not be written whole", str(path))
+        plain.rename(partial)
 
 
 def _check_file(path):

@@ -17,8 +17,8 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 @dataclass(frozen=True)
 class Options:
     folder: Path = ROOT / "demo" / "snet_neck_ln"  # made anew
-    patients: int = 16  # phantom patients: 11 to train on, 3 to validate, 2 to test
-    epochs: int = 12  # passes over the training slices
+    patients: int = 14  # phantom patients: 10 to train on, 3 to validate, 1 to test
+    epochs: int = 9  # passes over the training slices
     size: int = 112  # pixels along x and y
 
 
@@ -28,7 +28,7 @@ def main(argv=None):
     shutil.rmtree(options.folder, ignore_errors=True)
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared")]
-    small = ["--size", str(options.size), "--batch-size", "8", "--lr", "1e-3", "--lr-patience", "2", "--epochs", str(options.epochs)]
+    small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs)]
     data_process_lymph_node.main(cohort)
     data_parser.main(cohort)
     train.main([*cohort, *small, "--run-dir", str(run)])

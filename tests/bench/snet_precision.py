@@ -1,6 +1,6 @@
 """CPU training of S-Net: float32, channels-last, bfloat16 autocast. Seconds of a step and loss curves, in one run.
 
-    python tests/bench/snet_precision.py [--curves]
+    python -m tests.bench.snet_precision [--curves]
 
 The steps are at full size (384x384). --curves also trains a small phantom cohort in float32 and in bf16-mixed from
 the same seeds and prints the loss and the validation Dice of each epoch (20 minutes on 2 cores).

@@ -35,7 +35,7 @@ def same_world(image, other):
     return np.array_equal(array(image), array(other))
 
 
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", [*FORMATS, ".nii.gz.nii.gz", ".NII.GZ"])
 def test_what_is_written_is_read_back_on_the_same_grid(ct, tmp_path, suffix):
     path = tmp_path / "Ordner mit Lücke" / f"ct é{suffix}"
     write_volume(ct, path)
