@@ -114,7 +114,12 @@ def _argument(kind):
         return {"choices": parts, "type": type(parts[0])}
     if parts:
         return {"type": parts[0], "nargs": len(parts), "metavar": parts[0].__name__.upper()}
-    return {"type": kind, "metavar": kind.__name__.upper()}
+    return {"type": _absolute if kind is Path else kind, "metavar": kind.__name__.upper()}
+
+
+def _absolute(text):
+    """A path that still holds when a later command runs in another folder."""
+    return Path(text).expanduser().absolute()
 
 
 def _from_json(value, kind):

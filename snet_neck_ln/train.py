@@ -113,12 +113,14 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
 def validate(fabric, model, loader, threshold):
     """Mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
     model.eval()
+    network = model.module  # not through DDP, which wants as many calls in every process
     patients = sorted({path.split("/")[0] for path in loader.dataset.paths})
     counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
     slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
     cut = logit(threshold)
     for batch in loader:
-        main, _, _ = model(batch["image"].contiguous(memory_format=torch.channels_last))
+        with fabric.autocast():
+            main, _, _ = network(batch["image"].contiguous(memory_format=torch.channels_last))
         prediction, mask = main > cut, batch["mask"] > 0
         overlap = 2 * (prediction & mask).sum((1, 2, 3))
         total = (prediction.int() + mask.int()).sum((1, 2, 3))

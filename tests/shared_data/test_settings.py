@@ -25,14 +25,14 @@ class Settings:
 
 def test_every_field_is_an_option_of_its_type():
     words = "--learning-rate 0.5 --patch-zyx 1 2 --layout two --fast --folder a/b"
-    assert parse_options(Settings, words.split()) == Settings(0.5, (1, 2), "two", True, Path("a/b"))
+    assert parse_options(Settings, words.split()) == Settings(0.5, (1, 2), "two", True, Path.cwd() / "a/b")
     assert given_options(Settings, ["--fast"]) == {"fast": True}
     assert parse_options(Settings, []) == Settings()
 
 
 def test_dashes_and_underscores_are_alike():
     assert parse_options(Settings, ["--learning_rate=0.5"]) == parse_options(Settings, ["--learning-rate", "0.5"])
-    assert parse_options(Settings, ["--folder", "my_data--x_y"]).folder == Path("my_data--x_y")
+    assert parse_options(Settings, ["--folder", "my_data--x_y"]).folder == Path.cwd() / "my_data--x_y"
 
 
 def test_help_shows_comment_and_default(capsys):
