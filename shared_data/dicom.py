@@ -61,7 +61,7 @@ def _sorted_slices(slices, folder):
             raise InputError(f"{file}: DICOM tag {absent[0]} is missing. Take the slice out, or fetch it again.")
     grids = {(h.Rows, h.Columns, *np.round([*h.PixelSpacing, *h.ImageOrientationPatient], 3)) for _, h in slices}
     if len(grids) > 1:
-        raise InputError(f"{folder}: slices of {len(grids)} different sizes or directions in one series. Separate them.")
+        raise InputError(f"{folder}: slices of {len(grids)} sizes or directions in one series. Separate them.")
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
     orientation = np.array(slices[0][1].ImageOrientationPatient, float)
@@ -74,8 +74,8 @@ def _sorted_slices(slices, folder):
         if step < 0.01:
             raise InputError(f"{file}: a second slice at the same position. Keep one of the two.")
         if abs(step - spacing) > 0.1 * spacing:
-            raise InputError(f"{file}: {step:g} mm from the slice before, elsewhere {spacing:g} mm; slices are missing. "
-                             "Fetch the series again, or resample it.")
+            raise InputError(f"{file}: {step:g} mm from the slice before, elsewhere {spacing:g} mm; slices are "
+                             "missing. Fetch the series again, or resample it.")
     drift = positions[-1] - positions[0]
     if np.linalg.norm(drift - np.dot(drift, normal) * normal) > 0.5 * float(slices[0][1].PixelSpacing[0]):
         raise InputError(f"{folder}: the gantry is tilted (slices are shifted against each other). "

@@ -15,7 +15,8 @@ h1, h2 { line-height: 1.2 } figure { margin: 1rem 0 } img { max-width: 100%; hei
 figcaption { color: #555 } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th { cursor: pointer; position: sticky; top: 0; background: #f4f4f4 } th:first-child, td:first-child { text-align: left }
+th { cursor: pointer; position: sticky; top: 0; background: #f4f4f4 }
+th:first-child, td:first-child { text-align: left }
 </style></head><body><h1>{{ title }}</h1>
 {% for note in notes %}<p>{{ note }}</p>{% endfor %}
 {% for table in tables %}<h2>{{ table.title }}</h2><div class="wide"><table><thead><tr>

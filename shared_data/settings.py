@@ -29,7 +29,7 @@ def given_options(config_class, argv=None, description=None):
     comments, types_ = _comments(config_class), typing.get_type_hints(config_class)
     for field in fields(config_class):
         required = field.default is MISSING
-        default = "" if required else f" [{_shown(field.default)}]"
+        default = "" if required or field.default is None else f" [{_shown(field.default)}]"
         parser.add_argument("--" + field.name.replace("_", "-"), required=required,
                             help=(comments.get(field.name, "") + default).replace("%", "%%"),
                             **_argument(types_[field.name]))

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Config:
     threshold: float = 0.7  # the same in test.py and predict.py (authors)
 
     # Machine
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # of training; auto: bf16-mixed on CPUs that have it, else 32-true
+    precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
     workers: int = 2  # processes that prepare or load
 
     def __post_init__(self):

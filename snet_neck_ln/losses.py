@@ -1,5 +1,4 @@
 """Losses on logits (B, 1, Y, X) against masks (B, 1, Y, X) of 0 and 1; each the form of the authors' code."""
-import torch
 from torch.nn import functional as F
 
 

@@ -7,21 +7,20 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from skimage.measure import regionprops
 from tqdm import tqdm
 
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components, short_axis_mm
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import build, given_options
 from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
 from snet_neck_ln.checkpoint import load_network
-from snet_neck_ln.config import ROOT
+from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
 from snet_neck_ln.slices import STEPS, to_16bit, undo_crop, window
 
@@ -34,8 +33,8 @@ class Options:
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
     batch_size: int = 4  # slices at a time
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"  # bf16-mixed: faster on new CPUs
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
 
 
 def main(argv=None):

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, dice, surface_distances
@@ -20,7 +20,7 @@ from shared_data.report import write_report
 from shared_data.settings import build, given_options
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
-from snet_neck_ln.config import Config
+from snet_neck_ln.config import Config, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
@@ -36,7 +36,7 @@ class TestConfig(Config):
     split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run folder
     output_dir: Path | None = None  # unset: <run folder>/<split>
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "32-true"  # of the network here
+    precision: Precision = "32-true"  # of the network here
 
     def __post_init__(self):
         super().__post_init__()

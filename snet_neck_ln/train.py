@@ -10,9 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_data.errors import InputError, run_script
-from shared_data.files import clear_partials, write_table
+from shared_data.files import clear_partials, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, changed_config, given_options, keep_config, load_config
+from shared_data.settings import build, changed_config, given_options, load_config
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
@@ -39,7 +39,7 @@ def main(argv=None):
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
-    history, best_dice, since_best = [], 0.0, 0
+    history, best_dice, since_best = [], -1.0, 0
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         model.load_state_dict(state["model"])
@@ -47,7 +47,7 @@ def main(argv=None):
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
     elif fabric.is_global_zero:
-        keep_config(config, config.run_dir / "config.json")
+        write_json(config.run_dir / "config.json", to_plain(config))
     board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
 
     while len(history) < config.epochs and since_best < config.stop_patience:

@@ -9,7 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatch
 from functools import partial as bind
 from multiprocessing import get_context
-from pathlib import Path
 
 import cv2
 import numpy as np

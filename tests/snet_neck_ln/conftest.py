@@ -5,6 +5,7 @@ from shared_data.phantoms import write_neck_cohort
 from snet_neck_ln import train
 from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 
+
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw")
