@@ -1,4 +1,5 @@
 """One CT series out of a DICOM folder, by its tags; names of files and folders say nothing."""
+import warnings
 from collections import defaultdict
 from pathlib import Path
 
@@ -6,13 +7,12 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from shared_data.errors import InputError
 
-TAGS = ["Modality", "SeriesInstanceUID", "ImageType", "ImagePositionPatient", "ImageOrientationPatient",
-        "Rows", "Columns", "PixelSpacing"]
+NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
+TAGS = ["Modality", "SeriesInstanceUID", "ImageType", "PixelData", *NEEDED]
 
 
 def read_dicom_series(folder):
@@ -34,6 +34,8 @@ def read_dicom_series(folder):
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{folder}: a slice cannot be read. Fetch the series again.") from error
+    if image.GetDimension() != 3:
+        raise InputError(f"{folder}: several frames in one file. Convert it to one slice per file.")
     image.SetSpacing((*image.GetSpacing()[:2], spacing_z))
     return image
 
@@ -45,42 +47,67 @@ def find_ct_series(folder):
         if not file.is_file():
             continue
         try:
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-        except (InvalidDicomError, EOFError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                header = pydicom.dcmread(file, specific_tags=TAGS, defer_size=1024)
+                kind, uid, image_type = (header.get(tag, "") for tag in ("Modality", "SeriesInstanceUID", "ImageType"))
+        except PermissionError as error:
+            raise InputError(f"{file}: no permission to read it.") from error
+        except Exception as error:  # pydicom fails in many ways on what is no DICOM
+            if file.suffix.lower() == ".dcm":
+                raise InputError(f"{file}: damaged or cut short. Fetch it again.") from error
             continue
-        if header.get("Modality") == "CT" and "LOCALIZER" not in header.get("ImageType", []):
-            series[header.get("SeriesInstanceUID", "")].append((file, header))
+        if kind == "CT" and "LOCALIZER" not in image_type:
+            series[uid].append((file, header))
     return dict(series)
 
 
 def _sorted_slices(slices, folder):
     """Files from the lowest to the highest position, and the distance between two (mm)."""
-    for file, header in slices:
-        absent = [tag for tag in TAGS[3:] if header.get(tag) is None]
-        if absent:
-            raise InputError(f"{file}: DICOM tag {absent[0]} is missing. Take the slice out, or fetch it again.")
-    grids = {(h.Rows, h.Columns, *np.round([*h.PixelSpacing, *h.ImageOrientationPatient], 3)) for _, h in slices}
-    if len(grids) > 1:
-        raise InputError(f"{folder}: slices of {len(grids)} sizes or directions in one series. Separate them.")
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
-    orientation = np.array(slices[0][1].ImageOrientationPatient, float)
+    grids = [_slice_grid(*item) for item in slices]
+    if not np.allclose(grids, grids[0], atol=1e-3):
+        raise InputError(f"{folder}: slices of different sizes or directions in one series. Separate them.")
+    orientation = grids[0][:6]
     normal = np.cross(orientation[:3], orientation[3:])
-    slices = sorted(slices, key=lambda item: float(np.dot(normal, item[1].ImagePositionPatient)))
-    positions = np.array([header.ImagePositionPatient for _, header in slices], float)
-    steps = np.diff(positions @ normal)
+    positions = {file: np.array(header.ImagePositionPatient, float) for file, header in slices}
+    files = sorted(positions, key=lambda file: float(positions[file] @ normal))
+    steps = np.diff([positions[file] @ normal for file in files])
     spacing = float(np.median(steps))
-    for (file, _), step in zip(slices[1:], steps):
+    for file, step in zip(files[1:], steps):
         if step < 0.01:
             raise InputError(f"{file}: a second slice at the same position. Keep one of the two.")
         if abs(step - spacing) > 0.1 * spacing:
             raise InputError(f"{file}: {step:g} mm from the slice before, elsewhere {spacing:g} mm; slices are "
                              "missing. Fetch the series again, or resample it.")
-    drift = positions[-1] - positions[0]
-    if np.linalg.norm(drift - np.dot(drift, normal) * normal) > 0.5 * float(slices[0][1].PixelSpacing[0]):
+    drift = positions[files[-1]] - positions[files[0]]
+    if np.linalg.norm(drift - np.dot(drift, normal) * normal) > 0.5 * grids[0][6]:
         raise InputError(f"{folder}: the gantry is tilted (slices are shifted against each other). "
                          "Resample the series to a plain grid.")
-    return [file for file, _ in slices], float(np.mean(steps))
+    return files, float(np.mean(steps))
+
+
+def _slice_grid(file, header):
+    """[orientation (6), pixel spacing (2), rows, columns, bits] of a slice; InputError for what cannot be."""
+    absent = [tag for tag in NEEDED if tag not in header]
+    if absent:
+        raise InputError(f"{file}: DICOM tag {absent[0]} is missing. Take the slice out, or fetch it again.")
+    try:
+        position, orientation, spacing, rows, columns, bits = (
+            np.atleast_1d(np.array(header[tag].value, float)) for tag in NEEDED)
+        axes = orientation.reshape(2, 3)
+        usable = (position.shape == (3,) and spacing.shape == (2,) and np.isfinite(position).all()
+                  and np.isfinite(spacing).all() and spacing.min() > 0
+                  and np.allclose(axes @ axes.T, np.eye(2), atol=0.01))
+    except Exception as error:  # text for numbers, too few numbers, unknown representations
+        raise InputError(f"{file}: its DICOM tags for position, direction or spacing cannot be read.") from error
+    if not usable:
+        raise InputError(f"{file}: position, direction or spacing in its DICOM tags is impossible. Fetch it again.")
+    stored = getattr(header.get_item("PixelData", keep_deferred=True), "length", None)
+    if stored is None or (stored != 0xFFFFFFFF and stored // 2 != int(rows[0] * columns[0] * bits[0] / 8 + 1) // 2):
+        raise InputError(f"{file}: its pixel data is not {int(rows[0])}x{int(columns[0])}. Fetch it again.")
+    return np.concatenate([orientation, spacing, rows, columns, bits])
 
 
 def write_dicom_series(image, folder, modality="CT"):

@@ -4,6 +4,9 @@ import os
 import sys
 import traceback
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class InputError(Exception):
     """A file or setting that cannot be used. The message: which, what is wrong, what to do."""
@@ -13,29 +16,29 @@ def one_line(error):
     """The line shown for an `InputError` or an `OSError` (disk full, no permission, ...)."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}. {_advice(error)}"
-    return " ".join(str(error).split())
+        return f"{where}{error.strerror}. {_advice(error.errno)}"
+    # A DataLoader worker hands on the whole traceback as the message.
+    return " ".join(str(error).split("InputError: ")[-1].split())
 
 
-def _advice(error):
-    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-        return "Give write permission, or name another folder."
-    if isinstance(error, FileNotFoundError):
-        return "Check the path."
-    if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)):
-        return "Name another path."
-    return "Free some space, or name another disk."
+def _advice(number):
+    if number in FULL:
+        return "Free some space, or name another disk."
+    return "Change its permissions, or name another path." if number in FORBIDDEN else "Check the path."
 
 
 def run_script(main):
-    """Exit with what `main()` returns (None is 0). Bad input: one line, exit code 2; `--debug` adds the traceback."""
+    """Exit with what `main()` returns (None is 0). Any error: one line, exit code 2; `--debug` adds the traceback."""
     try:
         sys.exit(main())
-    except (InputError, OSError) as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"{os.path.basename(sys.argv[0])}: error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        line = one_line(error)
+        if not isinstance(error, (InputError, OSError)):
+            line = f"unexpected {type(error).__name__}: {line} (--debug shows where)"
+        print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,5 +1,7 @@
 """Files appear under their final name complete, or not at all."""
 import csv
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -21,8 +23,29 @@ def whole_file(path):
         # A header (.mhd) is moved after the data file it names.
         for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
             os.replace(part, path.parent / part.name)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the temporary name
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def only_run_in(folder):
+    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{folder}: another run is at work here. Wait for it, or name another folder.") from None
+        yield
+
+
+def check_free_space(folder, n_bytes):
+    """Raise OSError now rather than after the work, when `folder` has not so many bytes left."""
+    if shutil.disk_usage(folder).free < n_bytes:
+        raise OSError(errno.ENOSPC, f"less than {n_bytes / 1e6:.0f} MB free", str(folder))
 
 
 def write_json(path, values):
@@ -54,12 +77,12 @@ def read_table(path, columns):
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            rows = list(reader)
+            rows, there = list(reader), reader.fieldnames or []
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV table ({error}).") from error
-    missing = [name for name in columns if name not in (reader.fieldnames or [])]
+    missing = [name for name in columns if name not in there]
     if missing:
         raise InputError(f"{path}: column {', '.join(missing)} is missing.")
     return rows

@@ -2,6 +2,8 @@
 import argparse
 import difflib
 import inspect
+import math
+import os
 import re
 import sys
 import types
@@ -40,7 +42,10 @@ def given_options(config_class, argv=None, description=None):
 
 
 def build(config_class, values):
-    """`config_class(**values)`; a value it refuses (ValueError) becomes an InputError."""
+    """`config_class(**values)`; a value it refuses (ValueError), or that is not finite, becomes an InputError."""
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{name.replace('_', '-')} {value} must be a finite number.")
     try:
         return config_class(**values)
     except ValueError as error:
@@ -119,7 +124,9 @@ def _argument(kind):
 
 def _absolute(text):
     """A path that still holds when a later command runs in another folder."""
-    return Path(text).expanduser().absolute()
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def _from_json(value, kind):
@@ -127,11 +134,13 @@ def _from_json(value, kind):
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return None if value is None else _from_json(value, parts[0])
     if typing.get_origin(kind) is typing.Literal:
+        if value not in parts:
+            raise ValueError(f"{value!r} is none of {', '.join(map(repr, parts))}")
         return value
     if parts:
         return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{value!r} is neither true nor false")
+    if kind in (bool, int) and type(value) is not kind:
+        raise ValueError(f"{value!r} is no {kind.__name__}")
     return kind(value)
 
 

@@ -5,18 +5,20 @@ ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z,
 import errno
 import gzip
 import math
+import os
+import re
 import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError
-from shared_data.files import whole_file
+from shared_data.files import check_free_space, whole_file
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 SPACING_LIMITS_MM = (0.01, 50.0)
@@ -33,6 +35,8 @@ def read_volume(path):
     else:
         _check_file(path)
         image = _read_file(path)
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{path}: complex numbers. Hounsfield units are needed.")
     if image.GetNumberOfComponentsPerPixel() != 1:
         raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} numbers per voxel (a colour image?). "
                          "One is needed.")
@@ -41,6 +45,11 @@ def read_volume(path):
     low, high = SPACING_LIMITS_MM
     if not all(low <= spacing <= high for spacing in image.GetSpacing()):
         raise InputError(f"{path}: voxel spacing {image.GetSpacing()} mm is impossible. Correct the header.")
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all():
+        raise InputError(f"{path}: its origin or direction is not a number. Correct the header.")
+    if np.abs(direction @ direction.T - np.eye(3)).max() > 0.02:
+        raise InputError(f"{path}: its axes are not at right angles (sheared). Resample it to a plain grid.")
     return image
 
 
@@ -117,10 +126,19 @@ def image_from(array_zyx, kept):
     return image
 
 
-def check_output(path):
-    """Raise InputError when the name has no suffix that `write_volume` knows."""
-    if not str(path).lower().endswith(SUFFIXES):
+def check_output(path, source=None):
+    """Raise InputError when `write_volume` could not write there, or would overwrite `source`."""
+    path = Path(path)
+    if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: unknown format. The name must end with one of {' '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder. Name a file.")
+    if source and path.exists() and path.samefile(source):
+        raise InputError(f"{path}: the output would overwrite the input. Name another file.")
+    if path.suffix.lower() in (".mhd", ".nhdr") and not path.exists():
+        data = [other for other in (path.with_suffix(end) for end in (".raw", ".zraw", ".raw.gz")) if other.exists()]
+        if data:
+            raise InputError(f"{path}: its data would overwrite {data[0].name}. Name another file.")
 
 
 def write_volume(image, path):
@@ -128,6 +146,7 @@ def write_volume(image, path):
     check_output(path)
     suffix = next(suffix for suffix in SUFFIXES if str(path).lower().endswith(suffix))
     with whole_file(path) as partial:
+        check_free_space(partial.parent, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
         # ITK loses a part of names like ct.nii.gz.nii.gz; .mhd and .nhdr name their data file, which must stay.
         plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
         try:
@@ -148,24 +167,28 @@ def _check_file(path):
     if not name.endswith(SUFFIXES):
         hint = "For DICOM, name the folder." if name.endswith(".dcm") else f"Known: {' '.join(SUFFIXES)}, DICOM folder."
         raise InputError(f"{path}: unknown format. {hint}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it.")
+    if "%" in str(path) and name.endswith((".mha", ".mhd")):
+        raise InputError(f"{path}: ITK cannot read MetaImages whose path holds a %. Rename it.")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. Fetch it again.")
     try:
         if name.endswith((".nii", ".nii.gz")):
             _check_nifti(path)
-        elif name.endswith((".mha", ".mhd")):
-            _check_meta_image(path)
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it.") from error
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError, ImageDataError) as error:
+        else:
+            _check_compressed(path)
+    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 
 
 def _check_nifti(path):
-    header_class = nibabel.load(path).header_class
     size = 0
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-        header = header_class.from_fileobj(stream, check=False)  # nibabel's own reading mends what is wrong in it
+        first = stream.read(4)
+        stream.seek(0)
+        two = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
+        header = (nibabel.Nifti2Header if two else nibabel.Nifti1Header).from_fileobj(stream, check=False)
         stream.seek(0)
         while block := stream.read(1 << 22):  # to the end: the checksum stands there
             size += len(block)
@@ -175,26 +198,49 @@ def _check_nifti(path):
     zooms = header.get_zooms()[:3]
     if not all(zoom > 0 and math.isfinite(zoom) for zoom in zooms):  # ITK would put 1 mm
         raise InputError(f"{path}: voxel spacing {tuple(map(float, zooms))} mm is impossible. Correct the header.")
+    affine = [f"{name}_{axis}" for name, axes in {"srow": "xyz", "qoffset": "xyz", "quatern": "bcd"}.items()
+              for axis in axes]
+    if not all(np.isfinite(header[place]).all() for place in affine):
+        raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
 
 
-def _check_meta_image(path):
-    head, _, data = path.read_bytes().partition(b"ElementDataFile")
-    fields = dict(line.split(b" = ", 1) for line in head.splitlines() if b" = " in line)
-    if fields.get(b"CompressedData", b"").strip().lower() != b"true":
+def _check_compressed(path):
+    """The checksum of the data of a compressed NRRD or MetaImage file: ITK goes on with what it could unpack."""
+    lines = []
+    with open(path, "rb") as stream:
+        while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
+            lines.append(os.fsdecode(line))
+            if line.startswith(b"ElementDataFile"):  # the last line of a MetaImage header; an empty one ends NRRD's
+                break
+        data, offset = path, stream.tell()
+    fields = {name.strip().lower(): value.strip() for name, _, value in
+              (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
+    zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
+    if not zipped:
         return
-    name, _, data = data.lstrip(b" =").partition(b"\n")
-    if name.strip() != b"LOCAL":
-        data = (path.parent / name.strip().decode()).read_bytes()
-    zlib.decompress(data)  # ITK goes on with what it could unpack
+    place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    if place != "LOCAL":
+        data, offset = path.parent / place, 0
+    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    with open(data, "rb") as stream:
+        stream.seek(offset)
+        while block := stream.read(1 << 22):
+            unpack.decompress(block)
+    if not unpack.eof:
+        raise EOFError("the compressed data ends early")
 
 
 def _read_file(path):
+    display = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
             return _read_nearly_orthonormal(path)
         raise InputError(f"{path}: not a readable volume ({_first_line(error)}). Fetch it again.") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(display)
 
 
 def _read_nearly_orthonormal(path):

@@ -73,8 +73,10 @@ class Config:
         for name in ("lr", "window_width_hu"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive.")
-        if self.size < 32 or self.size % 4:
-            raise ValueError(f"--size {self.size} must be divisible by 4 and at least 32.")
+        if not 32 <= self.size <= 4096 or self.size % 4:
+            raise ValueError(f"--size {self.size} must be divisible by 4 and lie in 32..4096.")
+        if self.context_slices > 20 or self.seed >= 2**32 - self.epochs:
+            raise ValueError("--context-slices can be 20 at most, --seed 4294967295 less --epochs.")
         if not 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180:
             raise ValueError(f"--rotate-degrees {self.rotate_degrees} must be low, then high, within 0..180.")
 

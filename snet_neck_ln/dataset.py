@@ -93,7 +93,10 @@ def read_slice(path):
     """(image uint16, mask uint8) of a prepared slice."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["image"], arrays["mask"]
+            image, mask = arrays["image"], arrays["mask"]
+        if image.shape != mask.shape or image.ndim != 2 or image.dtype != np.uint16:
+            raise ValueError("not a slice")
+        return image, mask
     except FileNotFoundError:
         raise InputError(f"{path}: a slice of the folds is gone. Run data_process_lymph_node.py again.") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

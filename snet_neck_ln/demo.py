@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
 from shared_data.phantoms import write_neck_cohort
 from shared_data.settings import parse_options
 from snet_neck_ln import predict, test, train
@@ -16,14 +16,20 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path = ROOT / "demo" / "snet_neck_ln"  # made anew
+    folder: Path = ROOT / "demo" / "snet_neck_ln"  # the default is made anew; another must be empty
     patients: int = 14  # phantom patients: 10 to train on, 3 to validate, 1 to test
     epochs: int = 9  # passes over the training slices
     size: int = 112  # pixels along x and y
 
+    def __post_init__(self):
+        if self.patients < 3 or self.epochs < 1 or self.size % 4 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 3, --epochs 1, --size divisible by 4 in 32..512.")
+
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
+    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        raise InputError(f"{options.folder}: not empty. Name a new folder.")
     raw, run = options.folder / "raw", options.folder / "run"
     shutil.rmtree(options.folder, ignore_errors=True)
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)

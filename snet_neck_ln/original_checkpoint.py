@@ -1,5 +1,6 @@
 """Checkpoints of the authors' code in our network."""
 import re
+import warnings
 
 import torch
 
@@ -63,7 +64,9 @@ def renamed(key):
 def read_checkpoint(path):
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint.") from None
     except IsADirectoryError:
@@ -82,11 +85,13 @@ def load_strictly(network, tensors, where, names=None):
     names, own = names or {}, network.state_dict()
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     for key in tensors:
-        if key not in own:
+        if key not in own or not torch.is_tensor(tensors[key]):
             raise InputError(f"{where}: {names.get(key, key)} has no place in S-Net. Is it another network's?")
         if own[key].shape != tensors[key].shape:
             raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, "
                              f"S-Net's is {tuple(own[key].shape)}.")
+        if not tensors[key].isfinite().all():
+            raise InputError(f"{where}: {names.get(key, key)} holds values that are not numbers. Take another one.")
     absent = sorted(own.keys() - tensors.keys() - counters)
     if absent:
         raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it S-Net's?")

@@ -40,7 +40,7 @@ class Options:
 def main(argv=None):
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
-    check_output(options.output)
+    check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
     changes = {name: given[name] for name in ("threshold", "size") if name in given}

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
-from shared_data.errors import run_script
-from shared_data.files import read_json, write_json, write_table
+from shared_data.errors import InputError, run_script
+from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, dice, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
@@ -25,6 +25,7 @@ from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
+from snet_neck_ln.process_data.data_process_lymph_node import read_case
 from snet_neck_ln.slices import STEPS, undo_crop
 
 SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
@@ -54,6 +55,8 @@ def main(argv=None):
     config = replace(config, precision=choose_precision(config.precision, device))
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
                                                                        config.split) for path in paths})
+    if not patients:
+        raise InputError(f"{config.prepared_dir}: no {config.split} patients in fold {config.val_fold}.")
     cases, nodes, pictures = [], [], {}
     for patient in tqdm(patients, unit="patient", disable=None):
         scores, found, pictures[patient] = score_patient(patient, network, config, device)
@@ -65,7 +68,7 @@ def main(argv=None):
 
 def score_patient(patient, network, config, device):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB); the predicted mask is written on the scan's grid."""
-    case = read_json(config.prepared_dir / patient / "case.json")
+    case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits = predict_logits(network, stored, config, device)
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
@@ -95,6 +98,8 @@ def score_patient(patient, network, config, device):
 def read_patient(folder, n_slices):
     """(16-bit slices, boolean reference), both (z, y, x), of a prepared patient."""
     planes = [read_slice(folder / "files" / f"{k}.npz") for k in range(n_slices)]
+    if len({mask.shape for _, mask in planes}) > 1:
+        raise InputError(f"{folder}: slices of different sizes. Delete it, and prepare again.")
     return np.stack([image for image, _ in planes]), np.stack([mask for _, mask in planes]) > 0
 
 

@@ -2,6 +2,8 @@
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt, epoch_*.pt.
 """
+import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 
 import torch
@@ -10,15 +12,16 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_data.errors import InputError, run_script
-from shared_data.files import clear_partials, write_json, write_table
+from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, changed_config, given_options, load_config
+from shared_data.settings import build, changed_config, config_from_dict, given_options
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
 from snet_neck_ln.inference import choose_device, choose_precision, logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
+from snet_neck_ln.original_checkpoint import load_strictly
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers",
@@ -26,12 +29,22 @@ FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devi
 
 
 def main(argv=None):
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     config = read_settings(argv)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
                     strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
                     precision=choose_precision(config.precision, device))
     fabric.launch()
+    with only_run_in(config.run_dir) if fabric.is_global_zero else nullcontext():
+        train(config, fabric)
+
+
+def train(config, fabric):
+    """All epochs, from the start or from last.pt."""
+    if fabric.is_global_zero:
+        clear_partials(config.run_dir)
+        check_free_space(config.run_dir, 50e6)
     fabric.seed_everything(config.seed, verbose=False)
     train_loader, val_loader = build_loaders(config, fabric.global_rank, fabric.world_size)
     train_loader, val_loader = fabric.setup_dataloaders(train_loader, val_loader, use_distributed_sampler=False)
@@ -42,7 +55,7 @@ def main(argv=None):
     history, best_dice, since_best = [], -1.0, 0
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
-        model.load_state_dict(state["model"])
+        load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
@@ -76,14 +89,13 @@ def read_settings(argv):
     """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
     given = given_options(Config, argv, __doc__)
     config = build(Config, given)
-    kept = config.run_dir / "config.json"
+    last = config.run_dir / "last.pt"
     if config.resume:
-        if not (config.run_dir / "last.pt").exists():
+        if not last.exists():
             raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
-        config = changed_config(load_config(Config, kept), given, FREE, kept)
-    elif (config.run_dir / "last.pt").exists():
+        config = changed_config(config_from_dict(Config, load_checkpoint(last)["config"], last), given, FREE, last)
+    elif last.exists():
         raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    clear_partials(config.run_dir)
     return config
 
 

@@ -3,10 +3,11 @@
 By patient, in natural order: the first 200 of 221 make five folds, the last 21 are the test set; other cohorts in
 the same proportion. No patient is in two of train, val and test.
 """
+import re
 from pathlib import Path
 
 from shared_data.errors import InputError, run_script
-from shared_data.files import read_table, whole_folder
+from shared_data.files import only_run_in, read_table, whole_folder
 from shared_data.folds import hold_out, make_folds
 from shared_data.settings import parse_options
 from snet_neck_ln.config import Config
@@ -14,13 +15,18 @@ from snet_neck_ln.config import Config
 TEST_SHARE = 21 / 221  # paper
 N_FOLDS = 5
 PARTS = ("train", "val", "test")
+SLICE_PATH = r"[^/]+/files/\d+\.npz"
 
 
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
-    rows = read_table(config.prepared_dir / "slices.csv", ["patient", "path", "has_node"])
+    table = config.prepared_dir / "slices.csv"
+    rows = read_table(table, ["patient", "path", "has_node"])
+    for row in rows:
+        if row["has_node"] not in ("0", "1") or not re.fullmatch(SLICE_PATH, row["path"] or ""):
+            raise InputError(f"{table}: damaged at {row['path']!r}. Run data_process_lymph_node.py again.")
     folds = split_patients({row["patient"] for row in rows}, config.prepared_dir)
-    with whole_folder(config.prepared_dir / "folds") as partial:
+    with only_run_in(config.prepared_dir), whole_folder(config.prepared_dir / "folds") as partial:
         for number, parts in enumerate(folds, 1):
             write_fold(partial / f"fold{number}", parts, rows)
             print(f"fold {number}: " + ", ".join(f"{part} {len(parts[part])} patients" for part in PARTS))
@@ -51,8 +57,17 @@ def read_fold(prepared_dir, fold, part):
     if not folder.is_dir():
         there = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"
         raise InputError(f"{folder}: no such fold ({there} there). Run data_parser.py, or give another --val-fold.")
-    return [(folder / f"{part}_{suffix}.txt").read_text(encoding="utf-8").splitlines()
-            for suffix in ("with_node", "without_node")]
+    return [_read_list(folder / f"{part}_{suffix}.txt") for suffix in ("with_node", "without_node")]
+
+
+def _read_list(path):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        lines = [""]
+    if not all(re.fullmatch(SLICE_PATH, line) for line in lines):
+        raise InputError(f"{path}: damaged or missing. Run data_parser.py again.")
+    return lines
 
 
 if __name__ == "__main__":

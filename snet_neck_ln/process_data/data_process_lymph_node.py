@@ -3,6 +3,8 @@
 Stopped at any moment, the same command goes on: finished patients stay, half-written ones are made again.
 Exit code 1 when a patient had to be skipped.
 """
+import os
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,42 +17,60 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from shared_data.errors import InputError, run_script
-from shared_data.files import clear_partials, read_json, whole_folder, write_json, write_table
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import keep_config, parse_options
-from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps
+from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
 from snet_neck_ln.config import Config
 from snet_neck_ln.slices import to_8bit, to_16bit, window
 
 # Settings that decide what the slices look like; the others may change between runs over one folder.
 SLICE_SETTINGS = ("window_center_hu", "window_width_hu", "merge_labels")
+RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the patients' folders
 
 
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
     folders = patient_folders(config.data_dir)
-    config.prepared_dir.mkdir(parents=True, exist_ok=True)
-    clear_partials(config.prepared_dir)
-    keep_config(config, config.prepared_dir / "config.json",
-                free=[name for name in vars(config) if name not in SLICE_SETTINGS])
+    raw, prepared = config.data_dir.resolve(), config.prepared_dir.resolve()
+    if raw == prepared or raw in prepared.parents or prepared in raw.parents:
+        raise InputError(f"{config.prepared_dir}: the prepared folder and --data-dir must lie apart. Name another.")
+    with only_run_in(config.prepared_dir):
+        clear_partials(config.prepared_dir)
+        keep_config(config, config.prepared_dir / "config.json",
+                    free=[name for name in vars(config) if name not in SLICE_SETTINGS])
+        return prepare_cohort(folders, config)
+
+
+def prepare_cohort(folders, config):
+    """Prepare every patient and write the slice table; 1 when some had to be skipped."""
     skipped, rows = {}, []
     for folder, outcome in prepare_all(folders, config):
         if isinstance(outcome, str):
-            skipped[folder.name] = outcome
+            skipped[folder.name if folder.name.isprintable() else ascii(folder.name)] = outcome
         else:
             rows += outcome
+    replace_table(config.prepared_dir, rows)
     if not rows:
         raise InputError(f"{config.data_dir}: no patient could be prepared. "
                          + " | ".join(f"{patient}: {reason}" for patient, reason in skipped.items()))
     if not any(row["has_node"] for row in rows):
         raise InputError(f"{config.data_dir}: not one mask holds a node. Check --mask-pattern and the masks.")
-    write_table(config.prepared_dir / "slices.csv", rows)
     print(f"{len(folders) - len(skipped)} patients, {len(rows)} slices, {sum(row['has_node'] for row in rows)} "
           f"with a node: {config.prepared_dir}")
     for patient, reason in skipped.items():
         print(f"skipped {patient}: {reason}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def replace_table(prepared_dir, rows):
+    """Write slices.csv; when it is another one than before, the folds made from that are removed."""
+    table = prepared_dir / "slices.csv"
+    before = table.read_bytes() if table.exists() else b""
+    write_table(table, rows or [{"patient": "", "slice": "", "path": "", "has_node": ""}])
+    if table.read_bytes() != before:
+        shutil.rmtree(prepared_dir / "folds", ignore_errors=True)
 
 
 def patient_folders(data_dir):
@@ -84,25 +104,51 @@ def _one_thread():
 
 def prepare_patient(folder, config):
     """Rows of the slice table, the slices written; or, as a string, why the patient has to be skipped."""
+    case = config.prepared_dir / folder.name
     try:
         ct_path, mask_path = find_pair(folder, config)
-        case = config.prepared_dir / folder.name
-        sources = {path.name: _fingerprint(path) for path in (ct_path, mask_path)}
-        if not (case / "case.json").exists() or read_json(case / "case.json")["sources"] != sources:
+        sources = [[path.name, _fingerprint(path)] for path in (ct_path, mask_path)]
+        if not is_prepared(case, sources):
             ct = read_ct(ct_path)
             mask = read_mask(mask_path, any_label=config.merge_labels)
             scan_grid, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
             check_same_grid(ct, mask, mask_path)
-            write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan_grid}, config)
-        has_node = read_json(case / "case.json")["has_node"]
-    except InputError as error:
-        return str(error)
+    except (InputError, OSError) as error:
+        return one_line(error)
+    if not is_prepared(case, sources):
+        write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan_grid}, config)
     return [{"patient": folder.name, "slice": k, "path": f"{folder.name}/files/{k}.npz", "has_node": int(node)}
-            for k, node in enumerate(has_node)]
+            for k, node in enumerate(read_case(case)["has_node"])]
+
+
+def is_prepared(case, sources):
+    """Whether the patient's folder was written whole, from these very files."""
+    try:
+        return read_case(case)["sources"] == sources
+    except (InputError, OSError):
+        return False
+
+
+def read_case(case):
+    """case.json of a prepared patient. Raises InputError when it does not say what it should."""
+    facts = read_json(case / "case.json")
+    try:
+        sizes = [facts[grid]["size_xyz"] for grid in ("scan", "grid")]
+        images = [image_from(np.zeros((1, 1, 1), np.uint8), facts[grid]) for grid in ("scan", "grid")]
+        usable = (facts["sources"] and len(facts["has_node"]) == sizes[1][2] and sorted(sizes[0]) == sorted(sizes[1])
+                  and all(min(image.GetSpacing()) > 0 for image in images)
+                  and all(type(node) is bool for node in facts["has_node"]))
+    except Exception:  # whatever a damaged file may hold
+        usable = False
+    if not usable:
+        raise InputError(f"{case / 'case.json'}: damaged. Delete {case} and run data_process_lymph_node.py again.")
+    return facts
 
 
 def find_pair(folder, config):
     """(CT, mask) of a patient: exactly one file (or DICOM folder) each. A name that fits both patterns is a mask."""
+    if not folder.name.isprintable() or folder.name in RESERVED or len(os.fsencode(folder.name)) > 200:
+        raise InputError(f"{ascii(str(folder))}: a folder of this name cannot be prepared. Rename it.")
     entries = [path for path in sorted(folder.iterdir()) if path.name[0] != "."
                and (path.is_dir() or path.name.lower().endswith(SUFFIXES))]
     masks = [path for path in entries if _fits(path, config.mask_pattern)]
@@ -122,7 +168,7 @@ def _fits(path, pattern):
 def _fingerprint(path):
     """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
 def write_case(case, ct, mask, facts, config):

@@ -50,6 +50,8 @@ def test_help_shows_comment_and_default(capsys):
     ("--learning-rate fast", "invalid float value: 'fast'"),
     ("--learning-rate 0", "must be positive"),
     ("--patch-zyx 1", "expected 2 arguments"),
+    ("--learning-rate inf", "must be a finite number"),
+    ("--folder=", "empty path"),
 ])
 def test_unknown_options_and_impossible_values_name_the_valid_ones(words, message):
     with pytest.raises(InputError, match=".*") as error:

@@ -3,6 +3,7 @@ import gzip
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
@@ -108,9 +109,28 @@ def test_bad_dicom_folders_are_refused(ct, tmp_path):
     assert "same position" in refused(tmp_path / "twice")
     write_dicom_series(ct, tmp_path / "cut")
     last = tmp_path / "cut" / "0005.dcm"
-    last.write_bytes(last.read_bytes()[:-300])
-    assert "cannot be read" in refused(tmp_path / "cut")
+    whole = last.read_bytes()
+    for part in (0, 100, 500, len(whole) - 300):
+        last.write_bytes(whole[:part])
+        refused(tmp_path / "cut")
     assert "name the folder" in refused(last)
+
+
+@pytest.mark.parametrize("change", [
+    {"PixelSpacing": [0, 0]}, {"PixelSpacing": ["inf", 1]}, {"PixelSpacing": [1]}, {"ImagePositionPatient": [1, 2]},
+    {"ImagePositionPatient": ["nan", 0, 0]}, {"ImageOrientationPatient": [1, 0.5, 0, 0, 1, 0]},
+    {"ImageOrientationPatient": [1, 0, 0]}, {"PixelData": b"\0" * 400}, {"Rows": 10}, {"Rows": 30},
+    {"BitsAllocated": 8}, {"NumberOfFrames": 5}, {"PixelSpacing": None}])
+@pytest.mark.parametrize("which", ["0002.dcm", "*.dcm"])
+@pytest.mark.filterwarnings("ignore")
+def test_impossible_dicom_tags_are_refused(ct, tmp_path, change, which):
+    write_dicom_series(ct, tmp_path)
+    for file in tmp_path.glob(which):
+        slice_ = pydicom.dcmread(file)
+        for tag, value in change.items():
+            setattr(slice_, tag, value)
+        slice_.save_as(file)
+    refused(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [*FORMATS, "compressed.mhd"])
@@ -169,6 +189,31 @@ def nifti_with(path, ct, spacing):
     header["pixdim"][1:4] = spacing
     header["sform_code"] = 0
     path.write_bytes(header.binaryblock + path.read_bytes()[348:])
+
+
+@pytest.mark.parametrize("suffix, old, new", [
+    (".nrrd", b"(0.75,0,0)", b"(0.75,.3,0)"), (".mha", b"TransformMatrix = 1 0 0", b"TransformMatrix = 1 .5 0"),
+    (".nrrd", b"space origin: (-20,", b"space origin: (nan,")])
+def test_sheared_and_unplaced_volumes_are_refused(ct, tmp_path, suffix, old, new):
+    path = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(ct, str(path))
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    refused(path)
+
+
+def test_an_affine_that_is_no_number_is_refused(ct, tmp_path):
+    sitk.WriteImage(ct, str(tmp_path / "ct.nii"))
+    header = nibabel.load(tmp_path / "ct.nii").header
+    header["srow_x"][3] = np.nan
+    (tmp_path / "ct.nii").write_bytes(header.binaryblock + (tmp_path / "ct.nii").read_bytes()[348:])
+    assert "not numbers" in refused(tmp_path / "ct.nii")
+
+
+def test_complex_numbers_are_refused(ct, tmp_path):
+    nibabel.save(nibabel.Nifti1Image(array(ct).T.astype(np.complex64), np.eye(4)), tmp_path / "ct.nii.gz")
+    assert "complex" in refused(tmp_path / "ct.nii.gz")
 
 
 def test_impossible_spacing_is_refused(ct, tmp_path):

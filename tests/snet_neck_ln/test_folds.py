@@ -46,3 +46,19 @@ def test_lists_hold_every_slice_once(prepared):
 def test_unprepared_cohorts_are_refused(tmp_path):
     with pytest.raises(InputError, match="slices.csv: no such file"):
         main(["--prepared-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("content", ["", "patient,slice\n", "patient,slice,path,has_node\nP1,0,P1/files/0.npz,yes\n",
+                                     "patient,slice,path,has_node\nP1,0,../x.npz,1\n"])
+def test_damaged_slice_tables_are_refused(tmp_path, content):
+    (tmp_path / "slices.csv").write_text(content)
+    with pytest.raises(InputError, match="slices.csv"):
+        main(["--prepared-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00", b"abc.npz\n", b"\n\n", b"/etc/passwd\n"])
+def test_damaged_lists_are_refused(tmp_path, content):
+    (tmp_path / "folds" / "fold1").mkdir(parents=True)
+    (tmp_path / "folds" / "fold1" / "train_with_node.txt").write_bytes(content)
+    with pytest.raises(InputError, match="train_with_node.txt: damaged or missing"):
+        read_fold(tmp_path, 1, "train")

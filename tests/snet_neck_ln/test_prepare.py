@@ -15,10 +15,10 @@ import SimpleITK as sitk
 
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
-from shared_data.files import read_table
+from shared_data.files import only_run_in, read_table
 from shared_data.phantoms import write_neck_cohort
 from shared_data.volume import write_volume
-from snet_neck_ln.process_data import data_process_lymph_node
+from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 from snet_neck_ln.slices import STEPS, to_8bit, window
 
 
@@ -30,7 +30,7 @@ def prepare(raw, prepared, *options):
 def tree(folder):
     """{relative path: bytes}, without the settings (they name folders)."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != "config.json"}
+            if path.is_file() and path.name not in ("config.json", ".lock")}
 
 
 def test_slices_hold_the_window_and_the_mask(raw, prepared):
@@ -144,6 +144,53 @@ def test_bad_patients_are_skipped_and_named(raw, tmp_path, capsys):
                        ("size", "size"), ("shifted", "origin"), ("cut", "not a readable volume")):
         assert word in reasons[name], name
     assert {row["patient"] for row in read_table(tmp_path / "out" / "slices.csv", [])} == {f"P{i}" for i in range(1, 6)}
+
+
+def test_odd_patients_do_not_stop_the_others(raw, tmp_path, capsys):
+    cohort = tmp_path / "raw"
+    for name in ("ok", "folds", "line\nbreak", "byte\udcff", "n" * 230, "link"):
+        shutil.copytree(raw / "P1", cohort / name)
+    (cohort / "link" / "IM0001.nrrd").unlink()
+    (cohort / "link" / "IM0001.nrrd").symlink_to(tmp_path / "nowhere.nrrd")
+    assert prepare(cohort, tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.count("cannot be prepared. Rename it.") == 4 and "skipped link: " in error
+    assert {row["patient"] for row in read_table(tmp_path / "out" / "slices.csv", [])} == {"ok"}
+
+
+def test_the_raw_cohort_is_never_the_prepared_folder(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    before = tree(tmp_path / "raw")
+    for prepared in (tmp_path / "raw", tmp_path / "raw" / "prepared", tmp_path):
+        with pytest.raises(InputError, match="must lie apart"):
+            prepare(tmp_path / "raw", prepared)
+    assert tree(tmp_path / "raw") == before
+
+
+def test_two_runs_over_one_folder_are_refused(raw, tmp_path):
+    with only_run_in(tmp_path / "out"), pytest.raises(InputError, match="another run is at work here"):
+        prepare(raw, tmp_path / "out")
+
+
+def test_folds_of_another_cohort_do_not_survive(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    prepare(tmp_path / "raw", tmp_path / "out")
+    data_parser.main(["--prepared-dir", str(tmp_path / "out")])
+    prepare(tmp_path / "raw", tmp_path / "out")
+    assert (tmp_path / "out" / "folds").exists()
+    shutil.rmtree(tmp_path / "raw" / "P2")
+    prepare(tmp_path / "raw", tmp_path / "out")
+    assert not (tmp_path / "out" / "folds").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"sources": [], "has_node": 5}'])
+def test_a_damaged_case_is_prepared_again(raw, prepared, tmp_path, content):
+    shutil.copytree(prepared, tmp_path / "out")
+    (tmp_path / "out" / "P3" / "case.json").write_text(content)
+    with pytest.raises(InputError):
+        data_process_lymph_node.read_case(tmp_path / "out" / "P3")
+    assert prepare(raw, tmp_path / "out") == 0
+    assert tree(tmp_path / "out") == tree(prepared)
 
 
 def test_cohorts_without_use_are_refused(raw, tmp_path):

@@ -96,6 +96,17 @@ def test_small_and_odd_slices_are_padded_and_large_ones_noted(run_dir, raw, tmp_
     assert "--size 40 takes all" in capsys.readouterr().out
 
 
+def test_predict_never_writes_over_its_input(run_dir, raw, tmp_path):
+    scan = tmp_path / "ct.nrrd"
+    shutil.copy(raw / "P1" / "IM0001.nrrd", scan)
+    (tmp_path / "scan.zraw").write_bytes(b"x")
+    for output, message in ((scan, "overwrite the input"), (tmp_path, "unknown format"),
+                            (tmp_path / "scan.mhd", "overwrite scan.zraw")):
+        with pytest.raises(InputError, match=message):
+            run_predict(run_dir, scan, output)
+    assert scan.read_bytes() == (raw / "P1" / "IM0001.nrrd").read_bytes()
+
+
 def write(image, path):
     write_volume(image, path)
     return path
@@ -113,15 +124,17 @@ def test_bad_checkpoints_are_refused(run_dir, raw, tmp_path, capsys):
     wider = {**state["model"], "stem.0.weight": torch.zeros(32, 3, 3, 3)}
     missing = {key: value for key, value in state["model"].items() if key != "head.bias"}
     bad = {"other": {**state, "project": "sepnet"}, "list": [1], "wider": {**state, "model": wider},
-           "missing": {**state, "model": missing}, "foreign": {"layer.weight": torch.zeros(1)}, "evil": Evil(),
-           "settings": {**state, "config": {"speed": 3}}}
+           "missing": {**state, "model": missing}, "bare": {"project": "snet_neck_ln"},
+           "foreign": {"layer.weight": torch.zeros(1)}, "evil": Evil(), "settings": {**state, "config": {"speed": 3}},
+           "nan": {**state, "model": {**state["model"], "head.bias": torch.tensor([torch.nan])}}}
     for name, content in bad.items():
         torch.save(content, tmp_path / f"{name}.pt")
     (tmp_path / "cut.pt").write_bytes((run_dir / "last.pt").read_bytes()[:5000])
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").touch()
     for name, word in (("other", "sepnet, not snet_neck_ln"), ("list", "holds a list"), ("wider", "stem.0.weight"),
-                       ("missing", "head.bias"), ("foreign", "not a checkpoint of S-Net"), ("evil", "plain tensors"),
+                       ("missing", "head.bias"), ("bare", "no model"), ("nan", "head.bias holds values that are"),
+                       ("foreign", "not a checkpoint of S-Net"), ("evil", "plain tensors"),
                        ("settings", "speed"), ("cut", "damaged"), ("text", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):
         with pytest.raises(InputError, match=word):

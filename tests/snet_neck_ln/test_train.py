@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from shared_data.errors import InputError
+from shared_data.files import only_run_in
 from shared_data.phantoms import neck
 from snet_neck_ln import train
 from snet_neck_ln.config import Config
@@ -99,6 +100,32 @@ def test_a_run_is_neither_overwritten_nor_changed(training, run_dir, tmp_path):
         train.main([*training, "--run-dir", str(tmp_path / "new"), "--resume"])
 
 
+def test_two_runs_in_one_folder_are_refused(training, tmp_path):
+    with only_run_in(tmp_path), pytest.raises(InputError, match="another run is at work here"):
+        train.main([*training, "--run-dir", str(tmp_path)])
+
+
+def test_a_resumed_run_believes_the_checkpoint_not_an_edited_config(run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{}")
+    train.main(["--run-dir", str(tmp_path / "run"), "--resume", "--epochs", "2"])
+    assert history(tmp_path / "run") == history(run_dir)
+    (tmp_path / "run" / "last.pt").write_bytes((run_dir / "last.pt").read_bytes()[:9000])
+    with pytest.raises(InputError, match="last.pt: damaged"):
+        train.main(["--run-dir", str(tmp_path / "run"), "--resume", "--epochs", "3"])
+
+
+def test_a_damaged_slice_in_a_worker_is_one_line(prepared, training, tmp_path):
+    shutil.copytree(prepared, tmp_path / "prepared")
+    for path in (tmp_path / "prepared").glob("P*/files/*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    done = subprocess.run([sys.executable, "-m", "snet_neck_ln.train", *training, "--prepared-dir",
+                           str(tmp_path / "prepared"), "--workers", "1", "--run-dir", str(tmp_path / "run")],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert ".npz: damaged slice" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_it_stops_when_validation_no_longer_improves(training, tmp_path):
     train.main([*training, "--epochs", "9", "--stop-patience", "2", "--lr", "1e-12", "--run-dir", str(tmp_path)])
     assert len(history(tmp_path)) <= 3
@@ -119,12 +146,15 @@ def test_bf16_trains(training, tmp_path):
 @pytest.mark.parametrize("options, message", [
     (["--val-fold", "7"], "no such fold"),
     (["--lr", "0"], "--lr 0.0 must be positive"),
-    (["--lr", "nan"], "--lr nan must be positive"),
+    (["--lr", "nan"], "--lr nan must be a finite number"),
     (["--size", "50"], "--size 50 must be divisible by 4"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),
     (["--batch-size", "-1"], "--batch-size -1 must be at least 1"),
     (["--threshold", "1"], "--threshold 1.0 must lie between 0 and 1"),
     (["--lr", "1e30"], "loss .* on slices of"),
+    (["--size", "100000"], "32..4096"),
+    (["--context-slices", "21"], "--context-slices can be 20 at most"),
+    (["--seed", "4294967295"], "--seed 4294967295 less --epochs"),
 ])
 def test_impossible_settings_are_refused(training, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
