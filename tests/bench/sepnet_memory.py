@@ -2,7 +2,7 @@
 
     python -m tests.bench.sepnet_memory [--crop-size 256] [--window-step 16]
 
-Random weights of full width; --window-step 16 for time: the peak does not depend on it. Not in `make bench`: minutes.
+Random weights of full width; --window-step 16 for time: the peak does not depend on it.
 """
 import argparse
 import resource
