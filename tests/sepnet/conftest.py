@@ -1,9 +1,14 @@
 """A small phantom cohort, prepared and trained for two epochs, once for all tests of SepNet."""
+import os
+
 import pytest
+import torch
 
 from sepnet import preprocess, train
 from shared_data.phantoms import write_structseg_cohort
 
+torch.set_num_threads(1)  # tensors this small gain nothing from more
+os.environ["OMP_NUM_THREADS"] = "1"
 SMALL = ["--crop-size", "48", "--workers", "0"]
 
 

@@ -45,7 +45,7 @@ def test_augmentation_moves_image_and_label_together_by_true_angles():
     for seed in range(12):
         image, moved = draw_patch(case, np.random.default_rng(seed), config)
         assert ((image > 0.5) != (moved > 0)).sum() < 0.03 * label.sum()
-        assert moved.sum() == pytest.approx(label.sum(), rel=0.05)  # turning in mm keeps the volume
+        assert abs(int(moved.sum()) / int(label.sum()) - 1) < 0.05  # turning in mm keeps the volume
         spread = np.std(np.argwhere(moved), axis=0) * (3, 1, 1)
         assert spread.max() / spread.min() < 1.1  # and keeps the ball round
     zoomed = Config(**{**vars(config), "zooms": (0.8, 0.8, 0.8)})

@@ -166,7 +166,9 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
     (cohort / "0 empty").mkdir()
     case("0 no label", labels=None)
     case("0 air", ct=image * 0 - 1000)
-    case("0 nan", ct=image_from(np.full(label.GetSize()[::-1], np.nan, np.float32), geometry(image)))
+    case("0 nan", ct=None)
+    nan = image_from(np.full(label.GetSize()[::-1], np.nan, np.float32), geometry(image))
+    sitk.WriteImage(nan, str(cohort / "0 nan" / "data.nrrd"))  # ITK reads NaN in NIfTI as 0
     case("0 flat", ct=image[:, :, 0])
     case("0 labels", labels=label + 1)
     case("0 size", labels=label[1:])
