@@ -109,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _argument(kind):
-    """argparse's keywords for a type: bool, Literal, tuple, `X | None` or a plain callable."""
+    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None`, or a callable."""
     parts = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _argument(next(part for part in parts if part is not type(None)))
@@ -118,7 +118,7 @@ def _argument(kind):
     if typing.get_origin(kind) is typing.Literal:
         return {"choices": parts, "type": type(parts[0])}
     if parts:
-        return {"type": parts[0], "nargs": len(parts), "metavar": parts[0].__name__.upper()}
+        return {**_argument(parts[0]), "nargs": "+" if Ellipsis in parts else len(parts)}
     return {"type": _absolute if kind is Path else kind, "metavar": kind.__name__.upper()}
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import SimpleITK as sitk
 
-from shared_data.phantoms import main, neck
+from shared_data.phantoms import head, main, neck
 from shared_data.volume import check_same_grid, read_ct, read_mask
 
 SPACING = (1.5, 1.5, 3.0)
@@ -28,3 +28,25 @@ def test_no_threshold_finds_the_nodes():
     nodes = nodes > 0
     best = max(2 * ((hu > cut) & nodes).sum() / ((hu > cut).sum() + nodes.sum()) for cut in range(0, 200, 10))
     assert best < 0.5
+
+
+def test_a_head_has_all_organs_left_ones_on_the_left(tmp_path):
+    main(["--kind", "structseg", "--folder", str(tmp_path), "--patients", "2", "--size", "64", "--slices", "24"])
+    for patient in ("1", "2"):
+        ct = read_ct(tmp_path / patient / "data.nii.gz")
+        mask = read_mask(tmp_path / patient / "label.nii.gz", foreground=range(1, 23))
+        check_same_grid(ct, mask, "label")
+        labels = sitk.GetArrayFromImage(mask)
+        assert set(np.unique(labels)) == set(range(23))
+        side = [mask.TransformContinuousIndexToPhysicalPoint(np.argwhere(labels == label).mean(0)[::-1])[0]
+                for label in range(1, 23)]  # x, mm to the left
+        for left, right in ((2, 3), (4, 5), (6, 7), (9, 10), (12, 13), (14, 15), (16, 17), (18, 19), (21, 22)):
+            assert side[left - 1] > side[right - 1] + 10
+
+
+def test_the_organs_of_a_head_look_like_what_is_beside_them():
+    hu, labels = head(3, (32, 96, 96), (2.2, 2.2, 3.25))
+    for label in range(1, 23):
+        organ = labels == label
+        low, high = np.percentile(hu[organ], (10, 90))
+        assert ((hu >= low) & (hu <= high) & ~organ).sum() > organ.sum()

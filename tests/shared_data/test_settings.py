@@ -89,3 +89,13 @@ def test_bad_settings_files_are_one_clear_error(tmp_path, content):
 def test_a_config_is_plain_json(tmp_path):
     keep_config(Settings(), tmp_path / "config.json")
     assert json.loads((tmp_path / "config.json").read_text())["patch_zyx"] == [4, 8]
+
+
+def test_a_tuple_of_any_length_takes_one_or_more_values():
+    @dataclass(frozen=True)
+    class Files:
+        checkpoint: tuple[Path, ...]  # one or more
+
+    assert parse_options(Files, ["--checkpoint", "/a", "/b", "/c"]).checkpoint == (Path("/a"), Path("/b"), Path("/c"))
+    with pytest.raises(InputError, match="expected at least one argument"):
+        parse_options(Files, ["--checkpoint"])

@@ -1,0 +1,49 @@
+"""Our checkpoints: plain tensors, numbers and strings, written whole; read without executing anything."""
+import io
+
+import torch
+
+from sepnet.config import Config
+from sepnet.networks import build_network
+from sepnet.original_checkpoint import guess_options, load_original_checkpoint, load_strictly, read_checkpoint
+from shared_data.errors import InputError
+from shared_data.files import whole_file
+from shared_data.settings import build, config_from_dict
+
+PROJECT = "sepnet"
+
+
+def save_checkpoint(path, **state):
+    """Write `state` and the project's name; a kill or a full disk leaves the old file."""
+    buffer = io.BytesIO()
+    torch.save({"project": PROJECT, **state}, buffer)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path):
+    """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
+    state = read_checkpoint(path)
+    if state.get("project") != PROJECT:
+        raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {PROJECT}. "
+                         "Name a checkpoint of this project.")
+    return state
+
+
+def load_network(path):
+    """(network in eval mode, its Config) of our checkpoint or the authors'; theirs gets the default settings."""
+    loaded = read_checkpoint(path)
+    if "project" not in loaded:
+        state = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded
+        try:
+            options = guess_options(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        network = load_original_checkpoint(path, **options)
+        options["network"] = options.pop("kind")
+        return network, build(Config, options)
+    state = load_checkpoint(path)
+    config = config_from_dict(Config, state["config"], path)
+    network = build_network(config)
+    load_strictly(network, state["model"], path)
+    return network.eval(), config

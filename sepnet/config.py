@@ -1,0 +1,114 @@
+"""Every setting of SepNet: edit the defaults here, or give `--name value` to any of the scripts."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
+
+# Control points, HU -> value: 0 below the first, the last value above the last.
+CONTROL_POINTS = {
+    "multi_thresh_1": ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1)),  # authors, documented
+    "multi_thresh_2": ((-500, -100, 200, 1500), (0, 0.2, 0.8, 1)),  # the author's later code on the same data
+    "multi_thresh_3": ((-500, -100, 100, 1500), (0, 0.2, 0.8, 1)),  # the author's later code on the same data
+    "single_window": ((-200, 400), (0, 1)),  # authors' plain window, to compare with
+}
+MEMBERS = tuple((transform, alpha) for transform in ("multi_thresh_1", "multi_thresh_2", "multi_thresh_3")
+                for alpha in (0.5, 1.0))  # the ensemble (paper)
+
+ORGANS = ("brain stem", "eye L", "eye R", "lens L", "lens R", "optic nerve L", "optic nerve R", "optic chiasm",
+          "temporal lobe L", "temporal lobe R", "pituitary", "parotid L", "parotid R", "inner ear L", "inner ear R",
+          "middle ear L", "middle ear R", "TM joint L", "TM joint R", "spinal cord", "mandible L", "mandible R")
+WEIGHTS = (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)
+# Names and the challenge's weights of labels 1, 2, ... (StructSeg 2019, task 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The comment behind a field is its help text; in brackets where the value comes from."""
+
+    # Folders
+    data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
+    prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
+    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>_<transform>_alpha<alpha>
+
+    # Preparation
+    split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
+    crop_size: int = 256  # side of the centre crop, voxels, divisible by 8 (paper)
+    resample: bool = False  # resample to spacing_zyx first (authors: optional)
+    spacing_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0)  # mm, used with --resample (authors)
+    plain_window: bool = False  # write single_window too, HU -200 to 400, to compare with
+
+    # Training
+    transform: Transform = "multi_thresh_1"  # intensity function, see CONTROL_POINTS (authors)
+    patch_zyx: tuple[int, int, int] = (16, 120, 120)  # voxels, divisible by 8 (paper)
+    batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
+    steps_per_epoch: int = 100  # updates in an epoch (authors)
+    epochs: int = 400  # (authors)
+    loss: Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"] = "attention_exp_dice"  # (paper)
+    alpha: float = 0.5  # attention_exp_dice: small values stress hard voxels; members with 1 too (paper)
+    normalisation: Literal["original", "paper"] = "original"  # of the log-Dice: the authors' code, or the formula
+    lr: float = 1e-3  # learning rate of Adam (authors)
+    lr_factor: float = 0.9  # learning rate x this ... (authors)
+    lr_every: int = 10  # ... after so many epochs (authors)
+    weight_decay: float = 1e-8  # of Adam (authors)
+    augment: bool = False  # zoom and rotate patches (authors: optional)
+    zooms: tuple[float, float, float] = (0.8, 1.0, 1.2)  # one of these (authors)
+    rotate_degrees: float = 15.0  # largest angle, about a random axis (authors)
+    validate_every: int = 1  # epochs between validations over whole cases (authors)
+    seed: int = 2019  # of weights, sampling and augmentation (ours)
+    resume: bool = False  # go on from last.pt of the run folder
+
+    # Network
+    network: Literal["sepnet", "unet"] = "sepnet"  # or the 3-D U-Net it is compared with
+    separate_direction: Literal["axial", "sagittal", "coronal"] = "axial"  # plane of the (1, 3, 3) kernels (paper)
+    n_classes: int = 23  # background and 22 organs (StructSeg)
+    base_channels: int = 24  # width (authors)
+    dropout: float = 0.5  # at the bottleneck (authors)
+    channel_dropout: float = 0.1  # before the classifier (authors)
+
+    # Inference
+    window_slices: int = 16  # slices the network sees at a time, divisible by 8 (authors)
+    window_step: int = 2  # slices between windows (authors)
+    window_batch: int = 1  # windows in one pass (ours)
+
+    # Machine
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+    precision: Precision = "auto"  # of training; auto: 32-true, bfloat16 fails in this network
+    workers: int = 2  # processes that prepare or draw patches
+
+    def __post_init__(self):
+        if self.run_dir is None:
+            name = f"{self.network}_{self.transform}_alpha{self.alpha:g}"
+            object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / name)
+        _at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
+                  "window_step", "window_batch", "devices", "num_nodes")
+        _at_least(self, 2, "n_classes")
+        _at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees")
+        for name in ("dropout", "channel_dropout"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        for name in ("lr", "alpha", "lr_factor"):
+            _require(self, name, 0 < getattr(self, name) < float("inf"), "must be positive")
+        _require(self, "split", 0 < self.split < 1, "must lie between 0 and 1")
+        for name in ("crop_size", "window_slices"):
+            _require(self, name, getattr(self, name) >= 16 and getattr(self, name) % 8 == 0,
+                     "must be divisible by 8 and at least 16")
+        _require(self, "window_step", self.window_step <= self.window_slices, "must not exceed --window-slices")
+        _require(self, "patch_zyx", all(n >= 16 and n % 8 == 0 for n in self.patch_zyx),
+                 "must be divisible by 8 and at least 16 along each axis")
+        for name in ("spacing_zyx", "zooms"):
+            _require(self, name, all(0 < value < 50 for value in getattr(self, name)), "must be positive and below 50")
+
+
+def _at_least(config, lowest, *names):
+    for name in names:
+        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
+
+
+def _require(config, name, condition, what):
+    if not condition:
+        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")

@@ -1,0 +1,93 @@
+"""Prepared cases, held in memory, to batches of patches."""
+import numpy as np
+import SimpleITK as sitk
+import torch
+from scipy import ndimage
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from shared_data.errors import InputError
+from shared_data.files import read_table
+from shared_data.volume import read_volume
+
+
+def build_loader(config, rank=0, world_size=1):
+    """Batches of patches of the training cases, `steps_per_epoch` of them; each process gets its share of a batch."""
+    patches = PatchDataset(load_cases(config, "train"), config, rank, world_size)
+    return DataLoader(patches, batch_size=None, sampler=Steps(config.steps_per_epoch), num_workers=config.workers,
+                      persistent_workers=config.workers > 0, pin_memory=torch.cuda.is_available())
+
+
+def load_cases(config, part):
+    """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of "train" or "valid"."""
+    rows = read_table(config.prepared_dir / "cases.csv", ["part", "patient"])
+    return [load_case(config.prepared_dir / part / row["patient"], config.transform)
+            for row in rows if row["part"] == part]
+
+
+def load_case(folder, transform):
+    """One case of `load_cases`. Raises InputError when a file of it is gone or damaged."""
+    if transform == "single_window" and not (folder / "single_window.nii.gz").exists():
+        raise InputError(f"{folder}: no single_window.nii.gz. Run preprocess.py --plain-window into a new folder.")
+    image, label = read_volume(folder / f"{transform}.nii.gz"), read_volume(folder / "label.nii.gz")
+    return {"patient": folder.name, "image": sitk.GetArrayFromImage(image), "label": sitk.GetArrayFromImage(label),
+            "spacing_zyx": image.GetSpacing()[::-1]}
+
+
+class Steps(Sampler):
+    """(epoch, step) of one epoch. No set_epoch(): Fabric would call it with its own count, which forgets a resumed
+    run."""
+
+    def __init__(self, n_steps):
+        self.n_steps, self.epoch = n_steps, 0
+
+    def __len__(self):
+        return self.n_steps
+
+    def __iter__(self):
+        return iter([(self.epoch, step) for step in range(self.n_steps)])
+
+
+class PatchDataset(Dataset):
+    """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "patient" names}: one patch each of different
+    patients. What is drawn depends on the seed, the epoch, the step and nothing else."""
+
+    def __init__(self, cases, config, rank=0, world_size=1):
+        self.cases, self.config, self.rank, self.world_size = cases, config, rank, world_size
+
+    def __getitem__(self, when):
+        rng = np.random.default_rng([self.config.seed, *when])
+        chosen = rng.permutation(len(self.cases))[:self.config.batch_size]
+        chosen = np.resize(chosen, -(-len(chosen) // self.world_size) * self.world_size)  # equal shares
+        chosen = chosen[self.rank::self.world_size]
+        patches = [draw_patch(self.cases[i], np.random.default_rng([self.config.seed, *when, i]), self.config)
+                   for i in chosen]
+        return {"image": torch.from_numpy(np.stack([image for image, _ in patches]))[:, None],
+                "label": torch.from_numpy(np.stack([label for _, label in patches])),
+                "patient": [self.cases[i]["patient"] for i in chosen]}
+
+
+def draw_patch(case, rng, config):
+    """(image, label) of `patch_zyx` somewhere in the case; zeros beyond its edges."""
+    shape, patch = case["image"].shape, config.patch_zyx
+    start = [int(rng.integers(0, max(0, length - side) + 1)) for length, side in zip(shape, patch)]
+    if config.augment:
+        return zoomed_and_rotated(case, np.add(start, np.subtract(patch, 1) / 2), rng, config)
+    pair = []
+    for volume in (case["image"], case["label"]):
+        part = volume[tuple(slice(first, first + side) for first, side in zip(start, patch))]
+        pair.append(np.pad(part, [(0, side - length) for side, length in zip(patch, part.shape)]))
+    return pair
+
+
+def zoomed_and_rotated(case, centre, rng, config):
+    """(image, label) patches around `centre` (voxels), read from the whole volume; angles are true ones, in mm."""
+    zoom, angle = rng.choice(config.zooms), np.radians(rng.uniform(-1, 1) * config.rotate_degrees)
+    one, other = rng.choice(3, 2, replace=False)
+    rotation = np.eye(3)
+    rotation[[one, other], [one, other]] = np.cos(angle)
+    rotation[one, other], rotation[other, one] = -np.sin(angle), np.sin(angle)
+    spacing = np.array(case["spacing_zyx"])
+    matrix = rotation * spacing / spacing[:, None] / zoom  # voxels to mm, turn, mm to voxels
+    offset = centre - matrix @ (np.subtract(config.patch_zyx, 1) / 2)
+    return [ndimage.affine_transform(case[name], matrix, offset, config.patch_zyx, order=order)
+            for name, order in (("image", 1), ("label", 0))]

@@ -1,0 +1,28 @@
+"""Slices with their organs in colour."""
+import cv2
+import numpy as np
+
+from shared_data.pictures import contact_sheet
+
+COLOURS = cv2.cvtColor(np.array([[(label * 67 % 180, 210, 255) for label in range(256)]], np.uint8),
+                       cv2.COLOR_HSV2RGB)[0]
+
+
+def organ_overlay(unit_yx, labels_yx, side=320):
+    """RGB (side', side, 3) of a slice in [0, 1], each label filled in a colour of its own."""
+    scale = side / unit_yx.shape[1]
+    size = (side, max(1, round(unit_yx.shape[0] * scale)))
+    grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    picture = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    labels = cv2.resize(labels_yx.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    blended = (0.45 * picture + 0.55 * COLOURS[labels]).astype(np.uint8)
+    return np.where((labels > 0)[..., None], blended, picture)
+
+
+def case_sheet(unit_zyx, label_maps, tiles=4):
+    """Contact sheet of the slices with most organs; a row for each {caption: labels (z, y, x)}."""
+    organs = sum(np.array([len(np.unique(plane)) - 1 for plane in labels]) for labels in label_maps.values())
+    order = np.argsort(-organs, kind="stable") if organs.any() else np.linspace(0, len(organs) - 1, tiles).astype(int)
+    chosen = sorted({int(k) for k in order[:3 * tiles:3] if organs[k] or not organs.any()}) or [0]
+    return contact_sheet([(organ_overlay(unit_zyx[k], labels[k]), f"{caption}, slice {k}")
+                          for caption, labels in label_maps.items() for k in chosen], columns=len(chosen))

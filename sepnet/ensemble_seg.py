@@ -1,0 +1,51 @@
+"""Several models -> one: python ensemble_seg.py --results-dir ../runs/sepnet/results
+
+Takes every <results>/<member>/<patient>/probability.npz of segmentation.py; writes
+<results>/ensemble/<patient>/segmentation.nii.gz.
+"""
+import zipfile
+
+import numpy as np
+
+from sepnet.members import ChainOptions, patients_of, read_case
+from sepnet.segmentation import write_segmentation
+from shared_data.errors import InputError, run_script
+from shared_data.settings import parse_options
+
+
+def main(argv=None):
+    options = parse_options(ChainOptions, argv, __doc__)
+    for patient in patients_of(options.prepared_dir, options.split):
+        folders = member_folders(options.results_dir, patient)
+        labels = fuse(read_probability(folder / "probability.npz") for folder in folders)
+        write_segmentation(labels, options.results_dir / "ensemble" / patient, read_case(options, patient))
+        print(f"{patient}: {', '.join(folder.parent.name for folder in folders)}")
+
+
+def member_folders(results_dir, patient):
+    """<member>/<patient> folders that hold a segmentation, without the ensemble's. Raises InputError for none."""
+    found = sorted(path.parent for path in results_dir.glob(f"*/{patient}/segmentation.nii.gz")
+                   if path.parent.parent.name != "ensemble")
+    if not found:
+        raise InputError(f"{results_dir}: no <member>/{patient}/segmentation.nii.gz. Run segmentation.py first.")
+    return found
+
+
+def read_probability(path):
+    """The array (class, z, y, x) of a probability.npz."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["probability"]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Run segmentation.py again.") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged. Run segmentation.py again.") from error
+
+
+def fuse(scores):
+    """Arg-max over classes of the members' summed scores (class, ...), each truncated to whole numbers (authors)."""
+    return sum(score.astype(np.int32) for score in scores).argmax(0).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,66 @@
+"""The networks over a CT, window by window; which device they run on."""
+import numpy as np
+import torch
+
+from shared_data.errors import InputError
+
+
+def choose_device(name):
+    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        raise InputError(f"--device {name}: none on this machine. "
+                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
+    return torch.device(name)
+
+
+def choose_precision(name):
+    """Fabric's precision for "auto": 32-true. In bfloat16 the gradients of this network are NaN on CPUs."""
+    return "32-true" if name == "auto" else name
+
+
+def window_starts(depth, window, step):
+    """First slices of the windows: `step` apart, the last one flush with the end (authors)."""
+    return [*range(0, depth - window, step), max(0, depth - window)]
+
+
+@torch.inference_mode()
+def predict_slices(network, volume_zyx, config, device, step=None, progress=iter):
+    """Yield (C, n, Y, X) probabilities, summed over windows and not divided, for all slices in runs of n, in order.
+
+    Only the slices under the current windows are in memory. step: slices between windows (config.window_step);
+    progress: wraps the batches of windows, tqdm say.
+    """
+    depth, window = len(volume_zyx), config.window_slices
+    volume = torch.from_numpy(np.pad(volume_zyx, [(0, max(0, window - depth)), (0, 0), (0, 0)]))
+    starts = window_starts(len(volume), window, step or config.window_step)
+    batches = [starts[i:i + config.window_batch] for i in range(0, len(starts), config.window_batch)]
+    sums, first = torch.zeros(config.n_classes, 0, *volume.shape[1:]), 0
+    for i, batch in enumerate(progress(batches)):
+        with torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
+                            enabled=config.precision != "32-true"):
+            parts = network(torch.stack([volume[start:start + window] for start in batch])[:, None].to(device)).cpu()
+        missing = batch[-1] + window - first - sums.shape[1]
+        sums = torch.cat([sums, torch.zeros(config.n_classes, missing, *volume.shape[1:])], dim=1)
+        for start, part in zip(batch, parts):
+            sums[:, start - first:start - first + window] += part
+        done = (batches[i + 1][0] if i + 1 < len(batches) else depth) - first
+        yield sums[:, :done]
+        sums, first = sums[:, done:].clone(), first + done
+
+
+def segment(networks, volumes, config, device, step=None, progress=iter):
+    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice.
+
+    Returns (labels (z, y, x): arg-max of the summed probabilities, votes (networks, z, y, x): each one's own
+    arg-max), both uint8.
+    """
+    labels, votes = [], []
+    streams = [predict_slices(network, volume, config, device, step, progress if i == 0 else iter)
+               for i, (network, volume) in enumerate(zip(networks, volumes))]
+    for parts in zip(*streams):
+        votes.append(torch.stack([part.argmax(0) for part in parts]).to(torch.uint8).numpy())
+        labels.append(sum(parts).argmax(0).to(torch.uint8).numpy())
+    return np.concatenate(labels), np.concatenate(votes, axis=1)

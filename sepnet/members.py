@@ -1,0 +1,98 @@
+"""The networks that are asked together, and the cases they are asked about."""
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from sepnet.checkpoint import load_network
+from sepnet.config import ROOT, Device, Precision
+from sepnet.inference import choose_device, choose_precision
+from shared_data.errors import InputError
+from shared_data.files import read_json, read_table
+from shared_data.settings import build
+from shared_data.volume import onto_scan
+
+# Settings that decide which grid a network sees; members must agree on them, windows and classes included.
+GRID = ("n_classes", "crop_size", "resample", "spacing_zyx", "window_slices")
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """Options of every script of the inference chain."""
+
+    prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # made by preprocess.py
+    results_dir: Path = ROOT / "runs" / "sepnet" / "results"  # <member>/<patient>/..., ensemble/<patient>/...
+    split: Literal["valid", "train"] = "valid"  # which cases
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """Options of every script that runs networks."""
+
+    window_step: int = 2  # slices between windows (authors)
+    window_batch: int = 1  # windows in one pass
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    precision: Precision = "32-true"  # 16-mixed: for GPUs
+
+    def __post_init__(self):
+        for name in ("window_step", "window_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Members:
+    """names, networks (on `device`) and transforms run side by side; `config` has what they share."""
+
+    names: list
+    networks: list
+    transforms: list
+    config: object
+    device: object
+
+
+def find_checkpoints(run_dir):
+    """best.pt of a run folder, or those of the run folders in it."""
+    found = [run_dir / "best.pt"] if (run_dir / "best.pt").exists() else sorted(run_dir.glob("*/best.pt"))
+    if not found:
+        raise InputError(f"{run_dir}: no best.pt in it or one level below. Train first, or name a --checkpoint.")
+    return found
+
+
+def load_members(checkpoints, options, **changes):
+    """`Members` of checkpoint paths, with the NetworkOptions and `changes` to the settings they share.
+
+    Raises InputError when they do not share classes and grid.
+    """
+    device = choose_device(options.device)
+    loaded = [load_network(path) for path in checkpoints]
+    first = loaded[0][1]
+    for path, (_, config) in zip(checkpoints, loaded):
+        other = [name for name in GRID if getattr(config, name) != getattr(first, name)]
+        if other:
+            raise InputError(f"{path}: {other[0]} {getattr(config, other[0])} differs from {checkpoints[0].name}'s "
+                             f"{getattr(first, other[0])}. Ensembles need the same.")
+    names = [path.stem if path.stem not in ("best", "last") else path.parent.name for path in checkpoints]
+    if len(set(names)) < len(names):
+        names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
+    config = build(partial(replace, first), {
+        **changes, "precision": choose_precision(options.precision), "window_step": options.window_step,
+        "window_batch": options.window_batch})
+    return Members(names, [network.to(device) for network, _ in loaded], [config.transform for _, config in loaded],
+                   config, device)
+
+
+def patients_of(prepared_dir, split):
+    """Names of the prepared cases of a split."""
+    rows = read_table(prepared_dir / "cases.csv", ["part", "patient"])
+    return [row["patient"] for row in rows if row["part"] == split]
+
+
+def read_case(options, patient):
+    """The case.json of a prepared case."""
+    return read_json(options.prepared_dir / options.split / patient / "case.json")
+
+
+def scan_image(labels_lps, case):
+    """Labels (z, y, x) on a prepared case's CT in LPS -> an image on the CT's own grid."""
+    return onto_scan(labels_lps, case["scan"])

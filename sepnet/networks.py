@@ -1,0 +1,96 @@
+"""SepNet and the plain 3-D U-Net it is compared with: the paper's figures."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def build_network(config):
+    """The network of a `Config`."""
+    shape = {"n_classes": config.n_classes, "base_channels": config.base_channels, "dropout": config.dropout,
+             "channel_dropout": config.channel_dropout}
+    if config.network == "unet":
+        return UNet3D(**shape)
+    return SepNet(**shape, separate_direction=config.separate_direction)
+
+
+class EncoderDecoder(nn.Module):
+    """Class probabilities (B, n_classes, Z, Y, X), float32, of CTs (B, 1, Z, Y, X); Z, Y, X divisible by 8.
+
+    encoder, decoder: three stages each, highest resolution at the outside; bottom: what lies between them.
+    """
+
+    def __init__(self, encoder, bottom, decoder, width, n_classes, channel_dropout):
+        super().__init__()
+        self.encoder, self.bottom, self.decoder = nn.ModuleList(encoder), bottom, nn.ModuleList(decoder)
+        self.classify = nn.Sequential(nn.ReLU(), nn.Dropout3d(channel_dropout), nn.Conv3d(width, n_classes, 1))
+
+    def forward(self, x):
+        return self.logits(x).float().softmax(1)
+
+    def logits(self, x):
+        """The same before the softmax, in the precision of the convolutions."""
+        skips = []
+        for stage in self.encoder:
+            skips.append(stage(x))
+            x = F.max_pool3d(skips[-1], 2)
+        x = self.bottom(x)
+        for stage in self.decoder:
+            up = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+            x = stage(torch.cat([up, skips.pop()], dim=1))
+        return self.classify(x)
+
+
+class SepNet(EncoderDecoder):
+    """The U-shaped network of separable blocks. separate_direction: the plane that is separated from its normal."""
+
+    def __init__(self, n_classes=23, base_channels=24, separate_direction="axial", dropout=0.5, channel_dropout=0.1):
+        def block(channels, width):
+            return SepBlock(channels * base_channels, width * base_channels, separate_direction)
+
+        super().__init__(
+            [SepBlock(1, 2 * base_channels, separate_direction), block(2, 2), block(2, 4)],
+            nn.Sequential(block(4, 8), block(8, 4), nn.Dropout(dropout)),
+            [nn.Sequential(block(8, 4), block(4, 2)), nn.Sequential(block(4, 2), block(2, 2)),
+             nn.Sequential(block(4, 2), block(2, 2))],
+            2 * base_channels, n_classes, channel_dropout)
+
+
+class UNet3D(EncoderDecoder):
+    """The baseline with 3x3x3 convolutions."""
+
+    def __init__(self, n_classes=23, base_channels=24, dropout=0.5, channel_dropout=0.1):
+        def stage(*widths):
+            return nn.Sequential(*(conv_norm(channels * base_channels, width * base_channels, (3, 3, 3))
+                                   for channels, width in zip(widths, widths[1:])))
+
+        first = nn.Sequential(conv_norm(1, base_channels, (3, 3, 3)), *stage(1, 2))
+        super().__init__([first, stage(2, 2, 4), stage(4, 4, 8)],
+                         nn.Sequential(*stage(8, 8, 16), nn.Dropout(dropout)),
+                         [stage(24, 8, 8), stage(12, 4, 4), stage(6, 2, 2)],
+                         2 * base_channels, n_classes, channel_dropout)
+
+
+class SepBlock(nn.Module):
+    """In-plane, through-plane, in-plane, in-plane convolution beside a projection of the input.
+
+    (B, channels, Z, Y, X) -> (B, width, Z, Y, X).
+    """
+
+    def __init__(self, channels, width, separate_direction="axial"):
+        super().__init__()
+        normal = ("axial", "sagittal", "coronal").index(separate_direction)  # axis of (Z, Y, X), the authors' naming
+        within, between = ([3, 3, 3], [1, 1, 1])
+        within[normal], between[normal] = 1, 3
+        self.main = nn.Sequential(*conv_norm(channels, width, within), *conv_norm(width, width, between),
+                                  *conv_norm(width, width, within), *conv_norm(width, width, within))
+        self.shortcut = nn.Conv3d(channels, width, 1)
+        self.norm = nn.InstanceNorm3d(width)
+
+    def forward(self, x):
+        return F.relu(self.norm(self.main(x) + self.shortcut(x)), inplace=True)
+
+
+def conv_norm(channels, width, kernel):
+    """Convolution that keeps the size, instance norm without parameters, ReLU."""
+    return nn.Sequential(nn.Conv3d(channels, width, tuple(kernel), padding=tuple(k // 2 for k in kernel)),
+                         nn.InstanceNorm3d(width), nn.ReLU(inplace=True))

@@ -1,0 +1,113 @@
+"""Checkpoints of the authors' code in our networks."""
+import re
+from typing import Literal
+
+import torch
+
+from shared_data.errors import InputError
+from sepnet.networks import SepNet, UNet3D
+
+# The authors' names -> ours, applied in order.
+RENAMES = {
+    "sepnet": [
+        (r"^module\.", ""),
+        (r"^conv1\.", "encoder.0."), (r"^conv2\.", "encoder.1."), (r"^conv3\.", "encoder.2."),
+        (r"^conv4\.", "bottom.0."), (r"^conv5\.", "bottom.1."),
+        (r"^conv6_(\d)\.", r"decoder.0.C\1."), (r"^conv7_(\d)\.", r"decoder.1.C\1."),
+        (r"^conv8_(\d)\.", r"decoder.2.C\1."), (r"C1", "0"), (r"C2", "1"),
+        (r"\.Input\.", ".shortcut."), (r"\.model\.conv1_1_depth\.Conv\.", ".main.0."),
+        (r"\.model\.conv1_1_depth_deep\.Conv\.", ".main.3."), (r"\.model\.conv1_2_depth\.Conv\.", ".main.6."),
+        (r"\.model\.conv1_3_depth\.Conv\.", ".main.9."), (r"^classification\.", "classify."),
+    ],
+    "unet": [
+        (r"^module\.", ""),
+        (r"^conv1_(\d)\.", r"encoder.0.C\1."), (r"^conv2_(\d)\.", r"encoder.1.C\1."),
+        (r"^conv3_(\d)\.", r"encoder.2.C\1."), (r"^conv4_(\d)\.", r"bottom.C\1."),
+        (r"^conv5_(\d)\.", r"decoder.0.C\1."), (r"^conv6_(\d)\.", r"decoder.1.C\1."),
+        (r"^conv7_(\d)\.", r"decoder.2.C\1."), (r"C1", "0"), (r"C2", "1"),
+        (r"\.model\.conv1_1\.Conv\.", ".0."), (r"^classification\.1\.", "classify.2."),
+    ],
+}
+
+
+def load_original_checkpoint(source, kind: Literal["sepnet", "unet"] = "sepnet", base_channels=24, n_classes=23,
+                             separate_direction="axial"):
+    """SepNet or UNet3D in eval mode with the weights of the authors' code.
+
+    source: path of a `.pkl`, or a state dict, plain or under "model"; keys with or without `module.`.
+    Raises InputError naming the key when a tensor is unknown, absent or of another shape.
+    """
+    if kind not in RENAMES:
+        raise InputError(f"kind {kind!r} is unknown. Valid: {', '.join(RENAMES)}.")
+    where = "the state dict" if isinstance(source, dict) else source
+    state = source if isinstance(source, dict) else read_checkpoint(source)
+    state = state["model"] if isinstance(state.get("model"), dict) else state
+    tensors = {}
+    for key, tensor in state.items():
+        ours = renamed(key, kind)
+        if ours in tensors or not torch.is_tensor(tensor):
+            raise InputError(f"{where}: {key} is no tensor of {kind}, or stands there twice.")
+        tensors[ours] = tensor
+    network = (UNet3D(n_classes, base_channels) if kind == "unet"
+               else SepNet(n_classes, base_channels, separate_direction))
+    load_strictly(network, tensors, where, {renamed(key, kind): key for key in state})
+    return network.eval()
+
+
+def guess_options(state):
+    """{"kind", "base_channels", "n_classes", "separate_direction"} that fit an authors' state dict.
+
+    Raises InputError when it is none of theirs.
+    """
+    shapes = {re.sub(r"^module\.", "", key): tuple(value.shape) for key, value in state.items()
+              if torch.is_tensor(value)}
+    try:
+        if "conv1.Input.weight" in shapes:
+            kernel = shapes["conv1.model.conv1_1_depth.Conv.weight"][2:]
+            return {"kind": "sepnet", "base_channels": shapes["conv1.Input.weight"][0] // 2,
+                    "n_classes": shapes["classification.2.weight"][0],
+                    "separate_direction": ("axial", "sagittal", "coronal")[kernel.index(1)]}
+        return {"kind": "unet", "base_channels": shapes["conv1_1.model.conv1_1.Conv.weight"][0],
+                "n_classes": shapes["classification.1.weight"][0], "separate_direction": "axial"}
+    except (KeyError, ValueError, IndexError):
+        raise InputError("not a checkpoint of SepNet or of its U-Net. Name one of this project's or the authors'."
+                         ) from None
+
+
+def renamed(key, kind):
+    """The authors' name of a tensor -> ours."""
+    for pattern, replacement in RENAMES[kind]:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def read_checkpoint(path):
+    """The dict in a checkpoint file, without executing anything from it (weights_only)."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder. Name the checkpoint in it, best.pt say.") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # torch.load fails in many ways on a damaged file
+        raise InputError(f"{path}: damaged, or not a checkpoint of plain tensors. Fetch it again.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint.")
+    return loaded
+
+
+def load_strictly(network, tensors, where, names=None):
+    """Load every tensor; an unknown, absent or misshapen one raises InputError under the name in `names`."""
+    names, own, kind = names or {}, network.state_dict(), type(network).__name__
+    for key in tensors:
+        if key not in own:
+            raise InputError(f"{where}: {names.get(key, key)} has no place in {kind}. Is it another network's?")
+        if own[key].shape != tensors[key].shape:
+            raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, {kind}'s is "
+                             f"{tuple(own[key].shape)}. Another number of channels or classes, or direction?")
+    absent = sorted(own.keys() - tensors.keys())
+    if absent:
+        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it {kind}'s?")
+    network.load_state_dict(tensors)

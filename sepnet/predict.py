@@ -1,0 +1,92 @@
+"""Segment the organs of one CT: python predict.py --input ct.nii.gz --output labels.nii.gz --checkpoint best.pt [more.pt]
+
+input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
+grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
+<name>_uncertainty.nii.gz (entropy of their votes).
+"""
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from sepnet.config import Transform
+from sepnet.drawing import case_sheet
+from sepnet.inference import segment
+from sepnet.members import NetworkOptions, load_members
+from sepnet.test import organ_name
+from sepnet.uncertainty import vote_entropy
+from sepnet.volumes import cropped, network_grid, onto_lps, transformed
+from shared_data.errors import run_script
+from shared_data.files import write_json
+from shared_data.metrics import components
+from shared_data.pictures import save_picture
+from shared_data.settings import parse_options
+from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+
+
+@dataclass(frozen=True)
+class InOut:
+    input: Path  # the CT
+    output: Path  # the label map; its suffix is its format
+    checkpoint: tuple[Path, ...]  # ours or the authors'; several make an ensemble
+
+
+@dataclass(frozen=True)
+class Options(NetworkOptions, InOut):
+    crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
+    transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    check_output(options.output)
+    members = load_members(options.checkpoint, options, **({"crop_size": options.crop_size} if options.crop_size else {}))
+    config = members.config
+    ct = read_ct(options.input)
+    scan, ct = geometry(ct), to_lps(ct)
+    seen = network_grid(ct, config)
+    if max(seen.GetSize()[:2]) > config.crop_size:
+        print(f"note: slices of {seen.GetSize()[0]}x{seen.GetSize()[1]} voxels; the central {config.crop_size}x"
+              f"{config.crop_size} are segmented. --crop-size {8 * math.ceil(max(seen.GetSize()[:2]) / 8)} takes all.")
+    hu, _ = cropped(seen, config.crop_size, fill=-1024)
+    names = [options.transform or name for name in members.transforms]
+    images = {name: transformed(hu, name) for name in names}
+    labels, votes = segment(members.networks, [images[name] for name in names], config, members.device,
+                            progress=partial(tqdm, desc=options.input.name, unit="batch", disable=None))
+    back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
+    prediction = back(labels)
+    write_volume(onto_scan(prediction, scan), options.output)
+    suffix = next(suffix for suffix in SUFFIXES if str(options.output).lower().endswith(suffix))
+    stem = str(options.output)[:-len(suffix)]
+    if len(votes) > 1:
+        write_volume(onto_scan(back(vote_entropy(votes)), scan), f"{stem}_uncertainty{suffix}")
+    organs = list_organs(prediction, ct.GetSpacing(), config.n_classes)
+    write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
+                                "organs": organs})
+    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, tiles=8))
+    absent = [row["organ"] for row in organs if not row["components"]]
+    print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
+          + (f"; not found: {', '.join(absent)}" if absent else ""))
+
+
+def list_organs(labels_zyx, spacing_xyz, n_classes):
+    """[{"label", "organ", "volume_ml", "components"}] of every class."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(sitk.GetImageFromArray(labels_zyx))
+    rows = []
+    for label in range(1, n_classes):
+        voxels, parts = 0, 0
+        if shape.HasLabel(label):
+            x, y, z, nx, ny, nz = shape.GetBoundingBox(label)
+            organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
+            voxels, (_, parts) = int(organ.sum()), components(organ, spacing_xyz)
+        rows.append({"label": label, "organ": organ_name(label), "components": parts,
+                     "volume_ml": voxels * math.prod(spacing_xyz) / 1000})
+    return rows
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,161 @@
+"""Cases to training volumes: python preprocess.py --data-dir /my/HaN_OAR [--split 0.8]
+
+In: <patient>/data.nii.gz and label.nii.gz, flat (StructSeg's download; split here) or below train/ and valid/.
+Out: <prepared>/{train,valid}/<patient>/ with multi_thresh_<1..3>.nii.gz and label.nii.gz (cropped, float32 and uint8,
+true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
+Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
+"""
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from sepnet.config import CONTROL_POINTS, Config
+from sepnet.volumes import cropped, network_grid, transformed
+from shared_data.errors import InputError, run_script
+from shared_data.files import clear_partials, read_json, whole_folder, write_json, write_table
+from shared_data.folds import hold_out, natural_sort
+from shared_data.settings import keep_config, parse_options
+from shared_data.volume import (SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps,
+                                write_volume)
+
+PARTS = ("train", "valid")
+# Settings that decide what the volumes look like; the others may change between runs over one folder.
+VOLUME_SETTINGS = ("split", "crop_size", "resample", "spacing_zyx", "plain_window", "n_classes")
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    cases = find_cases(config)
+    config.prepared_dir.mkdir(parents=True, exist_ok=True)
+    for part in PARTS:
+        clear_partials(config.prepared_dir / part)
+    keep_config(config, config.prepared_dir / "config.json",
+                free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+    skipped, rows = {}, []
+    for (part, folder), outcome in prepare_all(cases, config):
+        if isinstance(outcome, str):
+            skipped[f"{part} {folder.name}"] = outcome
+        else:
+            rows.append(outcome)
+    for part in PARTS:
+        if not any(row["part"] == part for row in rows):
+            raise InputError(f"{config.data_dir}: no {part} case could be prepared. "
+                             + " | ".join(f"{case}: {reason}" for case, reason in skipped.items()))
+    if not any(row["labels"] for row in rows):
+        raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
+    write_table(config.prepared_dir / "cases.csv", rows)
+    present = {int(label) for row in rows for label in row["labels"].split()}
+    print(", ".join(f"{sum(row['part'] == part for row in rows)} {part}" for part in PARTS)
+          + f" cases: {config.prepared_dir}")
+    if absent := sorted(set(range(1, config.n_classes)) - present):
+        print(f"labels that never occur: {', '.join(map(str, absent))}")
+    for case, reason in skipped.items():
+        print(f"skipped {case}: {reason}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def find_cases(config):
+    """[(part, folder)] in natural order; a flat cohort is split by name, the last ones being for validation."""
+    root = config.data_dir
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder. Give the cohort with --data-dir.")
+    if all((root / part).is_dir() for part in PARTS):
+        names = {part: subfolders(root / part) for part in PARTS}
+        twice = set(names["train"]) & set(names["valid"])
+        if twice:
+            raise InputError(f"{root}: {', '.join(natural_sort(twice))} in train and in valid. Keep one of the two.")
+        cases = [(part, root / part / name) for part in PARTS for name in names[part]]
+    else:
+        patients = subfolders(root)
+        if len(patients) < 2:
+            raise InputError(f"{root}: {len(patients)} patient folder{'s' * (len(patients) != 1)}; train and valid need "
+                             "one each. Expected <patient>/data.nii.gz and label.nii.gz.")
+        train, valid = hold_out(patients, 1 - config.split)
+        cases = [("train", root / name) for name in train] + [("valid", root / name) for name in valid]
+    return cases
+
+
+def subfolders(folder):
+    return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+
+
+def prepare_all(cases, config):
+    """Yield ((part, folder), its row of the table, or why it was skipped), in order."""
+    work = partial(prepare_case, config=config)
+    bar = partial(tqdm, total=len(cases), unit="case", disable=None)
+    if config.workers == 0:
+        yield from zip(cases, bar(map(work, cases)))
+        return
+    with ProcessPoolExecutor(config.workers, get_context("spawn"), _one_thread) as pool:
+        try:
+            yield from zip(cases, bar(pool.map(work, cases)))
+        except BrokenProcessPool as error:
+            raise InputError("a worker process was ended, for want of memory most likely. Use fewer --workers."
+                             ) from error
+
+
+def _one_thread():
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def prepare_case(case, config):
+    """Row of cases.csv, the volumes written; or, as a string, why the case has to be skipped."""
+    part, folder = case
+    try:
+        ct_path, label_path = (find_file(folder, stem) for stem in ("data", "label"))
+        target = config.prepared_dir / part / folder.name
+        sources = {path.name: fingerprint(path) for path in (ct_path, label_path)}
+        if not (target / "case.json").exists() or read_json(target / "case.json")["sources"] != sources:
+            ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
+            scan, ct, label = geometry(ct), to_lps(ct), to_lps(label)
+            check_same_grid(ct, label, label_path)
+            write_case(target, ct, label, {"patient": folder.name, "sources": sources, "scan": scan}, config)
+        kept = read_json(target / "case.json")
+    except InputError as error:
+        return str(error)
+    return {"part": part, "patient": folder.name, "slices": kept["seen"]["size_xyz"][2],
+            "labels": " ".join(map(str, kept["labels"]))}
+
+
+def find_file(folder, stem):
+    """The one file (or DICOM folder) of that name, whatever its format and case."""
+    found = [path for path in sorted(folder.iterdir())
+             if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
+             and (path.is_dir() or path.name.lower() != stem)]
+    if len(found) != 1:
+        raise InputError(f"{folder}: {len(found)} files named {stem}.nii.gz (or {' '.join(SUFFIXES[1:])}). "
+                         "One is needed.")
+    return found[0]
+
+
+def fingerprint(path):
+    """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def write_case(target, ct, label, facts, config):
+    """Write every intensity function of one CT, its labels, and what leads back to the CT's grid."""
+    seen = network_grid(ct, config)
+    hu, crop = cropped(seen, config.crop_size, fill=-1024)
+    seen_label = network_grid(label, config, sitk.sitkNearestNeighbor, fill=0)
+    labels, _ = cropped(seen_label, config.crop_size)
+    with whole_folder(target) as folder:
+        for name in CONTROL_POINTS:
+            if name != "single_window" or config.plain_window:
+                write_volume(image_from(transformed(hu, name), crop), folder / f"{name}.nii.gz")
+        write_volume(image_from(labels, crop), folder / "label.nii.gz")
+        write_volume(label, folder / "reference.nii.gz")
+        write_json(folder / "case.json", {
+            **facts, "lps": geometry(ct), "seen": geometry(seen),
+            "labels": [int(value) for value in np.unique(sitk.GetArrayViewFromImage(label)) if value]})
+
+
+if __name__ == "__main__":
+    run_script(main)

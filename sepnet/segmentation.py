@@ -1,0 +1,55 @@
+"""One model over prepared cases: python segmentation.py --checkpoint best.pt [more.pt ...]
+
+Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed over
+the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
+"""
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from sepnet.config import ROOT
+from sepnet.dataset import load_case
+from sepnet.inference import predict_slices
+from sepnet.members import ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case, scan_image
+from sepnet.volumes import onto_lps
+from shared_data.errors import run_script
+from shared_data.files import whole_file
+from shared_data.settings import parse_options
+from shared_data.volume import write_volume
+
+STEPS = 100  # of a stored probability (authors)
+
+
+@dataclass(frozen=True)
+class Options(NetworkOptions, ChainOptions):
+    run_dir: Path = ROOT / "runs" / "sepnet" / "ensemble"  # a run folder, or one of run folders
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
+    for name, network, transform in zip(members.names, members.networks, members.transforms):
+        for patient in patients_of(options.prepared_dir, options.split):
+            case = load_case(options.prepared_dir / options.split / patient, transform)
+            bar = partial(tqdm, desc=f"{name}, {patient}", unit="batch", leave=False, disable=None)
+            parts = [(part * STEPS).numpy().astype(np.uint16) for part in predict_slices(
+                network, case["image"], members.config, members.device, progress=bar)]
+            probability = np.concatenate(parts, axis=1)
+            folder = options.results_dir / name / patient
+            with whole_file(folder / "probability.npz") as partial_path:
+                np.savez_compressed(partial_path, probability=probability)
+            write_segmentation(probability.argmax(0).astype(np.uint8), folder, read_case(options, patient))
+        print(f"{name}: {options.results_dir / name}")
+
+
+def write_segmentation(labels, folder, case):
+    """Labels on the prepared grid -> segmentation.nii.gz on the CT's own."""
+    write_volume(scan_image(onto_lps(labels, case["seen"], case["lps"]), case), folder / "segmentation.nii.gz")
+
+
+if __name__ == "__main__":
+    run_script(main)

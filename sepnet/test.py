@@ -1,0 +1,164 @@
+"""Score one model or an ensemble on prepared cases: python test.py --run-dir ../runs/sepnet/ensemble
+
+--run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
+rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png, predictions/,
+overlays/, report.html.
+"""
+import math
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from sepnet.config import ORGANS, ROOT, WEIGHTS
+from sepnet.dataset import load_case
+from sepnet.drawing import case_sheet
+from sepnet.error_rate import count_errors, error_table, write_error_rates
+from sepnet.inference import segment
+from sepnet.members import NetworkOptions, find_checkpoints, load_members, patients_of, read_case, scan_image
+from sepnet.uncertainty import vote_entropy
+from sepnet.volumes import onto_lps
+from shared_data.errors import InputError, run_script
+from shared_data.files import write_json, write_table
+from shared_data.metrics import dice, surface_distances
+from shared_data.pictures import save_picture
+from shared_data.report import write_report
+from shared_data.settings import parse_options
+from shared_data.volume import read_volume, write_volume
+
+SCORES = ("dice", "hd95_mm", "assd_mm")
+
+
+@dataclass(frozen=True)
+class Options(NetworkOptions):
+    run_dir: Path = ROOT / "runs" / "sepnet" / "ensemble"  # a run folder, or one of run folders
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
+    prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
+    split: Literal["valid", "train"] = "valid"  # which cases
+    output_dir: Path | None = None  # unset: <run folder>/<split>
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
+    prepared = options.prepared_dir or members.config.prepared_dir
+    where = {"output_dir": options.output_dir or options.run_dir / options.split, "prepared_dir": prepared}
+    options = Options(**{**vars(options), **where})
+    patients = patients_of(prepared, options.split)
+    if not patients:
+        raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
+    organs, voxels, wrong = [], Counter(), Counter()
+    for patient in tqdm(patients, unit="patient", disable=None):
+        organs += score_patient(patient, members, options, voxels, wrong)
+    write_results(options, members, patients, organs, error_table(voxels, wrong))
+    return 0
+
+
+def score_patient(patient, members, options, voxels, wrong):
+    """Rows of organs.csv; the prediction, its uncertainty and a picture are written, the errors counted."""
+    folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
+    images = {name: load_case(folder, name)["image"] for name in set(members.transforms)}
+    labels, votes = segment(members.networks, [images[name] for name in members.transforms], members.config,
+                            members.device, progress=partial(tqdm, desc=patient, unit="batch", leave=False, disable=None))
+    back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
+    prediction = back(labels)
+    image = read_volume(folder / "reference.nii.gz")
+    reference = sitk.GetArrayFromImage(image)
+    count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
+    write_volume(scan_image(prediction, case), options.output_dir / "predictions" / f"{patient}.nii.gz")
+    if len(votes) > 1:
+        write_volume(scan_image(back(vote_entropy(votes)), case),
+                     options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
+    truth = load_case(folder, members.transforms[0])["label"]
+    save_picture(options.output_dir / "overlays" / f"{patient}.png",
+                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}))
+    return score_organs(patient, reference, prediction, image.GetSpacing(), members.config.n_classes)
+
+
+def score_organs(patient, reference, prediction, spacing_xyz, n_classes):
+    """One row per organ; absent on both sides: "absent", its scores NaN."""
+    rows = []
+    for label in range(1, n_classes):
+        truth, found = reference == label, prediction == label
+        state = {(True, True): "both", (True, False): "missed", (False, True): "false", (False, False): "absent"}
+        ml = math.prod(spacing_xyz) / 1000
+        rows.append({"patient": patient, "label": label, "organ": organ_name(label),
+                     "found": state[bool(truth.any()), bool(found.any())], "dice": dice(truth, found),
+                     **surface_distances(truth, found, spacing_xyz),
+                     "reference_ml": float(truth.sum() * ml), "prediction_ml": float(found.sum() * ml)})
+    return rows
+
+
+def organ_name(label):
+    return ORGANS[label - 1] if label <= len(ORGANS) else f"label {label}"
+
+
+def write_results(options, members, patients, organs, errors):
+    out = options.output_dir
+    by_organ = [summarise_organ([row for row in organs if row["label"] == label])
+                for label in range(1, members.config.n_classes)]
+    overall = {"mean_dice": mean([row["dice"] for row in by_organ]), **weighted_scores(by_organ)}
+    cases = [{"patient": patient, **{name: mean([row[name] for row in organs if row["patient"] == patient])
+                                     for name in SCORES}} for patient in patients]
+    write_table(out / "organs.csv", organs)
+    write_table(out / "cases.csv", cases)
+    write_json(out / "summary.json", {"members": members.names, "split": options.split, "cases": len(patients),
+                                      "overall": overall, "organs": by_organ, "error_rates": errors})
+    write_error_rates(out, errors)
+    figures = {f"{patient}: reference above, prediction below": out / "overlays" / f"{patient}.png"
+               for patient in patients}
+    figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if (options.run_dir / "curves.png").exists():
+        figures["training"] = options.run_dir / "curves.png"
+    absent = [row["organ"] for row in by_organ if row["found"] == "absent"]
+    write_report(out / "report.html", f"SepNet, {options.split} cases of {options.prepared_dir.name}", [
+        f"{len(patients)} cases, {len(members.names)} members: {', '.join(members.names)}.",
+        "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ absent from reference and prediction is "
+        "'absent': it enters no mean. Distances are undefined where one side is empty: n_distance counts the others.",
+        f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
+        "left out."],
+        {"Overall": [overall], "Organs": by_organ, "Error rate by vote": errors, "Cases": cases,
+         "Organs of each case": organs}, figures)
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
+    print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")
+    print(f"report: {out / 'report.html'}")
+
+
+def summarise_organ(rows):
+    """Mean and standard deviation over the cases where a score is finite, and how many those are."""
+    states = Counter(row["found"] for row in rows)
+    summary = {"label": rows[0]["label"], "organ": rows[0]["organ"],
+               "found": "absent" if states["absent"] == len(rows) else f"{states['both']} of "
+               f"{states['both'] + states['missed']}"}
+    for name in SCORES:
+        values = [row[name] for row in rows if math.isfinite(row[name])]
+        summary |= {name: mean(values), f"{name}_std": statistics.pstdev(values) if values else math.nan}
+    return {**summary, "n": sum(math.isfinite(row["dice"]) for row in rows),
+            "n_distance": sum(math.isfinite(row["hd95_mm"]) for row in rows), "false": states["false"]}
+
+
+def weighted_scores(by_organ):
+    """The challenge's weighted mean Dice and HD95, over the organs that have a score."""
+    scores = {}
+    for name in ("dice", "hd95_mm"):
+        pairs = [(row[name], WEIGHTS[row["label"] - 1]) for row in by_organ
+                 if math.isfinite(row[name]) and row["label"] <= len(WEIGHTS)]
+        total = sum(weight for _, weight in pairs)
+        scores[f"weighted_{name}"] = sum(value * weight for value, weight in pairs) / total if total else math.nan
+    return scores
+
+
+def mean(values):
+    """Of the finite ones; NaN for none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.mean(finite) if finite else math.nan
+
+
+if __name__ == "__main__":
+    run_script(main)

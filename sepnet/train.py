@@ -1,0 +1,172 @@
+"""Train one member: python train.py --transform multi_thresh_1 --alpha 0.5 [--resume]; all six: --all-members
+
+Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
+--all-members makes a run folder for each of the six below --run-dir.
+"""
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from sepnet.authors_ini import read_ini
+from sepnet.checkpoint import load_checkpoint, save_checkpoint
+from sepnet.config import MEMBERS, ROOT, Config
+from sepnet.dataset import build_loader, load_cases
+from sepnet.inference import choose_device, choose_precision, segment
+from sepnet.losses import build_loss
+from sepnet.networks import build_network
+from shared_data.errors import InputError, run_script
+from shared_data.files import clear_partials, write_json, write_table
+from shared_data.metrics import dice
+from shared_data.pictures import draw_curves
+from shared_data.settings import build, changed_config, given_options, load_config
+
+# What may change when a run goes on; everything else would make it another experiment.
+FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
+        "window_batch")
+
+
+@dataclass(frozen=True)
+class Options(Config):
+    config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
+    all_members: bool = False  # train the six members of the ensemble, one after the other
+
+
+def main(argv=None):
+    given = given_options(Options, argv, __doc__)
+    if "config" in given:
+        given = {**read_ini(given["config"]), **given}
+    own = {field.name for field in fields(Config)}
+    settings = {name: value for name, value in given.items() if name in own}
+    if not given.get("all_members"):
+        train(read_settings(settings))
+        return
+    folder = given.get("run_dir", ROOT / "runs" / "sepnet" / "ensemble")
+    for transform, alpha in MEMBERS:
+        member = {**settings, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
+        if not (member["run_dir"] / "last.pt").exists():
+            member["resume"] = False
+        train(read_settings(member))
+
+
+def read_settings(given):
+    """The run's Config: from the options given, or, with `resume`, as the run folder keeps it."""
+    config = build(Config, given)
+    kept = config.run_dir / "config.json"
+    if config.resume:
+        if not (config.run_dir / "last.pt").exists():
+            raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
+        config = changed_config(load_config(Config, kept), given, FREE, kept)
+    elif (config.run_dir / "last.pt").exists():
+        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    clear_partials(config.run_dir)
+    return config
+
+
+def train(config):
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision)
+    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
+                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+                    precision=precision)
+    fabric.launch()
+    fabric.seed_everything(config.seed, verbose=False)
+    loader = fabric.setup_dataloaders(build_loader(config, fabric.global_rank, fabric.world_size),
+                                      use_distributed_sampler=False)
+    cases, loss_function = load_cases(config, "valid"), build_loss(config)
+    model = build_network(config)
+    model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
+                                                            weight_decay=config.weight_decay))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
+    history, best_dice = [], -1.0
+    if config.resume:
+        state = load_checkpoint(config.run_dir / "last.pt")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        history, best_dice = state["history"], state["best_dice"]
+    elif fabric.is_global_zero:
+        write_json(config.run_dir / "config.json", to_plain(config))
+    board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+
+    while len(history) < config.epochs:
+        epoch = len(history)
+        fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
+        loader.sampler.epoch = epoch
+        row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
+        row["loss"] = train_one_epoch(fabric, model, optimizer, loss_function, loader,
+                                      f"epoch {epoch + 1}/{config.epochs}")
+        due = (epoch + 1) % config.validate_every == 0 or epoch + 1 == config.epochs
+        row["val_dice"] = validate(fabric, model, cases, replace(config, precision=precision)) if due else float("nan")
+        scheduler.step()
+        history.append(row)
+        is_best = row["val_dice"] > best_dice
+        best_dice = row["val_dice"] if is_best else best_dice
+        if fabric.is_global_zero:
+            state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                     "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice}
+            save_epoch(config, state, is_best, board)
+        fabric.barrier()
+    if fabric.is_global_zero:
+        board.close()
+        print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
+    """One pass over the steps; the mean loss."""
+    model.train()
+    losses = []
+    bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
+    for batch in bar:
+        loss = loss_function(model(batch["image"]).float(), batch["label"])
+        if not loss.isfinite():
+            raise InputError(f"loss {loss.item()} on patches of {', '.join(batch['patient'])}. "
+                             "Try a smaller --lr, or --precision 32-true.")
+        optimizer.zero_grad()
+        fabric.backward(loss)
+        optimizer.step()
+        losses.append(loss.detach())
+        bar.set_postfix(loss=f"{loss.item():.4f}")
+    return fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean").item()
+
+
+def validate(fabric, model, cases, config):
+    """Mean Dice of the organs over whole cases, each organ's mean over the cases that have it; windows of
+    `window_slices` half overlapping. The processes share the cases."""
+    model.eval()
+    network = model.module  # not through DDP, which wants as many calls in every process
+    scores = torch.full((len(cases), config.n_classes - 1), float("nan"), device=fabric.device)
+    for i in range(fabric.global_rank, len(cases), fabric.world_size):
+        labels, _ = segment([network], [cases[i]["image"]], config, fabric.device, config.window_slices // 2)
+        scores[i] = torch.tensor([dice(cases[i]["label"] == c, labels == c) for c in range(1, config.n_classes)])
+    scores = fabric.all_gather(scores).reshape(-1, len(cases), config.n_classes - 1).nanmean(0)
+    return scores.nanmean(0).nanmean().item()
+
+
+def save_epoch(config, state, is_best, board):
+    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    history = state["history"]
+    row = history[-1]
+    if is_best:
+        save_checkpoint(config.run_dir / "best.pt", **state)
+    save_checkpoint(config.run_dir / "last.pt", **state)
+    write_table(config.run_dir / "history.csv", history)
+    draw_curves(history, config.run_dir / "curves.png", {"loss": ["loss"], "validation Dice": ["val_dice"]})
+    for name in row.keys() - {"epoch"}:
+        if np.isfinite(row[name]):
+            board.add_scalar(name, row[name], row["epoch"])
+    print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
+          flush=True)
+
+
+def to_plain(config):
+    """The settings as JSON-like values: a checkpoint holds no classes."""
+    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,78 @@
+"""From a CT to what the network sees, and back: segmental linear functions, resampling, centre crop."""
+import numpy as np
+import SimpleITK as sitk
+
+from sepnet.config import CONTROL_POINTS
+from shared_data.volume import geometry, image_from
+
+
+def segmental_linear(hu, knots_hu, values):
+    """The piecewise-linear map through the points (knots_hu, values), float64 (authors).
+
+    0 below the first knot, whatever its value is; the last value from the last knot on.
+    """
+    return np.interp(hu, knots_hu, values, left=0)
+
+
+def transformed(hu, name):
+    """`segmental_linear` with the control points of that name, float32."""
+    return segmental_linear(hu, *CONTROL_POINTS[name]).astype(np.float32)
+
+
+def centre_crop(volume, size, fill=0):
+    """The central size x size of (..., y, x); missing margins are `fill`."""
+    source, target = crop_boxes(volume.shape[-2:], size)
+    cropped = np.full((*volume.shape[:-2], size, size), fill, volume.dtype)
+    cropped[(..., *target)] = volume[(..., *source)]
+    return cropped
+
+
+def undo_crop(cropped, shape_yx):
+    """Put what `centre_crop` took back into slices of the old shape; 0 outside."""
+    source, target = crop_boxes(shape_yx, cropped.shape[-1])
+    volume = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
+    volume[(..., *source)] = cropped[(..., *target)]
+    return volume
+
+
+def crop_boxes(shape_yx, size):
+    """(slices in the volume, slices in the crop) that show the same voxels."""
+    source, target = [], []
+    for length in shape_yx:
+        start = (length - size) // 2  # negative: padding
+        source.append(slice(max(0, start), min(length, start + size)))
+        target.append(slice(source[-1].start - start, source[-1].stop - start))
+    return tuple(source), tuple(target)
+
+
+def network_grid(image, config, interpolator=sitk.sitkBSpline3, fill=-1024):
+    """An image in LPS with the voxels the network is to see: as they are, or resampled to `spacing_zyx`."""
+    if not config.resample:
+        return image
+    spacing = config.spacing_zyx[::-1]
+    size = [max(2, round(n * old / new)) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing)]
+    # The outer edges of the volume stay where they are.
+    origin = image.TransformContinuousIndexToPhysicalPoint(
+        [(new / old - 1) / 2 for old, new in zip(image.GetSpacing(), spacing)])
+    return sitk.Resample(image, size, sitk.Transform(), interpolator, origin, spacing, image.GetDirection(), fill,
+                         image.GetPixelID(), True)
+
+
+def cropped(image, size, fill=0):
+    """The centre crop of an image: (array (z, y, x), its geometry)."""
+    array = centre_crop(sitk.GetArrayViewFromImage(image), size, fill)
+    start = [(length - size) // 2 for length in image.GetSize()[:2]]
+    origin = image.TransformContinuousIndexToPhysicalPoint([*map(float, start), 0.0])
+    return array, {**geometry(image), "size_xyz": [size, size, image.GetSize()[2]], "origin_xyz": list(origin)}
+
+
+def onto_lps(labels_zyx, seen, lps):
+    """Labels on the crop -> labels (z, y, x) on the CT's grid in LPS. seen, lps: `geometry` of the network's grid
+    before the crop, and of the CT's."""
+    labels = undo_crop(labels_zyx, seen["size_xyz"][1::-1])
+    if seen == lps:
+        return labels
+    target = image_from(np.zeros(lps["size_xyz"][::-1], np.uint8), lps)
+    resampled = sitk.Resample(image_from(labels, seen), target, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
+                              sitk.sitkUnknown, True)
+    return sitk.GetArrayFromImage(resampled)

@@ -1,0 +1,27 @@
+"""Windows through SepNet in batches against one at a time, as windows a second within this run.
+
+    python -m tests.bench.run sepnet_windows
+"""
+import time
+
+import numpy as np
+import torch
+
+from sepnet.config import Config
+from sepnet.inference import choose_device, predict_slices
+from sepnet.networks import SepNet
+
+
+def run(size=64, depth=32, rounds=2):
+    device = choose_device("auto")
+    network = SepNet(base_channels=8).eval().to(device)
+    volume = np.random.default_rng(0).random((depth, size, size)).astype(np.float32)
+    seconds = {1: [], 4: []}
+    for _ in range(rounds):
+        for batch, times in seconds.items():
+            start = time.perf_counter()
+            for _ in predict_slices(network, volume, Config(window_batch=batch), device):
+                pass
+            times.append(time.perf_counter() - start)
+    return {f"one at a time / batches of 4, {device.type}, {torch.get_num_threads()} threads":
+            min(seconds[1]) / min(seconds[4])}
