@@ -27,6 +27,8 @@ def load_checkpoint(path):
     if state.get("project") != PROJECT:
         raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {PROJECT}. "
                          "Name a checkpoint of this project.")
+    if not (isinstance(state.get("model"), dict) and isinstance(state.get("config"), dict)):
+        raise InputError(f"{path}: holds no model with its settings. Take another checkpoint.")
     return state
 
 

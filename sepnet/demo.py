@@ -8,21 +8,27 @@ from pathlib import Path
 
 from sepnet import predict, preprocess, test, train
 from sepnet.config import ROOT
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
 from shared_data.phantoms import write_structseg_cohort
 from shared_data.settings import parse_options
 
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path = ROOT / "demo" / "sepnet"  # made anew
+    folder: Path = ROOT / "demo" / "sepnet"  # the default is made anew; another must be empty
     patients: int = 8  # phantom patients: 6 to train on, 2 to score
     steps: int = 120  # updates of each member
     size: int = 48  # pixels along x and y, divisible by 16
 
+    def __post_init__(self):
+        if self.patients < 2 or self.steps < 4 or self.size % 16 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 2, --steps 4, --size divisible by 16 in 32..512.")
+
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
+    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        raise InputError(f"{options.folder}: not empty. Name a new folder.")
     raw, runs = options.folder / "raw", options.folder / "runs"
     shutil.rmtree(options.folder, ignore_errors=True)
     write_structseg_cohort(raw, options.patients, size=options.size, slices=24)

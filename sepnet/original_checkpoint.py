@@ -1,5 +1,6 @@
 """Checkpoints of the authors' code in our networks."""
 import re
+import warnings
 from typing import Literal
 
 import torch
@@ -84,7 +85,9 @@ def renamed(key, kind):
 def read_checkpoint(path):
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint.") from None
     except IsADirectoryError:
@@ -102,11 +105,13 @@ def load_strictly(network, tensors, where, names=None):
     """Load every tensor; an unknown, absent or misshapen one raises InputError under the name in `names`."""
     names, own, kind = names or {}, network.state_dict(), type(network).__name__
     for key in tensors:
-        if key not in own:
+        if key not in own or not torch.is_tensor(tensors[key]):
             raise InputError(f"{where}: {names.get(key, key)} has no place in {kind}. Is it another network's?")
         if own[key].shape != tensors[key].shape:
             raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, {kind}'s is "
                              f"{tuple(own[key].shape)}. Another number of channels or classes, or direction?")
+        if not tensors[key].isfinite().all():
+            raise InputError(f"{where}: {names.get(key, key)} holds values that are not numbers. Take another one.")
     absent = sorted(own.keys() - tensors.keys())
     if absent:
         raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it {kind}'s?")

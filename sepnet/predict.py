@@ -42,7 +42,7 @@ class Options(NetworkOptions, InOut):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_output(options.output)
+    check_output(options.output, options.input)
     members = load_members(options.checkpoint, options, **({"crop_size": options.crop_size} if options.crop_size else {}))
     config = members.config
     ct = read_ct(options.input)

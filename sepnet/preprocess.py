@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from sepnet.config import CONTROL_POINTS, Config
 from sepnet.volumes import cropped, network_grid, transformed
-from shared_data.errors import InputError, run_script
-from shared_data.files import clear_partials, read_json, whole_folder, write_json, write_table
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
 from shared_data.settings import keep_config, parse_options
 from shared_data.volume import (SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps,
@@ -32,15 +32,23 @@ VOLUME_SETTINGS = ("split", "crop_size", "resample", "spacing_zyx", "plain_windo
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
     cases = find_cases(config)
-    config.prepared_dir.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        clear_partials(config.prepared_dir / part)
-    keep_config(config, config.prepared_dir / "config.json",
-                free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+    raw, prepared = config.data_dir.resolve(), config.prepared_dir.resolve()
+    if raw == prepared or raw in prepared.parents or prepared in raw.parents:
+        raise InputError(f"{config.prepared_dir}: the prepared folder and --data-dir must lie apart. Name another.")
+    with only_run_in(config.prepared_dir):
+        for part in PARTS:
+            clear_partials(config.prepared_dir / part)
+        keep_config(config, config.prepared_dir / "config.json",
+                    free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+        return prepare_cohort(cases, config)
+
+
+def prepare_cohort(cases, config):
+    """Prepare every case and write the table; 1 when some had to be skipped."""
     skipped, rows = {}, []
     for (part, folder), outcome in prepare_all(cases, config):
         if isinstance(outcome, str):
-            skipped[f"{part} {folder.name}"] = outcome
+            skipped[f"{part} {folder.name if folder.name.isprintable() else ascii(folder.name)}"] = outcome
         else:
             rows.append(outcome)
     for part in PARTS:
@@ -107,24 +115,36 @@ def _one_thread():
 def prepare_case(case, config):
     """Row of cases.csv, the volumes written; or, as a string, why the case has to be skipped."""
     part, folder = case
+    target = config.prepared_dir / part / folder.name
     try:
         ct_path, label_path = (find_file(folder, stem) for stem in ("data", "label"))
-        target = config.prepared_dir / part / folder.name
         sources = {path.name: fingerprint(path) for path in (ct_path, label_path)}
-        if not (target / "case.json").exists() or read_json(target / "case.json")["sources"] != sources:
+        done = is_prepared(target, sources)
+        if not done:
             ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
             scan, ct, label = geometry(ct), to_lps(ct), to_lps(label)
             check_same_grid(ct, label, label_path)
-            write_case(target, ct, label, {"patient": folder.name, "sources": sources, "scan": scan}, config)
-        kept = read_json(target / "case.json")
-    except InputError as error:
-        return str(error)
+    except (InputError, OSError) as error:
+        return one_line(error)
+    if not done:
+        write_case(target, ct, label, {"patient": folder.name, "sources": sources, "scan": scan}, config)
+    kept = read_json(target / "case.json")
     return {"part": part, "patient": folder.name, "slices": kept["seen"]["size_xyz"][2],
             "labels": " ".join(map(str, kept["labels"]))}
 
 
+def is_prepared(target, sources):
+    """Whether the case's folder was written whole, from these very files."""
+    try:
+        return read_json(target / "case.json").get("sources") == sources
+    except (InputError, OSError, AttributeError):
+        return False
+
+
 def find_file(folder, stem):
     """The one file (or DICOM folder) of that name, whatever its format and case."""
+    if not folder.name.isprintable() or len(folder.name.encode()) > 200:
+        raise InputError(f"{ascii(str(folder))}: a folder of this name cannot be prepared. Rename it.")
     found = [path for path in sorted(folder.iterdir())
              if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
              and (path.is_dir() or path.name.lower() != stem)]
@@ -137,7 +157,7 @@ def find_file(folder, stem):
 def fingerprint(path):
     """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
 def write_case(target, ct, label, facts, config):

@@ -3,6 +3,8 @@
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
 --all-members makes a run folder for each of the six below --run-dir.
 """
+import logging
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -19,11 +21,12 @@ from sepnet.dataset import build_loader, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
 from sepnet.losses import build_loss
 from sepnet.networks import build_network
+from sepnet.original_checkpoint import load_strictly
 from shared_data.errors import InputError, run_script
-from shared_data.files import clear_partials, write_json, write_table
+from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, changed_config, given_options, load_config
+from shared_data.settings import build, changed_config, config_from_dict, given_options
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
@@ -56,24 +59,34 @@ def main(argv=None):
 def read_settings(given):
     """The run's Config: from the options given, or, with `resume`, as the run folder keeps it."""
     config = build(Config, given)
-    kept = config.run_dir / "config.json"
+    last = config.run_dir / "last.pt"
     if config.resume:
-        if not (config.run_dir / "last.pt").exists():
+        if not last.exists():
             raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
-        config = changed_config(load_config(Config, kept), given, FREE, kept)
-    elif (config.run_dir / "last.pt").exists():
+        config = changed_config(config_from_dict(Config, load_checkpoint(last)["config"], last), given, FREE, last)
+    elif last.exists():
         raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    clear_partials(config.run_dir)
     return config
 
 
 def train(config):
+    """Train one member, in as many processes as the settings say."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device(config.device)
     precision = choose_precision(config.precision)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
                     strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
                     precision=precision)
     fabric.launch()
+    with only_run_in(config.run_dir) if fabric.is_global_zero else nullcontext():
+        train_all_epochs(config, fabric, precision)
+
+
+def train_all_epochs(config, fabric, precision):
+    """From the start or from last.pt."""
+    if fabric.is_global_zero:
+        clear_partials(config.run_dir)
+        check_free_space(config.run_dir, 200e6)
     fabric.seed_everything(config.seed, verbose=False)
     loader = fabric.setup_dataloaders(build_loader(config, fabric.global_rank, fabric.world_size),
                                       use_distributed_sampler=False)
@@ -85,7 +98,7 @@ def train(config):
     history, best_dice = [], -1.0
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
-        model.load_state_dict(state["model"])
+        load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice = state["history"], state["best_dice"]

@@ -178,21 +178,24 @@ def _check_file(path):
             _check_nifti(path)
         else:
             _check_compressed(path)
-    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError) as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 
 
 def _check_nifti(path):
-    size = 0
     with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
         first = stream.read(4)
         stream.seek(0)
         two = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
         header = (nibabel.Nifti2Header if two else nibabel.Nifti1Header).from_fileobj(stream, check=False)
-        stream.seek(0)
+        kind, size = header.get_data_dtype(), max(int(header["vox_offset"]), 352)
+        needed = size + math.prod(header.get_data_shape()) * kind.itemsize
+        stream.seek(size)
         while block := stream.read(1 << 22):  # to the end: the checksum stands there
             size += len(block)
-    needed = int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+            if kind.kind == "f" and not np.isfinite(np.frombuffer(block, kind, len(block) // kind.itemsize)).all():
+                raise InputError(f"{path}: holds values that are not numbers (NaN or infinite). "  # ITK would put 0
+                                 "Replace them, by air say.")
     if size < needed:
         raise EOFError(f"{size} bytes of {needed}")
     zooms = header.get_zooms()[:3]

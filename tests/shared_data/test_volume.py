@@ -170,6 +170,14 @@ def test_files_that_are_no_volumes_are_refused(ct, tmp_path):
     assert "numbers per voxel" in refused(tmp_path / "colour.nrrd")
 
 
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_single_nan_is_found_in_every_format(ct, tmp_path, suffix):
+    nan = sitk.Cast(ct, sitk.sitkFloat32)
+    nan[3, 3, 3] = float("nan")
+    sitk.WriteImage(nan, str(tmp_path / f"ct{suffix}"))
+    assert "NaN" in refused(tmp_path / f"ct{suffix}")
+
+
 def test_impossible_values_are_refused(ct, tmp_path):
     nan = sitk.Cast(ct, sitk.sitkFloat32)
     nan[3, 3, 3] = float("nan")
