@@ -4,9 +4,15 @@ import SimpleITK as sitk
 
 from retroln_nnunet.config import VERTEBRAE, Config
 from shared_data.errors import InputError
-from shared_data.volume import SUFFIXES, check_same_grid, image_from, read_volume
+from shared_data.volume import SUFFIXES, check_same_grid, read_volume
 
-OPPOSITE = dict(zip("RLAPSI", "LRPAIS"))
+
+class Grid:
+    """Where an image lies, without its voxels."""
+
+    def __init__(self, image):
+        for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+            setattr(self, name, lambda value=getattr(image, name)(): value)
 
 
 def locate(ct, vertebrae, config=Config()):
@@ -21,7 +27,7 @@ def region_of(ct, points, config=Config()):
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(ct.GetDirection())
     ap, si, lr = (next(axis for axis in range(3) if code[axis] in pair) for pair in ("AP", "SI", "LR"))
     reference = choose_reference(points, config.landmark)
-    used = ["L2"] if config.si_extent == "L2" and "L2" in points else [reference] if config.si_extent == "L2" else points
+    used = [reference] if config.si_extent == "L2" else points
     heights = np.concatenate([points[name][:, si] for name in used])
     forward = 1 if code[ap] == "A" else -1
     front, centre = landmark(points[reference], ap, si, lr, forward, config.landmark == "original")
@@ -94,7 +100,7 @@ def warnings(ct, points, reference):
 
 
 def read_vertebrae(path, labels=Config.vertebra_labels):
-    """({vertebra: voxels (n, 3) in (x, y, z)}, an image of their grid, its path) of a folder with vertebrae_<name>
+    """({vertebra: voxels (n, 3) in (x, y, z)}, their Grid, its path) of a folder with vertebrae_<name>
     files, or of one file: multi-label, or unlabelled (then the only name is "unlabelled").
 
     Raises InputError when no vertebra is found, or when the files do not share a grid.
@@ -106,12 +112,12 @@ def read_vertebrae(path, labels=Config.vertebra_labels):
         files = [path / f"vertebrae_{name}{suffix}" for suffix in SUFFIXES if (path / f"vertebrae_{name}{suffix}").exists()]
         if not files:
             continue
-        found, image = _voxels(files[0])
+        (voxels, _), own_grid = _voxels(files[0])
         if grid is None:
-            grid, first = image, files[0]
-        check_same_grid(grid, image, files[0])
-        if len(found[0]):
-            points[name] = found[0]
+            grid, first = own_grid, files[0]
+        check_same_grid(grid, own_grid, files[0])
+        if len(voxels):
+            points[name] = voxels
     if not points:
         raise InputError(f"{path}: no vertebra found (vertebrae_T12 ... vertebrae_L5 absent or empty). "
                          "Does the CT show the lumbar spine? Run vert_seg.py again.")
@@ -119,7 +125,7 @@ def read_vertebrae(path, labels=Config.vertebra_labels):
 
 
 def _from_one_file(path, labels):
-    (voxels, values), image = _voxels(path)
+    (voxels, values), grid = _voxels(path)
     points = {name: voxels[values == label] for name, label in zip(VERTEBRAE, labels) if (values == label).any()}
     if not points and len(values):
         if len(np.unique(values)) > 1:
@@ -128,11 +134,11 @@ def _from_one_file(path, labels):
         points = {"unlabelled": voxels}
     if not points:
         raise InputError(f"{path}: no vertebra found, the mask is empty. Does the CT show the lumbar spine?")
-    return points, image, path
+    return points, grid, path
 
 
 def _voxels(path):
-    """((indices (n, 3) in (x, y, z), values (n,)) of what is above 0, the image without its voxels)."""
+    """((indices (n, 3) in (x, y, z), values (n,)) of what is above 0, the Grid)."""
     image = read_volume(path)
     array = sitk.GetArrayViewFromImage(image)
     index = np.flatnonzero(array)  # an order of magnitude faster than argwhere on a mostly empty volume
@@ -140,4 +146,4 @@ def _voxels(path):
     if not np.isfinite(values).all():
         raise InputError(f"{path}: holds values that are not numbers. Write the mask again.")
     zyx = np.stack(np.unravel_index(index[values > 0], array.shape), axis=1)
-    return (zyx[:, ::-1], values[values > 0]), image
+    return (zyx[:, ::-1], values[values > 0]), Grid(image)
