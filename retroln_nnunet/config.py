@@ -49,7 +49,8 @@ class Config:
 
     # Augmentation beside nnU-Net's own
     elastic_probability: float = 0.2  # chance of an elastic deformation (ours; promised by the authors' README)
-    elastic_magnitude: tuple[float, float] = (0.0, 0.2)  # its strength, relative to its wavelength (batchgenerators)
+    elastic_scale: tuple[float, float] = (0.05, 0.2)  # smoothness of the field, as a share of the patch (ours)
+    elastic_mm: tuple[float, float] = (2.0, 8.0)  # largest displacement, mm (ours)
     landmark_probability: float = 0.3  # chance of a misplaced region (ours; promised likewise)
     landmark_shift_mm: tuple[float, float, float] = (4.0, 5.0, 4.0)  # standard deviation of L2's position in z, y, x (ours)
     level_error_mm: float = 10.0  # standard deviation of the distance T12 to L5 (ours)
