@@ -15,6 +15,7 @@ from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 from tqdm import tqdm
 
 from retroln_nnunet.config import ROOT, Config
+from retroln_nnunet.crop import CROP_SETTINGS
 from retroln_nnunet.model import choose_device
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, whole_folder, write_json
@@ -65,7 +66,7 @@ def main(argv=None):
 def environment(config):
     """The variables by which nnU-Net finds its folders and our trainer."""
     return {**{name: str(config.nnunet_dir / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
-            "nnUNet_extTrainer": str(ROOT / "retroln_nnunet")}
+            "nnUNet_extTrainer": str(ROOT / "retroln_nnunet"), "nnUNet_def_n_proc": str(max(1, config.num_processes))}
 
 
 def set_environment(config):
@@ -215,6 +216,9 @@ def train(config, device):
     command = [sys.executable, "-m", "retroln_nnunet.trainer", "600", config.configuration, str(config.fold),
                "-tr", TRAINER, "-p", PLANS[config.plans][0], "--npz", "-device", device.type,
                "-num_gpus", str(config.devices), *(["--c"] if config.resume or config.c else [])]
+    # What predict.py needs to know of crop.py lies beside the plans.
+    write_json(model_dir(config) / "region.json", {name: value for name, value in read_json(
+        config.processed_dir / "config.json").items() if name in CROP_SETTINGS})
     code = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}).returncode
     if code:
         raise InputError(f"nnUNetv2_train ended with exit code {code}; its message stands above. "
