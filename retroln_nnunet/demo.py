@@ -13,8 +13,8 @@ from shared_data.errors import run_script
 from shared_data.phantoms_abdomen import write_abdomen_cohort
 from shared_data.settings import parse_options
 
-PLAN = ["--patch-zyx", "48", "64", "64", "--spacing-zyx", "4", "3.5", "3.5", "--base-features", "8",
-        "--val-iterations", "2", "--save-every", "1"]
+PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "5", "4.5", "4.5", "--base-features", "12",
+        "--oversample-foreground", "1", "--val-iterations", "4", "--save-every", "1"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Options:
     folder: Path = ROOT / "demo" / "retroln_nnunet"  # made anew
     patients: int = 12  # phantom patients: 8 to train on, 2 to validate, 2 to test
     epochs: int = 8  # of `iterations`
-    iterations: int = 20  # updates in an epoch
+    iterations: int = 50  # updates in an epoch
 
 
 def main(argv=None):

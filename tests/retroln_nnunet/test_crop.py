@@ -198,7 +198,9 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
     case("only L5", vertebrae={"vertebrae_L5.nii.gz": None})
     case("empty mask", label=nothing)
     case("air", image=ct * 0 - 1000)
-    case("nan", image=sitk.Cast(ct, sitk.sitkFloat32) * float("nan"))
+    case("nan")
+    (cohort / "CT" / "nan_0000.nii.gz").unlink()  # NRRD: ITK reads NaN in NIfTI as 0
+    sitk.WriteImage(sitk.Cast(ct, sitk.sitkFloat32) * float("nan"), str(cohort / "CT" / "nan_0000.nrrd"))
     case("labels", label=mask * 3)
     case("size", label=mask[1:])
     case("shifted", label=shifted)
