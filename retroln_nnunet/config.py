@@ -76,5 +76,6 @@ class Config:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0.")
         if not self.min_hu < self.max_hu:
             raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
-        if self.patch_zyx[0] % 16 or self.patch_zyx[1] % 32 or self.patch_zyx[2] % 32 or min(self.patch_zyx) < 16:
-            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32.")
+        z, y, x = self.patch_zyx
+        if min(z, y, x) < 16 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
+            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32; 16 32 32 is too small.")

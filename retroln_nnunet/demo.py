@@ -19,15 +19,15 @@ from shared_data.phantoms_abdomen import abdomen, write_abdomen_cohort
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import parse_options
 
-PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "5", "4.5", "4.5", "--base-features", "12",
+PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12",
         "--oversample-foreground", "1", "--val-iterations", "4", "--save-every", "1"]
 
 
 @dataclass(frozen=True)
 class Options:
     folder: Path = ROOT / "demo" / "retroln_nnunet"  # made anew
-    patients: int = 12  # phantom patients: 8 to train on, 2 to validate, 2 to test
-    epochs: int = 8  # of `iterations`
+    patients: int = 9  # phantom patients: 6 to train on, 2 to validate, 1 to test
+    epochs: int = 6  # of `iterations`
     iterations: int = 50  # updates in an epoch
 
 
@@ -38,7 +38,7 @@ def main(argv=None):
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
     folders = ["--processed-dir", str(options.folder / "processed"), "--nnunet-dir", str(options.folder / "nnunet")]
     crop.main(["--data-dir", str(raw), *folders])
-    train.main([*folders, *PLAN, "--test-share", "0.15", "--epochs", str(options.epochs),
+    train.main([*folders, *PLAN, "--test-share", "0.1", "--epochs", str(options.epochs),
                 "--iterations", str(options.iterations)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])

@@ -69,7 +69,7 @@ def abdomen(seed, shape_zyx, spacing_xyz):
         hu[tube(side * rng.uniform(20, 50) + 12 * np.sin(z / 25), front - 40, 13) & body] = 35
     free = inner & (hu < 100) & (vertebrae == 0)
     for _ in range(rng.integers(5, 10)):
-        radius = rng.uniform(5, 11)  # mm, half the short axis
+        radius = rng.uniform(6, 14)  # mm, half the short axis
         centre = rng.uniform(0.15, 0.85) * length, rng.uniform(-16, 4), rng.uniform(-34, 34)
         ellipsoid = (((z - centre[0]) / (radius * rng.uniform(1, 1.5))) ** 2
                      + ((y - front - centre[1]) / radius) ** 2

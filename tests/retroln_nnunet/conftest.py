@@ -27,7 +27,7 @@ def folders(processed, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training():
     """Options of train.py for a run of seconds."""
-    return ["--patch-zyx", "16", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "4", "--epochs", "2",
+    return ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "4", "--epochs", "2",
             "--iterations", "2", "--val-iterations", "1", "--save-every", "1", "--num-processes", "1", "--device", "cpu"]
 
 
