@@ -198,11 +198,15 @@ def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
            "hu_min": float(hu_zyx.min()), "hu_mean": float(hu_zyx.mean()), "hu_max": float(hu_zyx.max())}
     if mask_path:
         row |= crop_mask(mask_path, mask_output, ct, region, notes, config)
-    write_volume(to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
-                 else sitk.Cast(cropped, sitk.sitkFloat32), ct_output)
+    scan = geometry(ct)
+    del ct, hu_zyx  # a large CT need not stay in memory while its crop is written
+    cropped = (to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
+               else sitk.Cast(cropped, sitk.sitkFloat32))
+    write_volume(cropped, ct_output)
     row["notes"] = "; ".join(notes)
     paths = {"ct": str(ct_path), "mask": str(mask_path) if mask_path else None, "vertebrae_from": str(vertebrae)}
-    return row, {**region, **paths, "scan": geometry(ct), "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
+    return row, {**region, **paths, "scan": scan,
+                 "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
 
 
 def crop_mask(path, output, ct, region, notes, config):
@@ -238,9 +242,11 @@ def paste(prediction, region):
 
 def to_unit(image, min_hu=-1000.0, max_hu=400.0):
     """HU clipped to the window and scaled to [0, 1], float32."""
-    hu_zyx = sitk.GetArrayFromImage(image)
-    unit = (np.clip(hu_zyx, min_hu, max_hu) - min_hu) / (max_hu - min_hu)
-    scaled = sitk.GetImageFromArray(unit.astype(np.float32))
+    unit = sitk.GetArrayFromImage(image).astype(np.float32)
+    np.clip(unit, min_hu, max_hu, out=unit)
+    unit -= min_hu
+    unit /= max_hu - min_hu
+    scaled = sitk.GetImageFromArray(unit)
     scaled.CopyInformation(image)
     return scaled
 
