@@ -1,0 +1,255 @@
+"""CTs to the region around the retroperitoneal nodes, found from the vertebrae; every voxel keeps its place in the world.
+
+    python crop.py --ct_dir CT/ [--mask_dir masks/] --vert_seg_dir vertebrae/ --output_dir processed/ [--parallel]
+    python crop.py --single --ct_file CT --vert_seg_file DIR_OR_FILE --ct_output OUT [--mask_file M --mask_output OUT]
+
+Files belong together when their case ids are equal: the name without suffix and without _0000. Writes images/, labels/,
+regions/ (JSON, to paste a prediction back), report.csv and report.json. Stopped at any moment, the same command goes on.
+Exit code 1 when a case had to be skipped.
+"""
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, replace
+from functools import partial as bind
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from retroln_nnunet.config import Config
+from retroln_nnunet.region import locate
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, read_json, write_json, write_table
+from shared_data.folds import natural_sort
+from shared_data.settings import keep_config, parse_options
+from shared_data.volume import (SUFFIXES, check_output, check_same_grid, geometry, read_ct, read_mask, read_volume,
+                                write_volume)
+
+# Settings that decide what a crop looks like; the others may change between runs over one folder.
+CROP_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
+                 "max_hu", "merge_labels")
+
+
+@dataclass(frozen=True)
+class CropConfig(Config):
+    ct_dir: Path | None = None  # CTs: files, or folders with one DICOM series; unset: <data_dir>/CT
+    mask_dir: Path | None = None  # masks; unset: <data_dir>/masks where ct_dir is unset too, else none
+    vert_seg_dir: Path | None = None  # for each case a folder of vertebrae, or a file; unset: <data_dir>/vertebrae
+    output_dir: Path | None = None  # unset: processed_dir
+    parallel: bool = False  # several cases at a time
+    single: bool = False  # one case, given by the options that follow
+    ct_file: Path | None = None  # its CT
+    mask_file: Path | None = None  # its mask
+    vert_seg_file: Path | None = None  # its vertebrae: a folder, or one file
+    ct_output: Path | None = None  # where the cropped CT is written
+    mask_output: Path | None = None  # where the cropped mask is written
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mask_dir is None and self.ct_dir is None and (self.data_dir / "masks").is_dir():
+            object.__setattr__(self, "mask_dir", self.data_dir / "masks")
+        for name, value in (("ct_dir", self.data_dir / "CT"), ("vert_seg_dir", self.data_dir / "vertebrae"),
+                            ("output_dir", self.processed_dir)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.single and None in (self.ct_file, self.vert_seg_file, self.ct_output):
+            raise ValueError("--single needs --ct-file, --vert-seg-file and --ct-output.")
+        if (self.mask_file is None) != (self.mask_output is None):
+            raise ValueError("--mask-file and --mask-output belong together.")
+
+
+def find_region(ct_path, vertebrae, config=Config(), **settings):
+    """The region of a CT file: a dict with `start_xyz` and `size_xyz` (voxels, in the file's axis order), the limits
+    along each axis (`ap_start`, `ap_end`, `lr_start`, `lr_end` exclusive; `si_min`, `si_max` inclusive), `reference`,
+    `vertebrae`, `warnings`, ...
+
+    vertebrae: a folder of vertebrae_T12 ... vertebrae_L5, a multi-label file, or an unlabelled one.
+    settings: of Config, as ap_mm=180, si_extent="L2". Raises InputError without a vertebra, or on another grid.
+    """
+    return locate(read_volume(ct_path), Path(vertebrae), replace(config, **settings))
+
+
+def main(argv=None):
+    config = parse_options(CropConfig, argv, __doc__)
+    if config.single:
+        for path in (config.ct_output, config.mask_output or config.ct_output):
+            check_output(path)
+        row, region = crop_case(config.ct_file, config.mask_file, config.vert_seg_file, config.ct_output,
+                                config.mask_output, config)
+        write_json(f"{stem(config.ct_output)}.json", region)
+        print("  ".join(f"{name} {value}" for name, value in row.items() if value not in (None, "")))
+        return 0
+    cases = find_cases(config.ct_dir)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    for folder in ("images", "labels", "regions"):
+        clear_partials(config.output_dir / folder)
+    keep_config(replace(config, single=False), config.output_dir / "config.json",
+                free=[name for name in vars(config) if name not in CROP_SETTINGS])
+    rows, skipped = [], {}
+    for case, outcome in crop_all(cases, config):
+        if isinstance(outcome, str):
+            skipped[case] = outcome
+        else:
+            rows.append({"case": case, **outcome})
+    if not rows:
+        raise InputError(f"{config.ct_dir}: no case could be cropped. "
+                         + " | ".join(f"{case}: {reason}" for case, reason in skipped.items()))
+    write_table(config.output_dir / "report.csv", rows)
+    write_json(config.output_dir / "report.json", {"cases": rows, "skipped": skipped})
+    print(f"{len(rows)} cases cropped: {config.output_dir}")
+    for row in rows:
+        if row["notes"]:
+            print(f"note on {row['case']}: {row['notes']}", file=sys.stderr)
+    for case, reason in skipped.items():
+        print(f"skipped {case}: {reason}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def stem(path):
+    """A path or name without the suffix of a volume."""
+    text = str(path)
+    return next((text[:-len(suffix)] for suffix in SUFFIXES if text.lower().endswith(suffix)), text)
+
+
+def case_id(path):
+    """Name without suffix and without nnU-Net's channel number."""
+    return (path.name if path.is_dir() else stem(path.name)).removesuffix("_0000")
+
+
+def find_cases(folder):
+    """{case id: paths} of a folder in natural order; raises InputError when there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Name another one.")
+    cases = {}
+    for path in sorted(folder.iterdir()):
+        if path.name[0] != "." and (path.is_dir() or path.name.lower().endswith(SUFFIXES)):
+            cases.setdefault(case_id(path), []).append(path)
+    if not cases:
+        raise InputError(f"{folder}: no volumes in it. Expected {' '.join(SUFFIXES)}, or DICOM folders.")
+    return {case: cases[case] for case in natural_sort(cases)}
+
+
+def crop_all(cases, config):
+    """Yield (case, its row of the report, or why it was skipped), in order."""
+    masks = find_cases(config.mask_dir) if config.mask_dir else None
+    vertebrae = find_cases(config.vert_seg_dir)
+    jobs = [(case, paths, None if masks is None else masks.get(case, []), vertebrae.get(case, []))
+            for case, paths in cases.items()]
+    work = bind(crop_job, config=config)
+    bar = bind(tqdm, total=len(jobs), unit="case", disable=None)
+    if not config.parallel:
+        yield from zip(cases, bar(map(work, jobs)))
+        return
+    with ProcessPoolExecutor(max(1, config.num_processes), get_context("spawn"), _one_thread) as pool:
+        try:
+            yield from zip(cases, bar(pool.map(work, jobs)))
+        except BrokenProcessPool as error:
+            raise InputError("a process was ended, for want of memory most likely. Use fewer --num-processes."
+                             ) from error
+
+
+def _one_thread():
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def crop_job(job, config):
+    """Row of the report of one case, its files written; or, as a string, why it has to be skipped."""
+    case, *candidates = job
+    try:
+        sources = [None if paths is None else _only(paths, what, case)
+                   for paths, what in zip(candidates, ("CT", "mask", "vertebrae"))]
+        facts = {str(path): _fingerprint(path) for path in sources if path}
+        kept = config.output_dir / "regions" / f"{case}.json"
+        if kept.exists() and read_json(kept).get("sources") == facts:
+            return read_json(kept)["report"]
+        row, region = crop_case(*sources, config.output_dir / "images" / f"{case}_0000.nii.gz",
+                                config.output_dir / "labels" / f"{case}.nii.gz", config)
+        write_json(kept, {"case": case, **region, "report": row, "sources": facts})
+        return row
+    except (InputError, OSError) as error:
+        return one_line(error)
+
+
+def _only(paths, what, case):
+    if len(paths) != 1:
+        names = f" ({', '.join(path.name for path in paths)})" if paths else ""
+        raise InputError(f"{len(paths)} candidates for the {what} of case {case}{names}. One is needed.")
+    return paths[0]
+
+
+def _fingerprint(path):
+    """Size and time of a file (or of all files of a folder): a changed source is cropped again."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
+    """Crop one case; (row of the report, region). mask_path may be None."""
+    ct = read_ct(ct_path)
+    region = locate(ct, vertebrae, config)
+    notes = list(region["warnings"])
+    cropped = cut(ct, region)
+    hu_zyx = sitk.GetArrayViewFromImage(cropped)
+    row = {"reference": region["reference"], "vertebrae": " ".join(region["vertebrae"]),
+           "size_xyz": "x".join(map(str, region["size_xyz"])),
+           "hu_min": float(hu_zyx.min()), "hu_mean": float(hu_zyx.mean()), "hu_max": float(hu_zyx.max())}
+    if mask_path:
+        row |= crop_mask(mask_path, mask_output, ct, region, notes, config)
+    scan = geometry(ct)
+    del ct, hu_zyx  # a large CT need not stay in memory while its crop is written
+    cropped = (to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
+               else sitk.Cast(cropped, sitk.sitkFloat32))
+    write_volume(cropped, ct_output)
+    row["notes"] = "; ".join(notes)
+    paths = {"ct": str(ct_path), "mask": str(mask_path) if mask_path else None, "vertebrae_from": str(vertebrae)}
+    return row, {**region, **paths, "scan": scan,
+                 "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
+
+
+def crop_mask(path, output, ct, region, notes, config):
+    """Write the part of the mask within the region, its integer type kept; what the report says about it."""
+    kind = read_volume(path).GetPixelID()
+    mask = read_mask(path, any_label=config.merge_labels)
+    check_same_grid(ct, mask, path)
+    inside = cut(mask, region)
+    total, kept = (int(sitk.GetArrayViewFromImage(image).sum()) for image in (mask, inside))
+    lost_ml = (total - kept) * float(np.prod(ct.GetSpacing())) / 1000
+    if not total:
+        notes.append("the mask is empty")
+    elif lost_ml:
+        notes.append(f"the region cuts {lost_ml:.2f} ml ({1 - kept / total:.1%}) off the mask")
+    write_volume(inside if kind in (sitk.sitkFloat32, sitk.sitkFloat64) else sitk.Cast(inside, kind), output)
+    return {"mask_voxels": total, "share_inside": kept / total if total else None, "lost_ml": lost_ml}
+
+
+def cut(image, region):
+    """The part of an image within the region."""
+    return sitk.RegionOfInterest(image, region["size_xyz"], region["start_xyz"])
+
+
+def paste(prediction, region):
+    """A mask on the crop's grid as an image on the whole CT's; 0 outside."""
+    scan = region["scan"]
+    whole = sitk.Image(scan["size_xyz"], prediction.GetPixelID())
+    whole.SetSpacing(scan["spacing_xyz"])
+    whole.SetOrigin(scan["origin_xyz"])
+    whole.SetDirection(scan["direction"])
+    return sitk.Paste(whole, prediction, prediction.GetSize(), destinationIndex=region["start_xyz"])
+
+
+def to_unit(image, min_hu=-1000.0, max_hu=400.0):
+    """HU clipped to the window and scaled to [0, 1], float32."""
+    unit = sitk.GetArrayFromImage(image).astype(np.float32)
+    np.clip(unit, min_hu, max_hu, out=unit)
+    unit -= min_hu
+    unit /= max_hu - min_hu
+    scaled = sitk.GetImageFromArray(unit)
+    scaled.CopyInformation(image)
+    return scaled
+
+
+if __name__ == "__main__":
+    run_script(main)

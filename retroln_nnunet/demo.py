@@ -1,0 +1,73 @@
+"""RetroLN-nnUNet from nothing to pictures on a phantom cohort: python demo.py
+
+Coarse voxels, a narrow network, few iterations; everything lands in demo/retroln_nnunet. The vertebrae come with the
+phantoms, as TotalSegmentator writes them; its weights are not needed.
+"""
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+
+from retroln_nnunet import crop, predict, test, train
+from retroln_nnunet.config import ROOT, Config
+from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels
+from shared_data.errors import run_script
+from shared_data.phantoms_abdomen import abdomen, write_abdomen_cohort
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.settings import parse_options
+
+PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12",
+        "--oversample-foreground", "1", "--val-iterations", "4", "--save-every", "1"]
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path = ROOT / "demo" / "retroln_nnunet"  # made anew
+    patients: int = 9  # phantom patients: 6 to train on, 2 to validate, 1 to test
+    epochs: int = 6  # of `iterations`
+    iterations: int = 50  # updates in an epoch
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    raw = options.folder / "raw"
+    shutil.rmtree(options.folder, ignore_errors=True)
+    write_abdomen_cohort(raw, options.patients, size=72, slices=60)
+    folders = ["--processed-dir", str(options.folder / "processed"), "--nnunet-dir", str(options.folder / "nnunet")]
+    crop.main(["--data-dir", str(raw), *folders])
+    train.main([*folders, *PLAN, "--test-share", "0.1", "--epochs", str(options.epochs),
+                "--iterations", str(options.iterations)])
+    draw_augmentation(options.folder / "augmentation.png")
+    test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])
+    case = f"P{options.patients}"
+    predict.main([*folders, "--input", str(raw / "CT" / f"{case}_0000.nii.gz"), "--vertebrae",
+                  str(raw / "vertebrae" / case), "--output", str(options.folder / "nodes.nii.gz"), "--no-mirror"])
+    for name in ("augmentation.png", "test/report.html", f"test/overlays/{case}.png", "nodes_overlay.png"):
+        print(f"look at {options.folder / name}")
+
+
+def draw_augmentation(path, seed=3):
+    """One coronal phantom slice as it is, elastically deformed, and with L2 and the levels misplaced; nodes green."""
+    config, spacing = Config(), (3.0, 2.0, 2.0)
+    hu, nodes, _ = abdomen(seed, (80, 96, 112), spacing[::-1])
+    image, label = torch.from_numpy((np.clip(hu, -160, 240) + 160) / 400).float()[None], torch.from_numpy(nodes)[None]
+    landmark = LandmarkTransform(1, config.landmark_shift_mm, config.level_error_mm, config.levels_mm, spacing)
+    elastic = SpatialTransform(
+        hu.shape, 0, False, p_elastic_deform=1, elastic_deform_scale=config.elastic_scale,
+        elastic_deform_magnitude=MagnitudeInVoxels(config.elastic_mm, spacing))
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    y, pictures = int(nodes.sum((0, 2)).argmax()), []
+    for name, step in {"as it is": lambda **case: case, "elastic": elastic, "landmarks misplaced": landmark,
+                       "landmarks misplaced again": landmark}.items():
+        case = step(image=image.clone(), segmentation=label.clone().to(torch.int16))
+        planes = [case[key][0, :, y].flip(0).repeat_interleave(3, 0)[::2].numpy() for key in ("image", "segmentation")]
+        pictures.append((overlay(planes[0], planes[1] > 0, side=320), name))
+    save_picture(path, contact_sheet(pictures))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,150 @@
+"""Segment the retroperitoneal nodes of one CT: python predict.py --input ct.nii.gz --output nodes.nii.gz
+
+CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
+<name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
+"""
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from skimage.measure import regionprops
+
+from retroln_nnunet import vert_seg
+from retroln_nnunet.config import Config
+from retroln_nnunet.crop import CROP_SETTINGS, cut, paste, stem, to_unit
+from retroln_nnunet.model import choose_device, load_predictor, predict_crop
+from retroln_nnunet.region import locate
+from retroln_nnunet.train import model_dir
+from shared_data.errors import InputError, run_script
+from shared_data.files import read_json, write_json
+from shared_data.metrics import components, short_axis_mm
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.settings import build, given_options
+from shared_data.volume import check_output, geometry, read_ct, to_lps, write_volume
+
+WINDOW_HU = (-160.0, 240.0)  # of the pictures
+REGION_RGB = (250, 210, 60)
+
+
+@dataclass(frozen=True)
+class Options(Config):
+    input: Path | None = None  # the CT
+    output: Path | None = None  # the mask; its suffix is its format
+    vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
+    checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
+    mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
+    fast: bool = False  # TotalSegmentator's 3 mm model
+    vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.input is None or self.output is None:
+            raise ValueError("--input and --output are needed.")
+        if self.checkpoint is None:
+            object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
+
+
+def main(argv=None):
+    given = given_options(Options, argv, __doc__)
+    options = build(Options, given)
+    check_output(options.output)
+    predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
+    kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
+    if kept.exists():
+        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in read_json(kept).items()}
+        options = build(Options, {**settings, **given})
+    ct = read_ct(options.input)
+    region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
+    for warning in region["warnings"]:
+        print(f"note: {warning}", file=sys.stderr)
+    crop = cut(ct, region)
+    if options.normalize:
+        crop = to_unit(crop, options.min_hu, options.max_hu)
+    mask = paste(predict_crop(predictor, crop), region)
+    write_volume(mask, options.output)
+    found = list_components(mask)
+    total = sum(node["volume_ml"] for node in found)
+    write_json(f"{stem(options.output)}.json", {
+        "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "volume_ml": total,
+        "components": found, "region": {name: region[name] for name in (
+            "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}})
+    save_picture(f"{stem(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
+    print(f"{len(found)} components, {total:.2f} ml: {options.output}")
+
+
+def find_vertebrae_and_region(ct, options):
+    """The region, from the vertebrae given or from TotalSegmentator's."""
+    if options.vertebrae:
+        return locate(ct, options.vertebrae, options)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ct.nii.gz"  # TotalSegmentator reads NIfTI
+        write_volume(ct, path)
+        work = vert_seg.Options(input_dir=path.parent, output_dir=Path(folder) / "vertebrae", fast=options.fast,
+                                device=options.vert_seg_device)
+        status, reason = vert_seg.segment(path, vert_seg.find_program(), work)
+        if status not in ("success", "incomplete"):
+            raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
+        return locate(ct, work.output_dir / "ct", options)
+
+
+def list_components(mask):
+    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask image, largest first."""
+    turned = to_lps(mask)
+    spacing = turned.GetSpacing()
+    labels, _ = components(sitk.GetArrayViewFromImage(turned) > 0, spacing)
+    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
+             "short_axis_mm": short_axis_mm(node.image, spacing),
+             "centre_xyz_mm": turned.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
+            for node in regionprops(labels)]
+    return sorted(rows, key=lambda row: -row["volume_ml"])
+
+
+def three_planes(ct, region, reference=None, prediction=None, side=320):
+    """RGB of an axial, a coronal and a sagittal slice through the mask with most voxels (or the region's middle);
+    region yellow, reference green, prediction red."""
+    frame = sitk.Image(ct.GetSize(), sitk.sitkUInt8)
+    frame.CopyInformation(ct)
+    inside = sitk.Image(region["size_xyz"], sitk.sitkUInt8) + 1
+    frame = sitk.Paste(frame, inside, inside.GetSize(), destinationIndex=region["start_xyz"])
+    hu, box, *masks = (None if image is None else sitk.GetArrayFromImage(to_lps(image))
+                       for image in (ct, frame, reference, prediction))
+    drawn = [mask for mask in masks if mask is not None and mask.any()]
+    low, high = WINDOW_HU
+    spacing_zyx = to_lps(ct).GetSpacing()[::-1]
+    pictures = []
+    for axis, name in enumerate(("axial", "coronal", "sagittal")):
+        others = tuple(other for other in range(3) if other != axis)
+        k = int((drawn[0] > 0).sum(axis=others).argmax()) if drawn else int(np.flatnonzero(box.any(axis=others)).mean())
+        planes = [None if array is None else np.take(array, k, axis) for array in (hu, box, *masks)]
+        if axis:  # superior on top, pixels square
+            planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[others[1]])
+                      for plane in planes]
+        picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], side)
+        outline(picture, planes[1])
+        pictures.append((picture, f"{name} {k}"))
+    return contact_sheet(pictures, 3)
+
+
+def _square(plane, ratio):
+    rows = np.clip(np.arange(max(1, round(len(plane) * ratio))) / ratio, 0, len(plane) - 1).astype(int)
+    return plane[rows]
+
+
+def outline(picture, box):
+    """Draw the border of a box (boolean plane) on an RGB picture of it."""
+    rows, columns = (np.flatnonzero(box.any(axis=axis)) for axis in (1, 0))
+    if len(rows):
+        scale = picture.shape[1] / box.shape[1]
+        top, bottom = (min(picture.shape[0] - 1, int(edge * scale)) for edge in (rows[0], rows[-1] + 1))
+        left, right = (min(picture.shape[1] - 1, int(edge * scale)) for edge in (columns[0], columns[-1] + 1))
+        picture[[top, bottom], left:right + 1] = REGION_RGB
+        picture[top:bottom + 1, [left, right]] = REGION_RGB
+
+
+if __name__ == "__main__":
+    run_script(main)

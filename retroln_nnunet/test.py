@@ -1,0 +1,146 @@
+"""Score held-out patients in the original CT geometry: python test.py --fold 0
+
+Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
+"""
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from retroln_nnunet.crop import paste
+from retroln_nnunet.model import choose_device, load_predictor, predict_crop
+from retroln_nnunet.predict import three_planes
+from retroln_nnunet.train import DATASET, model_dir
+from retroln_nnunet.config import Config
+from shared_data.errors import InputError, run_script
+from shared_data.files import read_json, write_json, write_table
+from shared_data.metrics import detection, dice, surface_distances
+from shared_data.pictures import save_picture
+from shared_data.report import write_report
+from shared_data.settings import parse_options
+from shared_data.volume import check_same_grid, read_ct, read_mask, read_volume, to_lps, write_volume
+
+SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
+HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
+
+
+@dataclass(frozen=True)
+class TestConfig(Config):
+    split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
+    checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
+    predictions_dir: Path | None = None  # score these masks (<case>.nii.gz on the crop's grid) instead of predicting
+    output_dir: Path | None = None  # unset: <fold's folder>/<split>
+    mirror: bool = True  # average over mirrored copies (nnU-Net)
+
+    def __post_init__(self):
+        super().__post_init__()
+        fold = model_dir(self) / f"fold_{self.fold}"
+        for name, value in (("checkpoint", fold / "checkpoint_final.pth"), ("output_dir", fold / self.split)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+
+
+def main(argv=None):
+    config = parse_options(TestConfig, argv, __doc__)
+    device = choose_device(config.device)
+    predictor = None if config.predictions_dir else load_predictor(config.checkpoint, device, config.mirror)
+    cases, nodes, pictures = [], [], {}
+    for case in tqdm(held_out(config), unit="case", disable=None):
+        scores, found, pictures[case] = score_case(case, predictor, config)
+        cases.append(scores)
+        nodes += [{"case": case, **node} for node in found]
+    write_results(config, cases, nodes, pictures)
+    return 0
+
+
+def held_out(config):
+    """Case ids of the split; raises InputError when train.py has not made it, or it is empty."""
+    raw = config.nnunet_dir / "nnUNet_raw" / DATASET
+    recipe = read_json(raw / "recipe.json")
+    if config.split == "test":
+        cases = [case for case in recipe["recipe"]["test"] if case not in recipe["skipped"]]
+    else:
+        splits = read_json(config.nnunet_dir / "nnUNet_preprocessed" / DATASET / "splits_final.json")
+        if config.fold >= len(splits):
+            raise InputError(f"--fold {config.fold}: there are {len(splits)} folds, from 0.")
+        cases = splits[config.fold]["val"]
+    if not cases:
+        raise InputError(f"{raw}: no case held out for {config.split}. Give train.py a larger --test-share.")
+    return cases
+
+
+def score_case(case, predictor, config):
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB); the mask is written on the CT's own grid."""
+    region = read_json(config.processed_dir / "regions" / f"{case}.json")
+    ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
+    reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
+    check_same_grid(ct, reference, mask_path)
+    if predictor:
+        crop = read_volume(config.processed_dir / "images" / f"{case}_0000.nii.gz")
+        prediction = paste(predict_crop(predictor, crop), region)
+    else:
+        prediction = paste(read_mask(config.predictions_dir / f"{case}.nii.gz"), region)
+    write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
+    one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
+    spacing = to_lps(ct).GetSpacing()
+    nodes, false_positives = detection(one, other, spacing)
+    voxel_ml = math.prod(spacing) / 1000
+    reference_ml, prediction_ml = float(one.sum() * voxel_ml), float(other.sum() * voxel_ml)
+    found = sum(node["found"] for node in nodes)
+    row = {"case": case, "dice": dice(one, other), **surface_distances(one, other, spacing),
+           "reference_ml": reference_ml, "prediction_ml": prediction_ml,
+           "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": found,
+           "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
+           "lost_by_region_ml": region["report"]["lost_ml"]}
+    return row, nodes, three_planes(ct, region, reference, prediction)
+
+
+def write_results(config, cases, nodes, pictures):
+    out = config.output_dir
+    write_table(out / "cases.csv", cases)
+    write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
+    summary = {name: summarise([row[name] for row in cases]) for name in cases[0] if name != "case"}
+    by_size = detection_by_size(nodes)
+    source = config.predictions_dir or config.checkpoint
+    write_json(out / "summary.json", {"source": source, "split": config.split, "cases": len(cases),
+                                      "scores": summary, "detection": by_size})
+    figures = {}
+    for row in sorted(cases, key=lambda row: row["dice"]):
+        path = out / "overlays" / f"{row['case']}.png"
+        save_picture(path, pictures[row["case"]])
+        figures[f"{row['case']}, Dice {row['dice']:.3f} (reference green, prediction red, region yellow)"] = path
+    fold = model_dir(config) / f"fold_{config.fold}"
+    if (fold / "progress.png").exists():
+        figures["training"] = fold / "progress.png"
+    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases", [
+        f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
+        "mean, std, median over the cases where the score is finite; n counts them."],
+        {"Scores": [{"score": name, **summary[name]} for name in summary],
+         "Nodes found, by short axis": by_size, "Cases": cases}, figures)
+    print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
+    print(f"report: {out / 'report.html'}")
+
+
+def detection_by_size(nodes):
+    """Sensitivity for all nodes and by short axis."""
+    rows = []
+    for name, (low, high) in {"all": (0, math.inf), **SHORT_AXIS_MM}.items():
+        found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
+        rows.append({"short axis": name, "nodes": len(found), "found": sum(found),
+                     "sensitivity": sum(found) / len(found) if found else None})
+    return rows
+
+
+def summarise(values):
+    """Mean, standard deviation, median and number of the finite values."""
+    finite = [value for value in values if math.isfinite(value)]
+    return {"mean": statistics.mean(finite) if finite else None, "std": statistics.pstdev(finite) if finite else None,
+            "median": statistics.median(finite) if finite else None, "n": len(finite)}
+
+
+if __name__ == "__main__":
+    run_script(main)

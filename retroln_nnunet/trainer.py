@@ -1,0 +1,129 @@
+"""nnUNetTrainerRetroLN: nnU-Net's trainer with elastic deformation and landmark-aware transformation.
+
+nnU-Net finds it through the environment variable nnUNet_extTrainer (this folder): nnUNetv2_train 600 3d_fullres 0 -tr
+nnUNetTrainerRetroLN. Its settings stand in the plans under "retroln", put there by train.py; without them: config.py's.
+"""
+import os
+
+import numpy as np
+import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn import functional as F
+
+from retroln_nnunet.config import Config
+from shared_data.files import write_table
+
+
+class LandmarkTransform(BasicTransform):
+    """The patch as it would be had L2 and the vertebral levels been found with an error.
+
+    shift_mm: standard deviation of L2's position in (z, y, x), mm; level_error_mm: of the distance `levels_mm` from T12
+    to L5, which scales z; spacing_zyx: mm. What comes in from outside the patch is its border in the image, `fill` in
+    the segmentation. Image and segmentation are (C, Z, Y, X).
+    """
+
+    def __init__(self, probability, shift_mm, level_error_mm, levels_mm, spacing_zyx, fill=-1):
+        super().__init__()
+        self.probability, self.shift_mm, self.spacing_zyx = probability, shift_mm, spacing_zyx
+        self.level_error_mm, self.levels_mm, self.fill = level_error_mm, levels_mm, fill
+
+    def get_parameters(self, **data):
+        if np.random.uniform() >= self.probability:
+            return {"theta": None}
+        shape = np.array(data["image"].shape[1:])
+        shift = np.random.normal(0, self.shift_mm) / np.array(self.spacing_zyx)  # voxels
+        scale = max(0.5, 1 + np.random.normal(0, self.level_error_mm) / self.levels_mm)
+        theta = torch.zeros(1, 3, 4)
+        theta[0, :, :3] = torch.diag(torch.tensor([1, 1, scale]))  # grid_sample's order is (x, y, z)
+        theta[0, :, 3] = torch.from_numpy((2 * shift / shape)[::-1].copy())
+        return {"theta": theta}
+
+    def _apply_to_image(self, image, theta):
+        return image if theta is None else _sample(image, theta, "bilinear")
+
+    def _apply_to_segmentation(self, segmentation, theta):
+        if theta is None:
+            return segmentation
+        moved = _sample(segmentation.float() - self.fill, theta, "nearest", "zeros") + self.fill
+        return moved.to(segmentation.dtype)
+
+
+def _sample(array, theta, mode, padding="border"):
+    grid = F.affine_grid(theta, (1, *array.shape), align_corners=False)
+    return F.grid_sample(array[None], grid, mode=mode, padding_mode=padding, align_corners=False)[0]
+
+
+class MagnitudeInVoxels:
+    """A displacement drawn in mm, as the voxels of each axis that SpatialTransform wants."""
+
+    def __init__(self, low_high_mm, spacing):
+        self.low_high_mm, self.spacing = low_high_mm, spacing
+
+    def __call__(self, image=None, dim=0, **_):
+        spacing = self.spacing[-(image.ndim - 1):]  # two axes where nnU-Net augments slice by slice
+        return np.random.uniform(*self.low_high_mm) / spacing[dim]
+
+
+class nnUNetTrainerRetroLN(nnUNetTrainer):
+    # nnU-Net looks the parameters up by name.
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):
+        self.settings = Config(**{name: tuple(value) if isinstance(value, list) else value
+                                  for name, value in plans.get("retroln", {}).items()})
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.num_epochs = self.settings.epochs
+        self.num_iterations_per_epoch = self.settings.iterations
+        self.num_val_iterations_per_epoch = self.settings.val_iterations
+        self.initial_lr = self.settings.lr
+        self.oversample_foreground_percent = self.settings.oversample_foreground
+        self.save_every = self.settings.save_every
+
+    def get_training_transforms(self, *args, **kwargs):
+        pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
+        settings, spacing = self.settings, self.configuration_manager.spacing
+        spatial = next(step for step in pipeline.transforms if isinstance(step, SpatialTransform))
+        spatial.p_elastic_deform = settings.elastic_probability
+        spatial.elastic_deform_scale = settings.elastic_scale
+        spatial.elastic_deform_magnitude = MagnitudeInVoxels(settings.elastic_mm, spacing)
+        if len(spacing) == 3:
+            pipeline.transforms.insert(0, LandmarkTransform(
+                settings.landmark_probability, settings.landmark_shift_mm, settings.level_error_mm,
+                settings.levels_mm, spacing))
+        return pipeline
+
+    def on_epoch_end(self):
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            kept = self.logger.get_checkpoint()
+            columns = {"train_loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice", "lr": "lrs"}
+            write_table(os.path.join(self.output_folder, "history.csv"), [
+                {"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
+                for epoch in range(self.current_epoch)])
+
+    def save_checkpoint(self, filename):
+        """Whole or not at all; plain numbers only, so that it opens with weights_only=True."""
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            if self._best_ema is not None:
+                self._best_ema = float(self._best_ema)
+            super().save_checkpoint(filename + ".partial")
+            os.replace(filename + ".partial", filename)
+
+    def load_checkpoint(self, filename_or_checkpoint):
+        from retroln_nnunet.model import read_checkpoint
+        read_checkpoint(filename_or_checkpoint)  # nnU-Net opens it as a pickle: refuse what holds more than data
+        super().load_checkpoint(filename_or_checkpoint)
+
+
+def main():
+    """nnUNetv2_train with this trainer at hand: nnU-Net's own search imports every trainer it has, and what they need."""
+    from nnunetv2.run import run_training
+
+    from retroln_nnunet import trainer
+    run_training.recursive_find_trainer_class_by_name = lambda name: getattr(trainer, name)
+    run_training.run_training_entry()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Vertebrae T12, L1-L5 of every CT of a folder by TotalSegmentator: <output_dir>/<case>/vertebrae_<name>.nii.gz
+
+    python vert_seg.py --input_dir CT/ --output_dir vertebrae/ --num_processes 4 [--batch_size N] [--fast] [--device cpu]
+
+Finished cases are skipped, so the same command goes on after a stop. Exit code 1 when any case failed.
+"""
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import partial as bind
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from retroln_nnunet.config import ROOT, VERTEBRAE
+from retroln_nnunet.crop import case_id
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, whole_folder, write_table
+from shared_data.folds import natural_sort
+from shared_data.settings import parse_options
+from shared_data.volume import check_same_grid, read_ct, read_volume
+
+STATUSES = ("success", "skipped", "failed", "corrupted", "incomplete")
+MIN_VOXELS, MAX_SPACING_MM = 10, 10.0  # authors
+NAMES = [f"vertebrae_{name}.nii.gz" for name in VERTEBRAE]
+# What TotalSegmentator says, in lower case, and what it means. The first that occurs counts.
+CAUSES = {
+    ("out of memory", "outofmemoryerror"): "out of GPU memory. Add --fast, or --device cpu.",
+    ("no cuda", "cuda is not available", "found no nvidia", "torch not compiled with cuda"):
+        "no GPU that TotalSegmentator can use. Add --device cpu.",
+    ("connectionerror", "max retries", "urlopen", "name resolution", "proxyerror", "httperror", "timed out",
+     "download"): "its weights are not on this machine and could not be downloaded. Run totalseg_download_weights "
+                  "with network access, or copy ~/.totalsegmentator from another machine.",
+    ("license",): "it asks for a licence. The vertebrae of the task 'total' need none; update TotalSegmentator.",
+}
+
+
+class ToolFailed(Exception):
+    """TotalSegmentator ended with an error; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Options:
+    input_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet" / "CT"  # folder of the CTs
+    output_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet" / "vertebrae"  # a folder for each case comes here
+    file_pattern: str = "*_0000.nii.gz"  # names of the CTs in input_dir
+    num_processes: int = 1  # cases at a time
+    batch_size: int = 0  # number of CTs to take; 0: all
+    fast: bool = False  # TotalSegmentator's 3 mm model: less memory and time
+    device: Literal["gpu", "cpu"] = "gpu"  # TotalSegmentator falls back to the CPU where there is no GPU
+
+    def __post_init__(self):
+        if self.num_processes < 1 or self.batch_size < 0:
+            raise ValueError("--num-processes must be at least 1, --batch-size at least 0.")
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    program = find_program()
+    cts = find_cts(options)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    clear_partials(options.output_dir)
+    with ThreadPoolExecutor(options.num_processes) as pool:
+        outcomes = pool.map(bind(segment, program=program, options=options), cts)
+        rows = [{"case": case_id(path), "status": status, "reason": reason}
+                for path, (status, reason) in zip(cts, tqdm(outcomes, total=len(cts), unit="case", disable=None))]
+    write_table(options.output_dir / "summary.csv", rows)
+    counts = Counter(row["status"] for row in rows)
+    print("  ".join(f"{status} {counts[status]}" for status in STATUSES))
+    for row in rows:
+        if row["reason"]:
+            print(f"{row['status']} {row['case']}: {row['reason']}", file=sys.stderr)
+    return 0 if counts["success"] + counts["skipped"] == len(rows) else 1
+
+
+def find_program():
+    """TotalSegmentator on the PATH, or beside this Python."""
+    program = shutil.which("TotalSegmentator") or shutil.which("TotalSegmentator", path=Path(sys.executable).parent)
+    if not program:
+        raise InputError("TotalSegmentator is not installed. pip install -r requirements.txt, or give crop.py "
+                         "vertebrae from another tool (--vertebra-labels).")
+    return program
+
+
+def find_cts(options):
+    """The CTs in natural order of their names, cut to the batch; raises InputError when there is none, or two of a case."""
+    if not options.input_dir.is_dir():
+        raise InputError(f"{options.input_dir}: no such folder. Give the CTs with --input-dir.")
+    names = [path.name for path in options.input_dir.iterdir() if fnmatch(path.name, options.file_pattern)]
+    if not names:
+        raise InputError(f"{options.input_dir}: no file fits {options.file_pattern!r}. Give another --file-pattern.")
+    cts = [options.input_dir / name for name in natural_sort(names)]
+    twice = [case for case, count in Counter(map(case_id, cts)).items() if count > 1]
+    if twice:
+        raise InputError(f"{options.input_dir}: several CTs of case {twice[0]}. Narrow --file-pattern.")
+    return cts[:options.batch_size or None]
+
+
+def segment(path, program, options):
+    """(status, reason) of one CT."""
+    folder = options.output_dir / case_id(path)
+    try:
+        if check_outputs(folder) is None:
+            return "skipped", ""
+    except InputError:
+        pass  # a damaged result is made again
+    try:
+        ct = read_ct(path)
+        if min(ct.GetSize()) < MIN_VOXELS or max(ct.GetSpacing()) > MAX_SPACING_MM:
+            return "corrupted", (f"{path}: size {ct.GetSize()}, spacing {ct.GetSpacing()} mm; at least {MIN_VOXELS} "
+                                 f"voxels and at most {MAX_SPACING_MM:g} mm are needed.")
+        with whole_folder(folder) as partial:
+            run(program, path, partial, options)
+            missing = check_outputs(partial, ct)
+    except InputError as error:
+        return "corrupted", str(error)
+    except (ToolFailed, OSError) as error:
+        return "failed", one_line(error)
+    return ("incomplete", f"{folder}: {missing}") if missing else ("success", "")
+
+
+def run(program, ct_path, folder, options):
+    """Run TotalSegmentator, one file per vertebra. Raises ToolFailed."""
+    command = [program, "-i", str(ct_path), "-o", str(folder), "--device", options.device, "--roi_subset",
+               *(f"vertebrae_{name}" for name in VERTEBRAE), *(["--fast"] if options.fast else [])]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace",
+                          env={**os.environ, "TOTALSEG_DISABLE_USAGE_STATS": "1"})
+    if done.returncode == 0:
+        return
+    said = (done.stderr + done.stdout).lower()
+    cause = next((cause for words, cause in CAUSES.items() if any(word in said for word in words)), None)
+    last = next((line.strip() for line in reversed((done.stdout + done.stderr).splitlines()) if line.strip()), "no word")
+    raise ToolFailed(f"TotalSegmentator: {cause or f'exit code {done.returncode}, {last}'}")
+
+
+def check_outputs(folder, ct=None):
+    """None when all vertebrae are there, readable and on the CT's grid, else which files are missing.
+
+    Raises InputError for a file that cannot be read or lies on another grid.
+    """
+    missing = [name for name in NAMES if not (folder / name).is_file()]
+    for name in NAMES:
+        if name not in missing:
+            mask = read_volume(folder / name)
+            check_same_grid(ct or mask, mask, folder / name)
+    return f"{', '.join(missing)} missing" if missing else None
+
+
+if __name__ == "__main__":
+    run_script(main)

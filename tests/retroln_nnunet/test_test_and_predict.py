@@ -1,0 +1,114 @@
+"""Scores and masks in the geometry of the whole CT; bad checkpoints and scans are one line."""
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from retroln_nnunet import predict, test, train
+from retroln_nnunet.config import Config
+from shared_data.dicom import write_dicom_series
+from shared_data.errors import InputError
+from shared_data.files import read_json, read_table
+from shared_data.volume import geometry, write_volume
+
+
+@pytest.fixture(scope="module")
+def checkpoint(trained):
+    return train.model_dir(Config(nnunet_dir=trained)) / "fold_0" / "checkpoint_final.pth"
+
+
+def run_predict(checkpoint, ct, vertebrae, output):
+    predict.main(["--checkpoint", str(checkpoint), "--input", str(ct), "--vertebrae", str(vertebrae), "--output",
+                  str(output), "--device", "cpu", "--no-mirror"])
+    return sitk.ReadImage(str(output))
+
+
+def test_a_perfect_prediction_pasted_back_is_the_reference(folders, processed, trained, raw, tmp_path):
+    assert test.main([*folders, "--predictions-dir", str(processed / "labels"), "--output-dir", str(tmp_path)]) == 0
+    rows = read_table(tmp_path / "cases.csv", ["dice", "hd95_mm", "volume_error_ml", "false_positives"])
+    assert [row["case"] for row in rows] == ["P4"] and float(rows[0]["dice"]) == 1 and float(rows[0]["hd95_mm"]) == 0
+    reference = sitk.ReadImage(str(raw / "masks" / "P4.nii.gz"))
+    pasted = sitk.ReadImage(str(tmp_path / "predictions" / "P4.nii.gz"))
+    assert np.array_equal(sitk.GetArrayFromImage(pasted), sitk.GetArrayFromImage(reference))
+    assert np.allclose(pasted.GetOrigin(), reference.GetOrigin()) and pasted.GetSize() == reference.GetSize()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "P4" in page and "data:image/png" in page
+    assert [row["short axis"] for row in read_json(tmp_path / "summary.json")["detection"]] == [
+        "all", "< 5 mm", "5-10 mm", ">= 10 mm"]
+
+
+def test_predict_equals_test_and_lies_on_the_grid_of_the_ct(folders, checkpoint, raw, tmp_path):
+    assert test.main([*folders, "--output-dir", str(tmp_path / "t"), "--device", "cpu", "--no-mirror"]) == 0
+    expected = sitk.ReadImage(str(tmp_path / "t" / "predictions" / "P4.nii.gz"))
+    ct = sitk.ReadImage(str(raw / "CT" / "P4_0000.nii.gz"))
+    mask = run_predict(checkpoint, raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4", tmp_path / "m.nii.gz")
+    assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
+    for key, value in geometry(ct).items():
+        assert np.allclose(geometry(mask)[key], value, atol=1e-4), key
+    assert json.loads((tmp_path / "m.json").read_text())["region"]["reference"] == "L2"
+    assert (tmp_path / "m_overlay.png").stat().st_size > 1000
+
+
+def test_formats_orders_and_dicom(checkpoint, raw, tmp_path):
+    ct = sitk.ReadImage(str(raw / "CT" / "P4_0000.nii.gz"))
+    write_dicom_series(ct, tmp_path / "dicom")
+    first = run_predict(checkpoint, tmp_path / "dicom", raw / "vertebrae" / "P4", tmp_path / "a.mhd")
+    vertebrae = tmp_path / "v"
+    for path in (raw / "vertebrae" / "P4").iterdir():
+        write_volume(sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS"), vertebrae / path.name)
+    write_volume(ct, tmp_path / "ct ä.nrrd")
+    second = run_predict(checkpoint, tmp_path / "ct ä.nrrd", vertebrae, tmp_path / "b ö.nrrd")
+    assert np.array_equal(sitk.GetArrayFromImage(first), sitk.GetArrayFromImage(second))
+
+
+class Evil:
+    """A pickle that would run code."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_bad_checkpoints_are_refused(checkpoint, raw, tmp_path, capsys):
+    state = torch.load(checkpoint, weights_only=False)
+    key = next(name for name, value in state["network_weights"].items() if name.endswith("seg_layers.4.weight"))
+    classes = {**state["network_weights"], key: torch.zeros(3, 4, 1, 1, 1)}
+    shutil.copytree(checkpoint.parents[1], tmp_path / "model")
+    fold = tmp_path / "model" / "fold_0"
+    for name, content in {"evil": Evil(), "list": [1], "foreign": {"model": {}},
+                          "classes": {**state, "network_weights": classes}}.items():
+        torch.save(content, fold / f"{name}.pth")
+    (fold / "cut.pth").write_bytes(checkpoint.read_bytes()[:5000])
+    (fold / "text.pth").write_text("hello")
+    for name, word in (("evil", "more than plain tensors"), ("list", "not a checkpoint of nnU-Net"),
+                       ("foreign", "not a checkpoint"), ("classes", "does not fit its plans.json"), ("cut", "damaged"),
+                       ("text", "damaged"), ("absent", "no such checkpoint")):
+        with pytest.raises(InputError, match=word):
+            run_predict(fold / f"{name}.pth", raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4", tmp_path / "m.nrrd")
+    assert "executed" not in capsys.readouterr().out and not (tmp_path / "m.nrrd").exists()
+
+
+def test_bad_input_is_one_line_and_exit_code_2(checkpoint, raw, tmp_path):
+    scan = tmp_path / "Löcher und Lücken.nii.gz"
+    scan.write_bytes((raw / "CT" / "P1_0000.nii.gz").read_bytes()[:3000])
+    command = [sys.executable, "-m", "retroln_nnunet.predict", "--checkpoint", str(checkpoint), "--input", str(scan),
+               "--vertebrae", str(raw / "vertebrae" / "P1"), "--output"]
+    done = subprocess.run([*command, str(tmp_path / "m.nrrd")], capture_output=True, text=True)
+    assert done.returncode == 2 and f"predict.py: error: {scan}: damaged or cut short" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(InputError, match="unknown format"):
+        run_predict(checkpoint, scan, raw, tmp_path / "m.png")
+    with pytest.raises(InputError, match="--input and --output are needed"):
+        predict.main(["--checkpoint", str(checkpoint)])
+
+
+def test_test_needs_a_prepared_data_set(tmp_path):
+    with pytest.raises(InputError, match="no such checkpoint"):
+        test.main(["--nnunet-dir", str(tmp_path)])
+    with pytest.raises(InputError, match="recipe.json: no such file"):
+        test.main(["--nnunet-dir", str(tmp_path), "--predictions-dir", str(tmp_path)])

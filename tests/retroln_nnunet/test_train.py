@@ -1,0 +1,186 @@
+"""The real nnU-Net: plan, training, resume, our augmentation, the plain commands."""
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch.nn import functional as F
+
+from retroln_nnunet import train
+from retroln_nnunet.config import Config
+from retroln_nnunet.model import read_checkpoint
+from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels
+from shared_data.errors import InputError
+from shared_data.files import read_json
+from shared_data.phantoms_abdomen import abdomen
+
+
+def fold_dir(nnunet):
+    return train.model_dir(Config(nnunet_dir=nnunet)) / "fold_0"
+
+
+def test_published_plan_and_parameter_count(golden):
+    facts = json.loads((golden / "retroln_nnunet.json").read_text())
+    own = {"configurations": {"3d_fullres": {}}, "image_reader_writer": "SimpleITKIO"}
+    plan = train.published_plans(own, Config())["configurations"]["3d_fullres"]
+    for ours, theirs in (("patch_size", "patch_size"), ("batch_size", "batch_size"), ("spacing", "spacing"),
+                         ("normalization_schemes", "normalization"), ("batch_dice", "batch_dice")):
+        assert plan[ours] == facts[theirs]
+    assert plan["architecture"]["network_class_name"] == facts["original_class"]
+    assert plan["architecture"]["arch_kwargs"] == facts["arch_kwargs"]
+    assert {"initial_lr": str(Config().lr), "batch_size": "2"}.items() <= facts["trainer"].items()
+    manager = PlansManager({"plans_name": "x", "configurations": {"3d_fullres": plan}})
+    network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 2, True)
+    assert sum(p.numel() for p in network.parameters()) == facts["total_parameters"] == 31_113_098
+    assert sum(p.numel() for p in network.encoder.parameters()) == facts["encoder_parameters"]
+    with torch.inference_mode():
+        shapes = [list(output.shape) for output in network(torch.zeros(1, 1, 32, 64, 64))]
+    assert shapes == facts["output_shapes_for_1x1x32x64x64"]
+
+
+def test_a_run_leaves_what_the_readme_says(trained):
+    fold = fold_dir(trained)
+    assert {"checkpoint_final.pth", "checkpoint_best.pth", "history.csv", "progress.png"} <= {p.name for p in fold.iterdir()}
+    with open(fold / "history.csv", newline="") as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
+    plans = read_json(fold.parent / "plans.json")
+    assert plans["retroln"]["elastic_probability"] == 0.2 and plans["retroln"]["oversample_foreground"] == 0.5
+    assert (fold / "validation" / "summary.json").exists()
+    steps = read_json(fold / "debug.json")
+    assert "LandmarkTransform" in json.dumps(steps) and "p_elastic_deform = 0.2" in json.dumps(steps)
+    assert read_checkpoint(fold / "checkpoint_final.pth")["trainer_name"] == train.TRAINER
+    splits = read_json(trained / "nnUNet_preprocessed" / train.DATASET / "splits_final.json")
+    assert [fold["val"] for fold in splits] == [["P1"], ["P2"], ["P3"]]  # P4 is held out
+
+
+def test_killed_and_resumed(folders, training, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "nnunet")
+    shutil.rmtree(tmp_path / "nnunet" / "nnUNet_results")
+    options = [*folders[:2], "--nnunet-dir", str(tmp_path / "nnunet"), *training, "--epochs", "3"]
+    command = [sys.executable, "-m", "retroln_nnunet.train", *options]
+    killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    fold = fold_dir(tmp_path / "nnunet")
+    while not (fold / "checkpoint_latest.pth").exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = read_checkpoint(fold / "checkpoint_latest.pth")["current_epoch"]
+    assert 1 <= done < 3
+    finished = subprocess.run([*command, "--c"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert f"Epoch {done}" in finished.stdout and "\nEpoch 0" not in finished.stdout
+    assert read_checkpoint(fold / "checkpoint_final.pth")["current_epoch"] == 3
+
+
+def test_a_run_is_not_overwritten(folders, training, trained):
+    with pytest.raises(InputError, match="holds a run already. Add --resume"):
+        train.main([*folders, *training])
+    with pytest.raises(InputError, match="fold_1: no checkpoint to go on from"):
+        train.main([*folders, *training, "--resume", "--fold", "1"])
+    with pytest.raises(InputError, match="there are 3 folds"):
+        train.main([*folders, *training, "--fold", "7"])
+
+
+def test_plain_commands_work_on_the_prepared_folder(folders, training, trained):
+    env = {**os.environ, **train.environment(Config(nnunet_dir=trained)), "nnUNet_n_proc_DA": "1"}
+    scripts = Path(sys.executable).parent
+    done = subprocess.run([scripts / "nnUNetv2_plan_and_preprocess", "-d", "600", "-c", "3d_fullres", "-np", "1", "-npfp",
+                           "1", "--verify_dataset_integrity"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (trained / "nnUNet_preprocessed" / train.DATASET / "nnUNetPlans.json").exists()
+
+
+def test_landmark_transform_shifts_by_millimetres_and_scales_the_levels():
+    image = torch.zeros(1, 16, 20, 24)
+    image[0, 8, 10, 12] = 1
+    step = LandmarkTransform(1.0, (0, 0, 0), 0, 200, (5, 2, 2))
+    same = step(image=image.clone(), segmentation=image.to(torch.int16))
+    assert torch.allclose(same["image"], image, atol=1e-5) and same["segmentation"].equal(image.to(torch.int16))
+    theta = {"theta": torch.tensor([[[1, 0, 0, 2 * 3 / 24], [0, 1, 0, 2 * -2 / 20], [0, 0, 1, 2 * 1 / 16]]]).float()}
+    moved = step.apply({"image": image, "segmentation": image.to(torch.int16)}, **theta)
+    assert moved["image"].round().nonzero().tolist() == moved["segmentation"].clamp(0).nonzero().tolist() == [[0, 7, 12, 9]]
+    assert moved["segmentation"].min() == -1 and not (moved["segmentation"][:, :15, 2:, :21] < 0).any()  # from outside
+    np.random.seed(0)
+    step = LandmarkTransform(1.0, (5, 4, 4), 10, 200, (5, 2, 2))
+    thetas = torch.cat([step.get_parameters(image=image)["theta"] for _ in range(2000)])
+    millimetres = thetas[:, :, 3] / 2 * torch.tensor([24 * 2, 20 * 2, 16 * 5])
+    assert torch.allclose(millimetres.std(0), torch.tensor([4.0, 4, 5]), rtol=0.1)
+    assert float(thetas[:, 2, 2].std()) == pytest.approx(0.05, rel=0.1) and (thetas[:, 0, 0] == 1).all()
+
+
+def test_elastic_magnitude_is_in_millimetres():
+    magnitude = MagnitudeInVoxels((4, 4), (2.0, 0.5, 0.5))
+    assert [magnitude(torch.zeros(1, 2, 2, 2), dim) for dim in range(3)] == [2, 8, 8]
+    assert magnitude(torch.zeros(1, 2, 2), 0) == 8
+
+
+def test_two_phantom_cases_are_learned_by_heart():
+    torch.set_num_threads(1)  # on a busy machine threads wait for one another
+    torch.manual_seed(0)
+    cases = [abdomen(seed, (32, 64, 64), (4.0, 4.0, 7.5)) for seed in (1, 2)]
+    centre = (slice(None), slice(None), slice(16, 48), slice(16, 48))
+    image = torch.stack([torch.from_numpy(hu) for hu, *_ in cases])[centre].float()[:, None].clamp(-160, 240) / 100
+    label = torch.stack([torch.from_numpy(nodes) for _, nodes, _ in cases])[centre].long()
+    plan = train.published_plans({"configurations": {"3d_fullres": {}}}, Config(base_features=8))
+    manager = PlansManager({**plan, "plans_name": "x"})
+    network = nnUNetTrainer.build_network_architecture(manager, manager.get_configuration("3d_fullres"), 1, 2, False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(70):
+        logits = network(image)
+        probability = logits.softmax(1)[:, 1]
+        overlap = 2 * (probability * label).sum() / (probability.sum() + label.sum())
+        loss = F.cross_entropy(logits, label, weight=torch.tensor([1.0, 30.0])) + 1 - overlap  # nodes are 0.6 % here
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    prediction = logits.argmax(1)
+    assert losses[-1] < 0.25 * losses[0]
+    assert 2 * (prediction & label).sum() / (prediction.sum() + label.sum()) > 0.8
+
+
+def test_cases_of_a_patient_stay_together():
+    cases = [f"{patient}_{scan}" for patient in range(12) for scan in "ab"]
+    config = Config(patient_pattern=r"^(\d+)_")
+    rest, held_out = train.split_cases(cases, config)
+    assert held_out == ["11_a", "11_b"]
+    for fold in train.make_splits(rest, config):
+        assert sorted(fold["train"] + fold["val"]) == sorted(rest)
+        assert not {name.split("_")[0] for name in fold["train"]} & {name.split("_")[0] for name in fold["val"]}
+    with pytest.raises(InputError, match="1 patient; train, validation and test"):
+        train.split_cases(["only"], Config())
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--patch-zyx", "30", "64", "64"], "divisible by 16"), (["--patch-zyx", "16", "32", "32"], "too small"), (["--epochs", "0"], "at least 1"),
+    (["--plans", "other"], "invalid choice"), (["--landmark-probability", "2"], "must lie in 0..1")])
+def test_impossible_settings_are_refused(folders, options, message):
+    with pytest.raises(InputError, match=message):
+        train.main([*folders, *options])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_refused(folders):
+    with pytest.raises(InputError, match="--device cuda: none on this machine. Here: "):
+        train.main([*folders, "--device", "cuda"])
+
+
+def test_a_cohort_without_nodes_is_refused(processed, tmp_path):
+    report = read_json(processed / "report.json")
+    for row in report["cases"]:
+        row["mask_voxels"] = 0
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match="not one mask holds a node"):
+        train.main(["--processed-dir", str(tmp_path), "--nnunet-dir", str(tmp_path / "n")])
