@@ -41,7 +41,7 @@ def test_two_phantom_cases_are_learned_by_heart():
     network, loss_function = SepNet(6, 4, dropout=0, channel_dropout=0), AttentionExpDiceLoss(6)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     losses = []
-    for _ in range(60):
+    for _ in range(160):
         probabilities = network(image)
         loss = loss_function(probabilities, labels)
         optimizer.zero_grad()
@@ -50,12 +50,12 @@ def test_two_phantom_cases_are_learned_by_heart():
         losses.append(loss.item())
     prediction = probabilities.argmax(1)
     hit = ((prediction == labels) & (labels > 0)).sum()
-    assert losses[-1] < 0.5 * losses[0] and 2 * hit / ((prediction > 0).sum() + (labels > 0).sum()) > 0.5
+    assert losses[-1] < 0.1 * losses[0] and 2 * hit / ((prediction > 0).sum() + (labels > 0).sum()) > 0.9
 
 
 def test_a_run_folder_holds_what_the_readme_says(runs):
-    assert {path.name for path in (runs / "one").iterdir()} == {"config.json", "history.csv", "curves.png",
-                                                               "tensorboard", "last.pt", "best.pt"}
+    names = {path.name for path in (runs / "one").iterdir() if path.name[0] != "."}
+    assert names == {"config.json", "history.csv", "curves.png", "tensorboard", "last.pt", "best.pt"}
     rows = history(runs / "one")
     assert [row["epoch"] for row in rows] == ["1", "2"] and float(rows[1]["loss"]) < float(rows[0]["loss"])
 
@@ -125,7 +125,7 @@ def test_settings_come_from_an_ini_file_of_the_authors(training, tmp_path, capsy
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--lr", "0"], "--lr 0.0 must be positive"), (["--alpha", "nan"], "--alpha nan must be positive"),
+    (["--lr", "0"], "--lr 0.0 must be positive"), (["--alpha", "nan"], "--alpha nan must be a finite number"),
     (["--patch-zyx", "16", "50", "48"], "must be divisible by 8"), (["--crop-size", "50"], "--crop-size 50 must be div"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"), (["--dropout", "1"], "--dropout 1.0 must be at least 0"),
     (["--loss", "hinge"], "invalid choice: 'hinge'"), (["--window-step", "17"], "must not exceed --window-slices"),
