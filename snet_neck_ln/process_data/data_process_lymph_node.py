@@ -108,14 +108,15 @@ def prepare_patient(folder, config):
     try:
         ct_path, mask_path = find_pair(folder, config)
         sources = [[path.name, _fingerprint(path)] for path in (ct_path, mask_path)]
-        if not is_prepared(case, sources):
+        done = is_prepared(case, sources)
+        if not done:
             ct = read_ct(ct_path)
             mask = read_mask(mask_path, any_label=config.merge_labels)
             scan_grid, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
             check_same_grid(ct, mask, mask_path)
     except (InputError, OSError) as error:
         return one_line(error)
-    if not is_prepared(case, sources):
+    if not done:
         write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan_grid}, config)
     return [{"patient": folder.name, "slice": k, "path": f"{folder.name}/files/{k}.npz", "has_node": int(node)}
             for k, node in enumerate(read_case(case)["has_node"])]
