@@ -8,19 +8,16 @@ regions/ (JSON, to paste a prediction back), report.csv and report.json. Stopped
 Exit code 1 when a case had to be skipped.
 """
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
-from functools import partial as bind
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from retroln_nnunet.config import Config
 from retroln_nnunet.region import locate
+from shared_data.cohort import all_skipped, each_case, fingerprint, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, read_json, write_json, write_table
 from shared_data.folds import natural_sort
@@ -95,17 +92,14 @@ def main(argv=None):
         else:
             rows.append({"case": case, **outcome})
     if not rows:
-        raise InputError(f"{config.ct_dir}: no case could be cropped. "
-                         + " | ".join(f"{case}: {reason}" for case, reason in skipped.items()))
+        raise all_skipped(config.ct_dir, skipped)
     write_table(config.output_dir / "report.csv", rows)
     write_json(config.output_dir / "report.json", {"cases": rows, "skipped": skipped})
     print(f"{len(rows)} cases cropped: {config.output_dir}")
     for row in rows:
         if row["notes"]:
             print(f"note on {row['case']}: {row['notes']}", file=sys.stderr)
-    for case, reason in skipped.items():
-        print(f"skipped {case}: {reason}", file=sys.stderr)
-    return 1 if skipped else 0
+    return say_skipped(skipped)
 
 
 def stem(path):
@@ -138,21 +132,9 @@ def crop_all(cases, config):
     vertebrae = find_cases(config.vert_seg_dir)
     jobs = [(case, paths, None if masks is None else masks.get(case, []), vertebrae.get(case, []))
             for case, paths in cases.items()]
-    work = bind(crop_job, config=config)
-    bar = bind(tqdm, total=len(jobs), unit="case", disable=None)
-    if not config.parallel:
-        yield from zip(cases, bar(map(work, jobs)))
-        return
-    with ProcessPoolExecutor(max(1, config.num_processes), get_context("spawn"), _one_thread) as pool:
-        try:
-            yield from zip(cases, bar(pool.map(work, jobs)))
-        except BrokenProcessPool as error:
-            raise InputError("a process was ended, for want of memory most likely. Use fewer --num-processes."
-                             ) from error
-
-
-def _one_thread():
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    workers = max(1, config.num_processes) if config.parallel else 0
+    for (case, *_), outcome in each_case(partial(crop_job, config=config), jobs, workers):
+        yield case, outcome
 
 
 def crop_job(job, config):
@@ -161,7 +143,7 @@ def crop_job(job, config):
     try:
         sources = [None if paths is None else _only(paths, what, case)
                    for paths, what in zip(candidates, ("CT", "mask", "vertebrae"))]
-        facts = {str(path): _fingerprint(path) for path in sources if path}
+        facts = {str(path): fingerprint(path) for path in sources if path}
         kept = config.output_dir / "regions" / f"{case}.json"
         if kept.exists() and read_json(kept).get("sources") == facts:
             return read_json(kept)["report"]
@@ -178,12 +160,6 @@ def _only(paths, what, case):
         names = f" ({', '.join(path.name for path in paths)})" if paths else ""
         raise InputError(f"{len(paths)} candidates for the {what} of case {case}{names}. One is needed.")
     return paths[0]
-
-
-def _fingerprint(path):
-    """Size and time of a file (or of all files of a folder): a changed source is cropped again."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):

@@ -5,18 +5,15 @@ Out: <prepared>/{train,valid}/<patient>/ with multi_thresh_<1..3>.nii.gz and lab
 true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
 Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from multiprocessing import get_context
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from sepnet.config import CONTROL_POINTS, Config
 from sepnet.volumes import cropped, network_grid, transformed
+from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
+                                say_skipped)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
@@ -32,9 +29,7 @@ VOLUME_SETTINGS = ("split", "crop_size", "resample", "spacing_zyx", "plain_windo
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
     cases = find_cases(config)
-    raw, prepared = config.data_dir.resolve(), config.prepared_dir.resolve()
-    if raw == prepared or raw in prepared.parents or prepared in raw.parents:
-        raise InputError(f"{config.prepared_dir}: the prepared folder and --data-dir must lie apart. Name another.")
+    check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
         for part in PARTS:
             clear_partials(config.prepared_dir / part)
@@ -46,15 +41,14 @@ def main(argv=None):
 def prepare_cohort(cases, config):
     """Prepare every case and write the table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for (part, folder), outcome in prepare_all(cases, config):
+    for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
         if isinstance(outcome, str):
-            skipped[f"{part} {folder.name if folder.name.isprintable() else ascii(folder.name)}"] = outcome
+            skipped[f"{part} {printable(folder.name)}"] = outcome
         else:
             rows.append(outcome)
     for part in PARTS:
         if not any(row["part"] == part for row in rows):
-            raise InputError(f"{config.data_dir}: no {part} case could be prepared. "
-                             + " | ".join(f"{case}: {reason}" for case, reason in skipped.items()))
+            raise all_skipped(f"{config.data_dir}, {part}", skipped)
     if not any(row["labels"] for row in rows):
         raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
     write_table(config.prepared_dir / "cases.csv", rows)
@@ -63,9 +57,7 @@ def prepare_cohort(cases, config):
           + f" cases: {config.prepared_dir}")
     if absent := sorted(set(range(1, config.n_classes)) - present):
         print(f"labels that never occur: {', '.join(map(str, absent))}")
-    for case, reason in skipped.items():
-        print(f"skipped {case}: {reason}", file=sys.stderr)
-    return 1 if skipped else 0
+    return say_skipped(skipped)
 
 
 def find_cases(config):
@@ -91,25 +83,6 @@ def find_cases(config):
 
 def subfolders(folder):
     return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-
-
-def prepare_all(cases, config):
-    """Yield ((part, folder), its row of the table, or why it was skipped), in order."""
-    work = partial(prepare_case, config=config)
-    bar = partial(tqdm, total=len(cases), unit="case", disable=None)
-    if config.workers == 0:
-        yield from zip(cases, bar(map(work, cases)))
-        return
-    with ProcessPoolExecutor(config.workers, get_context("spawn"), _one_thread) as pool:
-        try:
-            yield from zip(cases, bar(pool.map(work, cases)))
-        except BrokenProcessPool as error:
-            raise InputError("a worker process was ended, for want of memory most likely. Use fewer --workers."
-                             ) from error
-
-
-def _one_thread():
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
 
 
 def prepare_case(case, config):
@@ -143,8 +116,7 @@ def is_prepared(target, sources):
 
 def find_file(folder, stem):
     """The one file (or DICOM folder) of that name, whatever its format and case."""
-    if not folder.name.isprintable() or len(folder.name.encode()) > 200:
-        raise InputError(f"{ascii(str(folder))}: a folder of this name cannot be prepared. Rename it.")
+    check_case_name(folder)
     found = [path for path in sorted(folder.iterdir())
              if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
              and (path.is_dir() or path.name.lower() != stem)]
@@ -152,12 +124,6 @@ def find_file(folder, stem):
         raise InputError(f"{folder}: {len(found)} files named {stem}.nii.gz (or {' '.join(SUFFIXES[1:])}). "
                          "One is needed.")
     return found[0]
-
-
-def fingerprint(path):
-    """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
 def write_case(target, ct, label, facts, config):

@@ -3,20 +3,15 @@
 Stopped at any moment, the same command goes on: finished patients stay, half-written ones are made again.
 Exit code 1 when a patient had to be skipped.
 """
-import os
 import shutil
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from fnmatch import fnmatch
-from functools import partial as bind
-from multiprocessing import get_context
+from functools import partial
 
 import cv2
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
+from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
@@ -33,9 +28,7 @@ RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
     folders = patient_folders(config.data_dir)
-    raw, prepared = config.data_dir.resolve(), config.prepared_dir.resolve()
-    if raw == prepared or raw in prepared.parents or prepared in raw.parents:
-        raise InputError(f"{config.prepared_dir}: the prepared folder and --data-dir must lie apart. Name another.")
+    check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir)
         keep_config(config, config.prepared_dir / "config.json",
@@ -46,22 +39,19 @@ def main(argv=None):
 def prepare_cohort(folders, config):
     """Prepare every patient and write the slice table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for folder, outcome in prepare_all(folders, config):
+    for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient"):
         if isinstance(outcome, str):
-            skipped[folder.name if folder.name.isprintable() else ascii(folder.name)] = outcome
+            skipped[folder.name] = outcome
         else:
             rows += outcome
     replace_table(config.prepared_dir, rows)
     if not rows:
-        raise InputError(f"{config.data_dir}: no patient could be prepared. "
-                         + " | ".join(f"{patient}: {reason}" for patient, reason in skipped.items()))
+        raise all_skipped(config.data_dir, skipped)
     if not any(row["has_node"] for row in rows):
         raise InputError(f"{config.data_dir}: not one mask holds a node. Check --mask-pattern and the masks.")
     print(f"{len(folders) - len(skipped)} patients, {len(rows)} slices, {sum(row['has_node'] for row in rows)} "
           f"with a node: {config.prepared_dir}")
-    for patient, reason in skipped.items():
-        print(f"skipped {patient}: {reason}", file=sys.stderr)
-    return 1 if skipped else 0
+    return say_skipped(skipped)
 
 
 def replace_table(prepared_dir, rows):
@@ -83,31 +73,12 @@ def patient_folders(data_dir):
     return [data_dir / name for name in names]
 
 
-def prepare_all(folders, config):
-    """Yield (folder, its rows of the slice table, or why it was skipped), in order."""
-    work = bind(prepare_patient, config=config)
-    bar = bind(tqdm, total=len(folders), unit="patient", disable=None)
-    if config.workers == 0:
-        yield from zip(folders, bar(map(work, folders)))
-        return
-    with ProcessPoolExecutor(config.workers, get_context("spawn"), _one_thread) as pool:
-        try:
-            yield from zip(folders, bar(pool.map(work, folders)))
-        except BrokenProcessPool as error:
-            raise InputError("a worker process was ended, for want of memory most likely. Use fewer --workers."
-                             ) from error
-
-
-def _one_thread():
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-
-
 def prepare_patient(folder, config):
     """Rows of the slice table, the slices written; or, as a string, why the patient has to be skipped."""
     case = config.prepared_dir / folder.name
     try:
         ct_path, mask_path = find_pair(folder, config)
-        sources = [[path.name, _fingerprint(path)] for path in (ct_path, mask_path)]
+        sources = [[path.name, fingerprint(path)] for path in (ct_path, mask_path)]
         done = is_prepared(case, sources)
         if not done:
             ct = read_ct(ct_path)
@@ -148,8 +119,7 @@ def read_case(case):
 
 def find_pair(folder, config):
     """(CT, mask) of a patient: exactly one file (or DICOM folder) each. A name that fits both patterns is a mask."""
-    if not folder.name.isprintable() or folder.name in RESERVED or len(os.fsencode(folder.name)) > 200:
-        raise InputError(f"{ascii(str(folder))}: a folder of this name cannot be prepared. Rename it.")
+    check_case_name(folder, RESERVED)
     entries = [path for path in sorted(folder.iterdir()) if path.name[0] != "."
                and (path.is_dir() or path.name.lower().endswith(SUFFIXES))]
     masks = [path for path in entries if _fits(path, config.mask_pattern)]
@@ -166,24 +136,18 @@ def _fits(path, pattern):
     return fnmatch(path.name.lower(), pattern.lower())
 
 
-def _fingerprint(path):
-    """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
-
-
 def write_case(case, ct, mask, facts, config):
     """Write one patient's slices: 8-bit picture for people, 16-bit image with its mask for training."""
     hu_zyx, mask_zyx = sitk.GetArrayViewFromImage(ct), sitk.GetArrayViewFromImage(mask)
-    with whole_folder(case) as partial:
-        (partial / "images").mkdir()
-        (partial / "files").mkdir()
+    with whole_folder(case) as written:
+        (written / "images").mkdir()
+        (written / "files").mkdir()
         for k, (hu, node) in enumerate(zip(hu_zyx, mask_zyx)):
             unit = window(hu, config.window_center_hu, config.window_width_hu)
             picture = cv2.imencode(".jpg", to_8bit(unit))[1]
-            (partial / "images" / f"{k}.jpg").write_bytes(picture)
-            np.savez_compressed(partial / "files" / f"{k}.npz", image=to_16bit(unit), mask=node)
-        write_json(partial / "case.json",
+            (written / "images" / f"{k}.jpg").write_bytes(picture)
+            np.savez_compressed(written / "files" / f"{k}.npz", image=to_16bit(unit), mask=node)
+        write_json(written / "case.json",
                    {**facts, "grid": geometry(ct), "has_node": [bool(node.any()) for node in mask_zyx]})
 
 

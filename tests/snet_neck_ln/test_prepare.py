@@ -205,7 +205,7 @@ def test_cohorts_without_use_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match="not one mask holds a node"):
         prepare(tmp_path / "raw", tmp_path / "out")
     mask.unlink()
-    with pytest.raises(InputError, match="no patient could be prepared.*P1"):
+    with pytest.raises(InputError, match="no case could be used.*P1"):
         prepare(tmp_path / "raw", tmp_path / "out")
 
 

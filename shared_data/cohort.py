@@ -1,0 +1,69 @@
+"""What preparing a cohort has in common: one bad case stops no other, a finished one is not made again."""
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from shared_data.errors import InputError
+
+
+def each_case(work, cases, workers, unit="case"):
+    """Yield (case, work(case)) in order, in `workers` processes (0: in this one), with a progress bar.
+
+    `work` is picklable and returns a string where the case has to be skipped: the reason. What it raises stops the run.
+    """
+    bar = {"total": len(cases), "unit": unit, "disable": None}  # no bar where nobody watches
+    if workers == 0:
+        yield from zip(cases, tqdm(map(work, cases), **bar))
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+        try:
+            yield from zip(cases, tqdm(pool.map(work, cases), **bar))
+        except BrokenProcessPool as error:
+            raise InputError("a worker process was ended, for want of memory most likely. Use fewer processes."
+                             ) from error
+
+
+def _one_thread():
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+
+
+def say_skipped(skipped):
+    """Name the skipped cases {case: reason} on standard error; the exit code: 1 when there are any."""
+    for case, reason in skipped.items():
+        print(f"skipped {printable(case)}: {reason}", file=sys.stderr)
+    return 1 if skipped else 0
+
+
+def all_skipped(folder, skipped):
+    """The error of a cohort without one usable case."""
+    return InputError(f"{folder}: no case could be used. "
+                      + " | ".join(f"{printable(case)}: {reason}" for case, reason in skipped.items()))
+
+
+def printable(name):
+    """A file name as it can stand in a message, even one with line ends or bytes that are no text."""
+    return name if name.isprintable() else ascii(name)
+
+
+def check_case_name(folder, reserved=()):
+    """Raise InputError when a folder of the same name cannot be made beside `reserved` in the prepared folder."""
+    if not folder.name.isprintable() or folder.name in reserved or len(os.fsencode(folder.name)) > 200:
+        raise InputError(f"{ascii(str(folder))}: a case of this name cannot be prepared. Rename it.")
+
+
+def check_apart(raw, prepared):
+    """Raise InputError when one of the two folders lies within the other."""
+    first, second = raw.resolve(), prepared.resolve()
+    if first == second or first in second.parents or second in first.parents:
+        raise InputError(f"{prepared}: the prepared folder and {raw} must lie apart. Name another.")
+
+
+def fingerprint(path):
+    """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]

@@ -1,0 +1,53 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from shared_data.cohort import all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped
+from shared_data.errors import InputError
+
+
+def halved(number):
+    return number // 2 if number % 2 == 0 else "odd"
+
+
+def die(number):
+    os._exit(1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_cases_come_back_in_order(workers):
+    assert list(each_case(halved, [4, 3, 2], workers)) == [(4, 2), (3, "odd"), (2, 1)]
+
+
+def test_a_worker_that_was_killed_is_one_line():
+    with pytest.raises(InputError, match="for want of memory"):
+        list(each_case(die, [1], 2))
+
+
+def test_skipped_cases_are_named(capsys):
+    assert say_skipped({}) == 0
+    assert say_skipped({"a\nb": "empty file"}) == 1
+    assert capsys.readouterr().err == "skipped 'a\\nb': empty file\n"
+    assert str(all_skipped("raw", {"1": "empty", "2": "flat"})) == "raw: no case could be used. 1: empty | 2: flat"
+
+
+@pytest.mark.parametrize("raw, prepared", [("a", "a"), ("a", "a/b"), ("a/b", "a")])
+def test_raw_and_prepared_lie_apart(tmp_path, raw, prepared):
+    with pytest.raises(InputError, match="must lie apart"):
+        check_apart(tmp_path / raw, tmp_path / prepared)
+    check_apart(tmp_path / "a", tmp_path / "ab")
+
+
+@pytest.mark.parametrize("name", ["folds", "a\nb", "ü" * 150])
+def test_names_that_cannot_be_prepared(name):
+    with pytest.raises(InputError, match="cannot be prepared"):
+        check_case_name(Path(name), reserved=("folds",))
+    check_case_name(Path("fälle 1"), reserved=("folds",))
+
+
+def test_a_changed_source_has_another_fingerprint(tmp_path):
+    (tmp_path / "1.dcm").write_bytes(b"1")
+    before = fingerprint(tmp_path)
+    (tmp_path / "2.dcm").write_bytes(b"2")
+    assert fingerprint(tmp_path) != before
