@@ -11,11 +11,12 @@ from typing import Literal
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from retroln_nnunet.config import Config
 from retroln_nnunet.crop import paste
+from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.predict import three_planes
-from retroln_nnunet.train import DATASET, model_dir
-from retroln_nnunet.config import Config
+from retroln_nnunet.train import model_dir
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, dice, surface_distances
@@ -60,7 +61,7 @@ def main(argv=None):
 def held_out(config):
     """Case ids of the split; raises InputError when train.py has not made it, or it is empty."""
     raw = config.nnunet_dir / "nnUNet_raw" / DATASET
-    recipe = read_json(raw / "recipe.json")
+    recipe = read_recipe(raw)
     if config.split == "test":
         cases = [case for case in recipe["recipe"]["test"] if case not in recipe["skipped"]]
     else:
