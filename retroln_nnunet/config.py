@@ -1,4 +1,6 @@
 """Every setting of RetroLN-nnUNet: edit the defaults here, or give `--name value` to any of the scripts."""
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -65,21 +67,35 @@ class Config:
     num_processes: int = 2  # processes that prepare
 
     def __post_init__(self):
-        for name in ("ap_mm", "lr_mm", "lr", "levels_mm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive.")
-        for name in ("test_share", "oversample_foreground", "elastic_probability", "landmark_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in 0..1.")
-        for name in ("batch_size", "base_features", "epochs", "iterations", "val_iterations", "save_every", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
-        for name in ("num_processes", "fold", "level_error_mm", "ap_offset_mm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0.")
+        _require(self, "must be positive.", lambda value: value > 0, "ap_mm", "lr_mm", "lr", "levels_mm", "spacing_zyx")
+        _require(self, "must lie in 0..1.", lambda value: 0 <= value <= 1, "test_share", "oversample_foreground",
+                 "elastic_probability", "landmark_probability")
+        _require(self, "must lie in 0..1, below 1.", lambda value: 0 <= value < 1, "momentum", "test_share")
+        _require(self, "must be at least 1.", lambda value: value >= 1, "batch_size", "base_features", "epochs",
+                 "iterations", "val_iterations", "save_every", "devices", "vertebra_labels")
+        _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "fold", "level_error_mm",
+                 "ap_offset_mm", "landmark_shift_mm", "seed")
+        for name in ("elastic_scale", "elastic_mm"):
+            _require(self, "must be low, then high, from 0.", lambda value: 0 <= value < math.inf, name)
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
         if not self.min_hu < self.max_hu:
             raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
+        if len(set(self.vertebra_labels)) < len(VERTEBRAE):
+            raise ValueError(f"--vertebra-labels {self.vertebra_labels} must be six different labels.")
         z, y, x = self.patch_zyx
-        if min(z, y, x) < 16 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
-            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32; "
+        if min(z, y, x) < 16 or max(z, y, x) > 1024 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
+            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32, 1024 at most; "
                              "16 32 32 is too small.")
+        try:
+            re.compile(self.patient_pattern)
+        except re.error as error:
+            raise ValueError(f"--patient-pattern {self.patient_pattern!r}: no regular expression ({error}).") from error
+
+
+def _require(config, what, allowed, *names):
+    for name in names:
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not allowed(value):  # NaN never is
+                raise ValueError(f"--{name.replace('_', '-')} {values} {what}")

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import zlib
+from itertools import chain
 from pathlib import Path
 
 import nibabel
@@ -57,7 +58,8 @@ def open_volume(path):
             pass  # read_volume says why, or mends it
         else:
             _check_grid(reader, reader.GetNumberOfComponents(), path)
-            return reader, _checked_slices(path)
+            slices = _checked_slices(path)
+            return reader, chain([next(slices)], slices)  # the first one tells of a bad header
     image = read_volume(path)
     _extremes(image, path)
     return image, iter(sitk.GetArrayViewFromImage(image))
