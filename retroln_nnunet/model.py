@@ -7,7 +7,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.errors import InputError
-from shared_data.volume import to_lps
+from shared_data.volume import check_same_grid, to_lps
 
 
 def choose_device(name):
@@ -58,7 +58,12 @@ def predict_crop(predictor, crop):
                                                 {"spacing": list(turned.GetSpacing()[::-1])})
     mask = sitk.GetImageFromArray(labels.astype(np.uint8))
     mask.CopyInformation(turned)
-    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(crop.GetDirection())
-    mask = sitk.DICOMOrient(mask, code)
+    return turned_like(mask, crop)
+
+
+def turned_like(mask, crop):
+    """A mask in another axis order of the crop's grid, in that of the crop."""
+    mask = sitk.DICOMOrient(mask, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(crop.GetDirection()))
+    check_same_grid(crop, mask, "the prediction")
     mask.CopyInformation(crop)
     return mask

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from retroln_nnunet import predict, test, train
+from retroln_nnunet import crop, predict, test, train
 from retroln_nnunet.config import Config
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.dicom import write_dicom_series
@@ -175,6 +175,20 @@ def test_bad_input_is_one_line_and_exit_code_2(checkpoint, raw, tmp_path):
         run_predict(checkpoint, scan, raw, tmp_path / "m.png")
     with pytest.raises(InputError, match="--input and --output are needed"):
         predict.main(["--checkpoint", str(checkpoint)])
+
+
+def test_predictions_in_lps_are_scored_whatever_the_order_of_the_ct(folders, processed, raw, tmp_path, capsys):
+    """nnU-Net sees the crops in LPS, and so the plain commands predict."""
+    for path in raw.rglob("*.nii.gz"):
+        write_volume(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SLP"), tmp_path / "raw" / path.relative_to(raw))
+    assert crop.main(["--data-dir", str(tmp_path / "raw"), "--output-dir", str(tmp_path / "p")]) == 0
+    options = ["--processed-dir", str(tmp_path / "p"), *folders[2:], "--predictions-dir", str(processed / "labels"),
+               "--output-dir", str(tmp_path / "out")]
+    assert test.main(options) == 0
+    assert float(read_table(tmp_path / "out" / "cases.csv", ["dice"])[0]["dice"]) == 1
+    (tmp_path / "p" / "regions" / "P4.json").write_text("{}")
+    with pytest.raises(InputError, match="no case could be used. P4: .*damaged, or of a case without a mask"):
+        test.main(options)
 
 
 def test_test_needs_a_prepared_data_set(tmp_path):
