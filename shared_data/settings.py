@@ -138,6 +138,7 @@ def _from_json(value, kind):
             raise ValueError(f"{value!r} is none of {', '.join(map(repr, parts))}")
         return value
     if parts:
+        parts = [parts[0]] * len(value) if Ellipsis in parts else parts
         return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
     if kind in (bool, int) and type(value) is not kind:
         raise ValueError(f"{value!r} is no {kind.__name__}")

@@ -1,5 +1,8 @@
 """Fixtures of all tests."""
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -23,3 +26,40 @@ def ct():
     image.SetSpacing((0.75, 0.5, 2.5))
     image.SetOrigin((-20.0, 30.0, 100.0))
     return image
+
+
+# Runs a module as a script where no file may grow beyond so many bytes.
+LIMITED = """
+import resource, runpy, sys
+limit, module = int(sys.argv.pop(1)), sys.argv.pop(1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture
+def run_on_full_disk():
+    """f(module, *options, limit=bytes): the script's outcome where files beyond `limit` do not fit."""
+    def run(module, *options, limit=20_000):
+        return subprocess.run([sys.executable, "-c", LIMITED, str(limit), module, *map(str, options)],
+                              capture_output=True, text=True)
+    return run
+
+
+@pytest.fixture
+def run_without_rights():
+    """f(module, *options): the script's outcome for a user who owns nothing; root, who may write anywhere, steps
+    down for it."""
+    def run(module, *options):
+        return subprocess.run([sys.executable, "-m", module, *map(str, options)], capture_output=True, text=True,
+                              user=65534 if os.geteuid() == 0 else None)
+    return run
+
+
+@pytest.fixture
+def readonly_folder():
+    """A folder that everybody may read and nobody else may write to."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755 if os.geteuid() == 0 else 0o555)
+        yield Path(folder)
+        os.chmod(folder, 0o755)

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.settings import changed_config, given_options, keep_config, load_config, parse_options
+from shared_data.settings import changed_config, config_from_dict, given_options, keep_config, load_config, parse_options
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def test_a_tuple_of_any_length_takes_one_or_more_values():
     class Files:
         checkpoint: tuple[Path, ...]  # one or more
 
-    assert parse_options(Files, ["--checkpoint", "/a", "/b", "/c"]).checkpoint == (Path("/a"), Path("/b"), Path("/c"))
+    files = parse_options(Files, ["--checkpoint", "/a", "/b", "/c"])
+    assert files.checkpoint == (Path("/a"), Path("/b"), Path("/c"))
+    assert config_from_dict(Files, {"checkpoint": ["/a", "/b", "/c"]}, "config.json") == files
     with pytest.raises(InputError, match="expected at least one argument"):
         parse_options(Files, ["--checkpoint"])
