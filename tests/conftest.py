@@ -1,8 +1,8 @@
 """Fixtures of all tests."""
+import ctypes
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -48,18 +48,23 @@ def run_on_full_disk():
 
 @pytest.fixture
 def run_without_rights():
-    """f(module, *options): the script's outcome for a user who owns nothing; root, who may write anywhere, steps
-    down for it."""
+    """f(module, *options): the script's outcome where the rights of files count, for root too."""
     def run(module, *options):
         return subprocess.run([sys.executable, "-m", module, *map(str, options)], capture_output=True, text=True,
-                              user=65534 if os.geteuid() == 0 else None)
+                              preexec_fn=_heed_rights if os.geteuid() == 0 else None)
     return run
 
 
+def _heed_rights():
+    """Drop what lets root read and write everything (Linux: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)."""
+    for capability in (1, 2):
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+
+
 @pytest.fixture
-def readonly_folder():
-    """A folder that everybody may read and nobody else may write to."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755 if os.geteuid() == 0 else 0o555)
-        yield Path(folder)
-        os.chmod(folder, 0o755)
+def readonly_folder(tmp_path):
+    """An empty folder that nobody may write to."""
+    folder = tmp_path / "readonly"
+    folder.mkdir(mode=0o555)
+    yield folder
+    folder.chmod(0o755)

@@ -1,6 +1,4 @@
 """A full disk and a folder without rights: one line, exit code 2, nothing half written; volumes nobody can use."""
-import shutil
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -27,18 +25,18 @@ def test_a_full_disk_stops_preparation_training_and_prediction(run_on_full_disk,
     assert not left(tmp_path / "prepared")
     one_line(run_on_full_disk("sepnet.train", *training, "--run-dir", tmp_path / "run"), "Free some space")
     assert not [path for path in left(tmp_path / "run") if path.suffix in (".pt", ".csv", ".png")]
-    done = run_on_full_disk("sepnet.predict", "--input", raw / "4" / "data.nii.gz", "--output", tmp_path / "out.mha",
+    done = run_on_full_disk("sepnet.predict", "--input", raw / "4" / "data.nii.gz", "--output", tmp_path / "out.nii.gz",
                             "--checkpoint", runs / "one" / "best.pt", limit=2000)
     one_line(done, "Free some space")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_folder_without_rights(run_without_rights, readonly_folder, raw):
-    shutil.copytree(raw, readonly_folder / "raw")
-    (readonly_folder / "out").mkdir(mode=0o555)
-    done = run_without_rights("sepnet.preprocess", "--data-dir", readonly_folder / "raw", "--prepared-dir",
-                              readonly_folder / "out")
-    one_line(done, "Permission denied. Change its permissions")
+def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, runs, training):
+    word = "Permission denied. Change its permissions"
+    one_line(run_without_rights("sepnet.preprocess", "--data-dir", raw, "--prepared-dir", readonly_folder), word)
+    one_line(run_without_rights("sepnet.train", *training, "--run-dir", readonly_folder / "run"), word)
+    one_line(run_without_rights("sepnet.predict", "--input", raw / "4" / "data.nii.gz", "--output",
+                                readonly_folder / "out.mha", "--checkpoint", runs / "one" / "best.pt"), word)
 
 
 def test_scans_that_cannot_be_segmented(runs, raw, tmp_path):
