@@ -18,7 +18,7 @@ from shared_data.settings import parse_options
 class Options:
     folder: Path = ROOT / "demo" / "sepnet"  # the default is made anew; another must be empty
     patients: int = 8  # phantom patients: 6 to train on, 2 to score
-    epochs: int = 8  # of 30 updates, for each member
+    epochs: int = 10  # of 30 updates, for each member
     size: int = 48  # pixels along x and y, divisible by 16
 
     def __post_init__(self):
