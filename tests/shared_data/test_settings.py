@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.settings import changed_config, config_from_dict, given_options, keep_config, load_config, parse_options
+from shared_data.settings import (as_prepared, changed_config, config_from_dict, given_options, keep_config,
+                                  load_config, parse_options)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,16 @@ def test_settings_are_kept_once_and_differences_named(tmp_path):
     with pytest.raises(InputError, match="patch_zyx 1 2 .now 3 4."):
         keep_config(Settings(patch_zyx=(3, 4), folder=Path("é x")), path)
     assert load_config(Settings, path) == config
+
+
+def test_later_steps_take_the_settings_of_preparation(tmp_path):
+    path = tmp_path / "config.json"
+    keep_config(Settings(patch_zyx=(1, 2)), path)
+    given = {"fast": True}
+    assert as_prepared(Settings, given, path, ("patch_zyx",)) == {"fast": True, "patch_zyx": (1, 2)}
+    assert as_prepared(Settings, {"patch_zyx": (1, 2)}, path, ("patch_zyx",)) == {"patch_zyx": (1, 2)}
+    with pytest.raises(InputError, match="prepared with patch_zyx 1 2 .now 3 4."):
+        as_prepared(Settings, {"patch_zyx": (3, 4)}, path, ("patch_zyx",))
 
 
 def test_a_resumed_run_changes_free_settings_only(tmp_path):
