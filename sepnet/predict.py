@@ -1,4 +1,4 @@
-"""Segment the organs of one CT: python predict.py --input ct.nii.gz --output labels.nii.gz --checkpoint best.pt [more.pt]
+"""Segment the organs of one CT: python predict.py --input CT --output labels.nii.gz --checkpoint best.pt [more.pt]
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
 grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
@@ -43,7 +43,8 @@ class Options(NetworkOptions, InOut):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
-    members = load_members(options.checkpoint, options, **({"crop_size": options.crop_size} if options.crop_size else {}))
+    crop = {"crop_size": options.crop_size} if options.crop_size else {}
+    members = load_members(options.checkpoint, options, **crop)
     config = members.config
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)

@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py --run-dir ../runs/sepnet/ensemble
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png, predictions/,
-overlays/, report.html.
+rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png,
+predictions/, overlays/, report.html.
 """
 import math
 import statistics
@@ -64,8 +64,9 @@ def score_patient(patient, members, options, voxels, wrong):
     """Rows of organs.csv; the prediction, its uncertainty and a picture are written, the errors counted."""
     folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
     images = {name: load_case(folder, name)["image"] for name in set(members.transforms)}
+    bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None)
     labels, votes = segment(members.networks, [images[name] for name in members.transforms], members.config,
-                            members.device, progress=partial(tqdm, desc=patient, unit="batch", leave=False, disable=None))
+                            members.device, progress=bar)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
