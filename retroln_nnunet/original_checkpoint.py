@@ -10,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from retroln_nnunet.config import Config
 from retroln_nnunet.plans import published_plans
 from shared_data.errors import InputError
+from shared_data.files import check_archive
 
 # nnU-Net keeps its log in NumPy numbers: data, not code. Before NumPy 2 they had another address.
 SCALAR = np._core.multiarray.scalar
@@ -67,6 +68,7 @@ def read_checkpoint(path, bare=False):
     bare: a state dict alone will do.
     """
     try:
+        check_archive(path)
         with torch.serialization.safe_globals(NUMBERS):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 
 from retroln_nnunet.config import ROOT, Config
-from retroln_nnunet.crop import CROP_SETTINGS
+from retroln_nnunet.crop import CROP_SETTINGS, CropConfig
 from retroln_nnunet.dataset import DATASET, build_dataset
 from retroln_nnunet.model import choose_device, run_settings
 from retroln_nnunet.original_checkpoint import read_checkpoint
 from retroln_nnunet.plans import PLANS, prepare, write_plans
 from shared_data.cohort import check_apart, say_skipped
 from shared_data.errors import InputError, run_script
-from shared_data.files import check_free_space, only_run_in, read_json, write_json
-from shared_data.settings import build, changed_config, config_from_dict, given_options
+from shared_data.files import check_free_space, only_run_in, write_json
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 
 TRAINER = "nnUNetTrainerRetroLN"
 # What may change when a run goes on (its folder is named by fold, plans and configuration).
@@ -44,7 +44,6 @@ def main(argv=None):
         raise InputError(f"--devices {config.devices}: {torch.cuda.device_count()} CUDA GPUs here. "
                          "nnU-Net trains in parallel on CUDA GPUs only.")
     check_apart(config.processed_dir, config.nnunet_dir)
-    set_environment(config)
     results = model_dir(config) / f"fold_{config.fold}"
     checkpoints = [path for name in ("final", "latest", "best")  # the order in which nnU-Net looks
                    if (path := results / f"checkpoint_{name}.pth").exists()]
@@ -52,10 +51,16 @@ def main(argv=None):
         if not checkpoints:
             raise InputError(f"{results}: no checkpoint to go on from. Leave out --resume.")
         config = resumed_config(checkpoints[0], given)
+        set_environment(config)
         train(config, device, results)
         return 0
     if checkpoints and not config.prepare_only:
         raise InputError(f"{results}: holds a run already. Add --resume to go on, or name another --nnunet-dir.")
+    if not (config.processed_dir / "config.json").exists():
+        raise InputError(f"{config.processed_dir}: no crops in it. Run crop.py, or name its output with "
+                         "--processed-dir.")
+    config = build(TrainConfig, as_prepared(CropConfig, given, config.processed_dir / "config.json", CROP_SETTINGS))
+    set_environment(config)
     with only_run_in(config.nnunet_dir):
         skipped = build_dataset(config)
         prepare(config)
@@ -103,8 +108,7 @@ def train(config, device, results):
             partial.unlink()
         check_free_space(results, 500e6)
         if "--c" not in command:  # what predict.py needs to know of crop.py lies beside the plans
-            write_json(results.parent / "region.json", {name: value for name, value in read_json(
-                config.processed_dir / "config.json").items() if name in CROP_SETTINGS})
+            write_json(results.parent / "region.json", {name: getattr(config, name) for name in CROP_SETTINGS})
         done = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}, text=True,
                               stderr=None if "--debug" in sys.argv else subprocess.PIPE, errors="replace")
     if done.returncode:

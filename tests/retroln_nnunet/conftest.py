@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from retroln_nnunet import crop, train
+from retroln_nnunet.config import Config
 from shared_data.phantoms_abdomen import write_abdomen_cohort
 
 # Copies the phantom's vertebrae; the name of the CT says what goes wrong.
@@ -66,6 +67,11 @@ def trained(folders, training):
     """The nnU-Net folder of a finished run."""
     assert train.main([*folders, *training]) == 0
     return Path(folders[3])
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained):
+    return train.model_dir(Config(nnunet_dir=trained)) / "fold_0" / "checkpoint_final.pth"
 
 
 @pytest.fixture

@@ -11,17 +11,11 @@ import SimpleITK as sitk
 import torch
 
 from retroln_nnunet import crop, predict, test, train
-from retroln_nnunet.config import Config
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.volume import geometry, write_volume
-
-
-@pytest.fixture(scope="module")
-def checkpoint(trained):
-    return train.model_dir(Config(nnunet_dir=trained)) / "fold_0" / "checkpoint_final.pth"
 
 
 def run_predict(checkpoint, ct, vertebrae, output):

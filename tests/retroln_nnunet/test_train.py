@@ -256,6 +256,17 @@ def test_a_cohort_without_nodes_is_refused(processed, tmp_path):
     report = read_json(processed / "report.json")
     for row in report["cases"]:
         row["mask_voxels"] = 0
-    (tmp_path / "report.json").write_text(json.dumps(report))
-    with pytest.raises(InputError, match="not one mask holds a node"):
-        train.main(["--processed-dir", str(tmp_path), "--nnunet-dir", str(tmp_path / "n")])
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    with pytest.raises(InputError, match="crops: no crops in it. Run crop.py"):
+        train.main(["--processed-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
+    shutil.copy(processed / "config.json", crops)
+    for content, message in (("{}", "report.json: damaged"), ('{"cases": []}', "no case with a mask"),
+                             (json.dumps(report), "not one mask holds a node")):
+        (crops / "report.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            train.main(["--processed-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
+    with pytest.raises(InputError, match="must lie apart"):
+        train.main(["--processed-dir", str(crops), "--nnunet-dir", str(crops / "n")])
+    with pytest.raises(InputError, match="prepared with min_hu -1000.0 .now -500.0."):
+        train.main(["--processed-dir", str(processed), "--nnunet-dir", str(tmp_path / "n"), "--min-hu", "-500"])
