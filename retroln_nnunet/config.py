@@ -79,6 +79,8 @@ class Config:
             _require(self, "must be low, then high, from 0.", lambda value: 0 <= value < math.inf, name)
             if getattr(self, name)[0] > getattr(self, name)[1]:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed {self.seed} must be below 4294967296.")
         if not self.min_hu < self.max_hu:
             raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
         if len(set(self.vertebra_labels)) < len(VERTEBRAE):
