@@ -76,6 +76,8 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         self.settings = Config(**{name: tuple(value) if isinstance(value, list) else value
                                   for name, value in plans.get("retroln", {}).items()})
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # nnU-Net takes every core
+            torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations
         self.num_val_iterations_per_epoch = self.settings.val_iterations
