@@ -21,7 +21,7 @@ from shared_data.settings import parse_options
 
 # The published plan in small, and a schedule for some hundred updates in place of 250,000.
 PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12", "--lr", "0.1",
-        "--momentum", "0.9", "--oversample-foreground", "1", "--val-iterations", "8", "--num-processes", "0"]
+        "--momentum", "0.9", "--val-iterations", "8", "--num-processes", "0"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
 """A trained nnU-Net at work: its device, its settings, its masks."""
+from contextlib import redirect_stdout
+from io import StringIO
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -43,8 +46,9 @@ def load_predictor(path, device, mirror=True, step=0.5):
         raise InputError(f"{path}: {n_channels} channels and {n_classes} classes; one channel (CT) and two classes "
                          "(background, lymph) are needed. Name another checkpoint.")
     manager = PlansManager(arguments["plans"])
-    predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=mirror, device=device, allow_tqdm=False,
-                                perform_everything_on_device=device.type == "cuda")
+    with redirect_stdout(StringIO()):  # it says on a CPU that it is none
+        predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=mirror, device=device, allow_tqdm=False,
+                                    perform_everything_on_device=device.type == "cuda")
     predictor.manual_initialization(network, manager, manager.get_configuration(arguments["configuration"]),
                                     [network.state_dict()], arguments["dataset_json"], state["trainer_name"],
                                     state.get("inference_allowed_mirroring_axes"))
