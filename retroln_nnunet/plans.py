@@ -29,7 +29,10 @@ def prepare(config):
     marker = folder / f"{name}_{config.configuration}_prepared.json"
     if not marker.exists() or read_json(marker) != wanted:
         marker.unlink(missing_ok=True)
-        nnunet.extract_fingerprints([600], num_processes=workers, check_dataset_integrity=True)
+        fingerprint = folder / "fingerprint_of.json"
+        if not fingerprint.exists() or read_json(fingerprint) != wanted["recipe"]:
+            nnunet.extract_fingerprints([600], num_processes=workers)  # dataset.py has checked the cases
+            write_json(fingerprint, wanted["recipe"])
         nnunet.plan_experiments([600], planner, overwrite_plans_name=name)
         if config.plans == "published":
             write_json(folder / f"{name}.json", published_plans(read_json(folder / f"{name}.json"), config))

@@ -19,7 +19,7 @@ def left(folder):
             or path.name.endswith((".nii.gz", ".pth", ".partial", ".png"))]
 
 
-def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, folders, stand_in, tmp_path):
+def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, stand_in, tmp_path):
     done = run_on_full_disk("retroln_nnunet.crop", "--data-dir", raw, "--output-dir", tmp_path / "crops", limit=5000)
     one_line(done, "no case could be used. P1: ", "Free some space")
     assert not list((tmp_path / "crops").glob("images/*")) and not list(tmp_path.rglob(".writing-*"))
@@ -27,9 +27,7 @@ def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, folders, stan
              "Free some space")
     predicting = ["--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu", "--no-mirror"]
     one_line(run_on_full_disk("retroln_nnunet.predict", *predicting, "--input", raw / "CT" / "P4_0000.nii.gz",
-                              "--output", tmp_path / "out" / "m.mha", limit=100), "m.mha", "Free some space")
-    one_line(run_on_full_disk("retroln_nnunet.test", *folders, "--predictions-dir", processed / "labels",
-                              "--output-dir", tmp_path / "out", limit=100), "P4", "Free some space")
+                              "--output", tmp_path / "out" / "m.nii.gz", limit=100), "m.nii.gz", "Free some space")
     assert not left(tmp_path / "out") and not left(tmp_path / "n")
     stand_in()
     done = run_on_full_disk("retroln_nnunet.vert_seg", "--input-dir", raw / "CT", "--output-dir", tmp_path / "v",
@@ -38,16 +36,13 @@ def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, folders, stan
     assert not list(tmp_path.rglob("P*"))
 
 
-def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, processed, checkpoint, folders, stand_in):
+def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, processed, checkpoint, stand_in):
     stand_in()
     ct = raw / "CT" / "P4_0000.nii.gz"
     for module, *options in (
             ("crop", "--data-dir", raw, "--output-dir", readonly_folder / "o"),
-            ("crop", "--single", "--ct-file", ct, "--vert-seg-file", raw / "vertebrae" / "P4", "--ct-output",
-             readonly_folder / "c.nrrd"),
             ("vert_seg", "--input-dir", raw / "CT", "--output-dir", readonly_folder / "v"),
             ("train", "--processed-dir", processed, "--nnunet-dir", readonly_folder / "n"),
-            ("test", *folders, "--predictions-dir", processed / "labels", "--output-dir", readonly_folder / "t"),
             ("predict", "--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu",
              "--no-mirror", "--input", ct, "--output", readonly_folder / "m.mha")):
         one_line(run_without_rights(f"retroln_nnunet.{module}", *options),
