@@ -76,7 +76,7 @@ class Config:
         _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "fold", "level_error_mm",
                  "ap_offset_mm", "landmark_shift_mm", "seed")
         for name in ("elastic_scale", "elastic_mm"):
-            _require(self, "must be low, then high, from 0.", lambda value: 0 <= value < math.inf, name)
+            _require(self, "must be low, then high, from 0.", lambda value: value >= 0, name)
             if getattr(self, name)[0] > getattr(self, name)[1]:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
         if self.seed >= 2**32:
@@ -99,5 +99,5 @@ def _require(config, what, allowed, *names):
     for name in names:
         values = getattr(config, name)
         for value in values if isinstance(values, tuple) else (values,):
-            if not allowed(value):  # NaN never is
+            if not (math.isfinite(value) and allowed(value)):
                 raise ValueError(f"--{name.replace('_', '-')} {values} {what}")

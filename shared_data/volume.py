@@ -5,8 +5,7 @@ ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z,
 import errno
 import math
 import os
-import re
-import zlib
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import SimpleITK as sitk
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, whole_file
-from shared_data.nifti import DAMAGE, read_planes
+from shared_data.integrity import DAMAGE, check_compressed, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
@@ -50,16 +49,18 @@ def open_volume(path):
     path = Path(path)
     if not path.is_dir() and path.name.lower().endswith(NIFTI):
         _check_access(path)
+        slices = _checked_slices(path)
+        first = next(slices)  # tells of a bad header
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
-            reader.ReadImageInformation()
+            with _quiet():
+                reader.ReadImageInformation()
         except RuntimeError:
             pass  # read_volume says why, or mends it
         else:
             _check_grid(reader, reader.GetNumberOfComponents(), path)
-            slices = _checked_slices(path)
-            return reader, chain([next(slices)], slices)  # the first one tells of a bad header
+            return reader, chain([first], slices)
     image = read_volume(path)
     _extremes(image, path)
     return image, iter(sitk.GetArrayViewFromImage(image))
@@ -220,48 +221,30 @@ def _checked_slices(path):
         if path.name.lower().endswith(NIFTI):
             yield from read_planes(path)
         else:
-            _check_compressed(path)
+            check_compressed(path)
     except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 
 
-def _check_compressed(path):
-    """The checksum of the data of a compressed NRRD or MetaImage file: ITK goes on with what it could unpack."""
-    lines = []
-    with open(path, "rb") as stream:
-        while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
-            lines.append(os.fsdecode(line))
-            if line.startswith(b"ElementDataFile"):  # the last line of a MetaImage header; an empty one ends NRRD's
-                break
-        data, offset = path, stream.tell()
-    fields = {name.strip().lower(): value.strip() for name, _, value in
-              (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
-    zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
-    if not zipped:
-        return
-    place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
-    if place != "LOCAL":
-        data, offset = path.parent / place, 0
-    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
-    with open(data, "rb") as stream:
-        stream.seek(offset)
-        while block := stream.read(1 << 22):
-            unpack.decompress(block)
-    if not unpack.eof:
-        raise EOFError("the compressed data ends early")
-
-
-def _read_file(path):
+@contextmanager
+def _quiet():
+    """No warnings of ITK on standard error."""
     display = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return sitk.ReadImage(str(path))
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(display)
+
+
+def _read_file(path):
+    try:
+        with _quiet():
+            return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
             return _read_nearly_orthonormal(path)
         raise InputError(f"{path}: not a readable volume ({_first_line(error)}). Fetch it again.") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(display)
 
 
 def _read_nearly_orthonormal(path):

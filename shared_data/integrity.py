@@ -1,6 +1,8 @@
-"""NIfTI files read in one pass: checked to their last byte, no more than a slice in memory."""
+"""Files of volumes read to their last byte: ITK goes on with what it could unpack. Only volume.py needs this."""
 import gzip
 import math
+import os
+import re
 import zlib
 
 import nibabel
@@ -56,3 +58,29 @@ def _check_geometry(header, path):
               for axis in axes]
     if not all(np.isfinite(header[place]).all() for place in affine):
         raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
+
+
+def check_compressed(path):
+    """Read the data of a compressed NRRD or MetaImage file to its checksum; one of DAMAGE when it does not fit."""
+    lines = []
+    with open(path, "rb") as stream:
+        while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
+            lines.append(os.fsdecode(line))
+            if line.startswith(b"ElementDataFile"):  # the last line of a MetaImage header; an empty one ends NRRD's
+                break
+        data, offset = path, stream.tell()
+    fields = {name.strip().lower(): value.strip() for name, _, value in
+              (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
+    zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
+    if not zipped:
+        return
+    place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    if place != "LOCAL":
+        data, offset = path.parent / place, 0
+    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    with open(data, "rb") as stream:
+        stream.seek(offset)
+        while block := stream.read(1 << 22):
+            unpack.decompress(block)
+    if not unpack.eof:
+        raise EOFError("the compressed data ends early")
