@@ -6,6 +6,7 @@ nnUNetTrainerRetroLN. Its settings stand in the plans under "retroln", put there
 import os
 import random
 
+import matplotlib
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
@@ -130,8 +131,10 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         history = [{"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
                    for epoch in range(self.current_epoch)]
         write_table(os.path.join(self.output_folder, "history.csv"), history)
-        draw_curves(history, os.path.join(self.output_folder, "curves.png"),
-                    {"loss": ["train_loss", "val_loss"], "validation Dice (patches)": ["pseudo_dice"]})
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # nnU-Net sets large letters for its own picture
+            draw_curves(history, os.path.join(self.output_folder, "curves.png"),
+                        {"loss": ["train_loss", "val_loss"], "Dice of validation patches": ["pseudo_dice"]})
         if self.board is None:
             self.board = SummaryWriter(os.path.join(self.output_folder, "tensorboard"), purge_step=self.current_epoch)
         for name in columns:
