@@ -48,8 +48,9 @@ def region_of(ct, points, config=Config()):
     for axis, low, high in ((ap, "ap_start", "ap_end"), (lr, "lr_start", "lr_end")):
         start[axis], end[axis] = region[low], region[high]
     start[si], end[si] = region["si_min"], region["si_max"] + 1
-    if not all(low < high for low, high in zip(start, end)):
-        raise InputError(f"the region around {reference} lies outside the CT. Check the vertebrae.")
+    if not all(low + 1 < high for low, high in zip(start, end)):  # a volume has two slices at least
+        raise InputError(f"the region around {reference} is empty, or outside the CT. Check the vertebrae, --ap-mm, "
+                         "--ap-offset-mm and --lr-mm.")
     return {**region, "start_xyz": start, "size_xyz": [high - low for low, high in zip(start, end)]}
 
 
