@@ -79,7 +79,7 @@ class Config:
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    precision: Precision = "auto"  # of training; auto: 32-true, bfloat16 fails in this network
+    precision: Precision = "auto"  # of training; auto: 32-true, see the README on bfloat16
     workers: int = 2  # processes that prepare or draw patches
 
     def __post_init__(self):

@@ -62,12 +62,13 @@ def main(argv=None):
     write_volume(onto_scan(prediction, scan), options.output)
     suffix = next(suffix for suffix in SUFFIXES if str(options.output).lower().endswith(suffix))
     stem = str(options.output)[:-len(suffix)]
-    if len(votes) > 1:
-        write_volume(onto_scan(back(vote_entropy(votes)), scan), f"{stem}_uncertainty{suffix}")
+    entropy = vote_entropy(votes) if len(votes) > 1 else None
+    if entropy is not None:
+        write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{suffix}")
     organs = list_organs(prediction, ct.GetSpacing(), config.n_classes)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
                                 "organs": organs})
-    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, tiles=8))
+    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, entropy, 8))
     absent = [row["organ"] for row in organs if not row["components"]]
     print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
           + (f"; not found: {', '.join(absent)}" if absent else ""))

@@ -73,12 +73,13 @@ def score_patient(patient, members, options, voxels, wrong):
     reference = sitk.GetArrayFromImage(image)
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(scan_image(prediction, case), options.output_dir / "predictions" / f"{patient}.nii.gz")
-    if len(votes) > 1:
-        write_volume(scan_image(back(vote_entropy(votes)), case),
+    entropy = vote_entropy(votes) if len(votes) > 1 else None
+    if entropy is not None:
+        write_volume(scan_image(back(entropy), case),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
     truth = load_case(folder, members.transforms[0])["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
-                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}))
+                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}, entropy))
     return score_organs(patient, reference, prediction, image.GetSpacing(), members.config.n_classes)
 
 
@@ -112,7 +113,7 @@ def write_results(options, members, patients, organs, errors):
     write_json(out / "summary.json", {"members": members.names, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors})
     write_error_rates(out, errors)
-    figures = {f"{patient}: reference above, prediction below": out / "overlays" / f"{patient}.png"
+    figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
                for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
     if (options.run_dir / "curves.png").exists():
