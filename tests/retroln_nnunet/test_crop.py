@@ -257,7 +257,7 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
 
 
 def test_killed_and_started_again_gives_the_same_files(tmp_path):
-    write_abdomen_cohort(tmp_path / "raw", patients=4, size=160, slices=80)
+    write_abdomen_cohort(tmp_path / "raw", patients=3, size=128, slices=60)
     command = [sys.executable, "-m", "retroln_nnunet.crop", "--data-dir", str(tmp_path / "raw"), "--parallel",
                "--num_processes", "2", "--output-dir"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], start_new_session=True, stderr=subprocess.DEVNULL)

@@ -33,18 +33,15 @@ def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, stand_in, tmp
     done = run_on_full_disk("retroln_nnunet.vert_seg", "--input-dir", raw / "CT", "--output-dir", tmp_path / "v",
                             limit=150)
     assert done.returncode == 2 and "Free some space" in done.stderr.splitlines()[-1]
-    assert not list(tmp_path.rglob("P*"))
+    assert not list((tmp_path / "v").glob("*P*"))
 
 
-def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, processed, checkpoint, stand_in):
+def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, processed, stand_in):
     stand_in()
-    ct = raw / "CT" / "P4_0000.nii.gz"
     for module, *options in (
             ("crop", "--data-dir", raw, "--output-dir", readonly_folder / "o"),
             ("vert_seg", "--input-dir", raw / "CT", "--output-dir", readonly_folder / "v"),
-            ("train", "--processed-dir", processed, "--nnunet-dir", readonly_folder / "n"),
-            ("predict", "--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu",
-             "--no-mirror", "--input", ct, "--output", readonly_folder / "m.mha")):
+            ("train", "--processed-dir", processed, "--nnunet-dir", readonly_folder / "n")):
         one_line(run_without_rights(f"retroln_nnunet.{module}", *options),
                  "Permission denied. Change its permissions")
 

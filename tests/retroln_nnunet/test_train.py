@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from nnunetv2.run import run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn import functional as F
@@ -78,7 +80,7 @@ def test_the_trainer_adds_both_augmentations():
     assert spatial.p_elastic_deform == 0.2 and spatial.elastic_deform_magnitude(torch.zeros(1, 2, 2, 2), 0) == 4 / 2.5
 
 
-def test_killed_and_resumed_equals_uninterrupted(folders, training, trained, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(folders, training, trained, tmp_path, capfd):
     shutil.copytree(trained, tmp_path / "nnunet")
     shutil.rmtree(tmp_path / "nnunet" / "nnUNet_results")
     options = [*folders[:2], "--nnunet-dir", str(tmp_path / "nnunet")]
@@ -96,9 +98,9 @@ def test_killed_and_resumed_equals_uninterrupted(folders, training, trained, tmp
                           (["--resume", "--lr", "0.1"], "checkpoint_latest.pth: made with other settings: lr 0.01")):
         with pytest.raises(InputError, match=message):
             train.main([*options, *more])
-    finished = subprocess.run([*command, "--c", "--num-processes", "0"], capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    assert ": Epoch 1\n" in finished.stdout and ": Epoch 0\n" not in finished.stdout
+    assert train.main([*options, "--c", "--num-processes", "0"]) == 0
+    said = capfd.readouterr().out
+    assert ": Epoch 1" in said and ": Epoch 0" not in said
     names = ("checkpoint_final.pth", "checkpoint_best.pth", "history.csv")
     ours, whole = ([folder / name for name in names] for folder in (fold, fold_dir(trained)))
     assert ours[2].read_text() == whole[2].read_text()
@@ -151,13 +153,11 @@ def test_device_and_number_of_gpus_reach_nnunet(folders, training, trained, monk
         train.main([*folders, "--devices", "9"])
 
 
-def test_each_process_of_ddp_knows_the_trainer():
+def test_each_process_of_ddp_knows_the_trainer(monkeypatch):
     """multiprocessing runs the main module again, as __mp_main__, in the processes that it spawns."""
-    code = ("import runpy; runpy.run_module('retroln_nnunet.trainer', run_name='__mp_main__'); "
-            "from nnunetv2.run import run_training; "
-            "print(run_training.recursive_find_trainer_class_by_name('nnUNetTrainerRetroLN'))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "retroln_nnunet.trainer.nnUNetTrainerRetroLN" in done.stdout, done.stderr
+    monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", None)
+    runpy.run_module("retroln_nnunet.trainer", run_name="__mp_main__")
+    assert run_training.recursive_find_trainer_class_by_name(train.TRAINER) is nnUNetTrainerRetroLN
 
 
 def plain(trained, program, *arguments):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,9 @@ def test_interrupted_it_starts_no_more(stand_in, cts, tmp_path):
     log = stand_in(delay=1)
     command = [sys.executable, "-m", "retroln_nnunet.vert_seg", "--input_dir", str(cts("1", "2", "3", "4")),
                "--output_dir", str(tmp_path / "v")]
-    stopped = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    stopped = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               preexec_fn=heed)
     while not log.exists():
         time.sleep(0.02)
     os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
