@@ -153,6 +153,7 @@ def test_device_and_number_of_gpus_reach_nnunet(folders, training, trained, monk
         train.main([*folders, "--devices", "9"])
 
 
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
 def test_each_process_of_ddp_knows_the_trainer(monkeypatch):
     """multiprocessing runs the main module again, as __mp_main__, in the processes that it spawns."""
     monkeypatch.setattr(run_training, "recursive_find_trainer_class_by_name", None)
