@@ -35,6 +35,9 @@ class TrainConfig(Config):
     resume: bool = False  # go on from the latest checkpoint of the fold
     c: bool = False  # the same, spelled as in nnU-Net
 
+# How torch and Python say it while a checkpoint is written.
+DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "inline_container.cc")
+
 
 def main(argv=None):
     given = given_options(TrainConfig, argv, __doc__)
@@ -113,8 +116,11 @@ def train(config, device, results):
                               stderr=None if "--debug" in sys.argv else subprocess.PIPE, errors="replace")
     if done.returncode:
         said = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()]
+        full = any(words in line for line in said for words in DISK_FULL)
+        advice = ("The disk is full: free some space" if full
+                  else "Out of memory? Try a smaller --batch-size or --patch-zyx")
         raise InputError(f"nnUNetv2_train ended with exit code {done.returncode}: {said[-1] if said else 'no word'} "
-                         "(--debug shows all). Out of memory? Try a smaller --batch-size or --patch-zyx.")
+                         f"(--debug shows all). {advice}.")
     print(f"trained: {results}")
 
 

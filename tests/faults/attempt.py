@@ -2,6 +2,7 @@
 import ctypes
 import importlib
 import os
+import re
 import resource
 import signal
 import sys
@@ -59,7 +60,7 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_after=None):
             stream.seek(0)
             texts.append(stream.read().decode(errors="replace"))
     lines = [line.split("\r")[-1] for line in texts[0].splitlines()]
-    return Outcome(code, [line for line in lines if line.strip()], texts[1])
+    return Outcome(code, [line for line in lines if line.strip() and not re.search(r"\d%\|", line)], texts[1])
 
 
 def _drop_capabilities():
