@@ -27,6 +27,8 @@ TRAINER = "nnUNetTrainerRetroLN"
 # What may change when a run goes on (its folder is named by fold, plans and configuration).
 FREE = ("data_dir", "processed_dir", "nnunet_dir", "epochs", "save_every", "fold", "plans", "configuration", "device",
         "devices", "num_processes", "prepare_only", "resume", "c")
+# How torch and Python say it while a checkpoint is written.
+DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "inline_container.cc")
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,6 @@ class TrainConfig(Config):
     prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
     resume: bool = False  # go on from the latest checkpoint of the fold
     c: bool = False  # the same, spelled as in nnU-Net
-
-# How torch and Python say it while a checkpoint is written.
-DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "inline_container.cc")
 
 
 def main(argv=None):
