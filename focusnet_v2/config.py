@@ -13,7 +13,7 @@ ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Pa
 CLASSES = ("background", *ORGANS)
 SMALL = (2, 4, 5)  # labels of the small organs: chiasm, optic nerves
 
-# The stages in order, each with the prefix of its own settings. A stage needs those named behind it.
+# The stages in order, each with the prefix of its own settings.
 STAGES = {"backbone": "backbone", "SOL": "sol", "backbone_heatmap": "joint", "autoencoder": "ae", "adversarial": "adv"}
 
 
@@ -42,8 +42,8 @@ class Config:
     patches_per_case: int = 1  # in an epoch (authors)
     batch_size: int = 1  # patches in one update, over all devices (authors)
     augment: bool = True  # zoom and rotate patches (authors)
-    zoom: float = 0.1  # largest change; in plane only after the backbone stage (authors)
-    backbone_zoom_xy: float = 0.2  # largest change in plane, backbone stages (authors)
+    zoom: float = 0.1  # largest change of size (authors)
+    wide_zoom_xy: float = 0.2  # the same in plane, while the main network learns (authors)
     rotate_z: float = 5.0  # degrees, largest turn in plane (authors)
     rotate_xy: float = 10.0  # degrees, largest turn about the other axes (authors)
     affine_order: Literal["named", "original"] = "named"  # original: matrix made for (z, y, x), used as (x, y, z)
@@ -121,7 +121,7 @@ class Config:
                   "joint_warmup", "dice_weight", "joint_heatmap_weight", "rotate_z", "rotate_xy")
         for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "heatmap_sigma"):
             _require(self, name, getattr(self, name) > 0, "must be positive")
-        for name in ("zoom", "backbone_zoom_xy", "heatmap_threshold", "small_threshold"):
+        for name in ("zoom", "wide_zoom_xy", "heatmap_threshold", "small_threshold"):
             _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         _require(self, "adv_top_share", 0 <= self.adv_top_share <= 1, "must lie between 0 and 1")
         _require(self, "alpha", min(self.alpha) >= 0, "must not be negative")
@@ -136,11 +136,6 @@ class Config:
         _require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
         _require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
         _require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be smaller than the patch's slices")
-
-
-def stage_dir(config, stage):
-    """The run folder of a stage."""
-    return config.run_dir / stage
 
 
 def _at_least(config, lowest, *names):
