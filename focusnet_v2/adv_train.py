@@ -51,8 +51,7 @@ class Adversarial(Stage):
         critic, judged = networks.get("critic"), (None, None)
         if critic:
             critic.requires_grad_(False)
-            with fabric.autocast():
-                judged = halves(critic.module(torch.cat([logits.sigmoid(), target])))
+            judged = halves(critic.module(torch.cat([logits.sigmoid(), target])))
         terms = {name: share * term
                  for name, term in segmenter_loss(logits, target, *judged, textbook=self.config.textbook_focal).items()}
         self.update(fabric, terms, optimizers[:1], batch)
@@ -78,7 +77,7 @@ class Adversarial(Stage):
 
 def halves(outputs):
     """What the critic says of the predictions, and of the true masks, which it saw in one batch."""
-    return list(zip(*(tensor.float().chunk(2) for tensor in outputs)))
+    return list(zip(*(tensor.chunk(2) for tensor in outputs)))
 
 
 def adam(parameters, lr):

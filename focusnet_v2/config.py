@@ -5,7 +5,7 @@ from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 
 # Labels 1 to 9, and the names of their files (PDDCA).
 ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
@@ -107,7 +107,7 @@ class Config:
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    precision: Precision = "32-true"  # of training
+    precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
     workers: int = 2  # processes that prepare cases
 
     n_classes = len(CLASSES)

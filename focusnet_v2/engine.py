@@ -2,7 +2,7 @@
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -12,7 +12,7 @@ from tqdm import tqdm
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.dataset import build_loader
-from focusnet_v2.inference import choose_device
+from focusnet_v2.inference import choose_device, choose_precision
 from focusnet_v2.original_checkpoint import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
@@ -82,7 +82,8 @@ def launch(config):
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
-                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto", precision=config.precision)
+                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+                    precision=choose_precision(config.precision, device))
     fabric.launch()
     return fabric
 
@@ -116,7 +117,8 @@ def train_stage(stage_class, config, fabric):
             clear_partials(folder)
             check_free_space(folder, 500e6)
         fabric.seed_everything(config.seed, verbose=False)
-        _train(stage_class(config), config, fabric, folder)
+        stage = stage_class(replace(config, precision=choose_precision(config.precision, fabric.device)))
+        _train(stage, config, fabric, folder)
         fabric.barrier()
 
 

@@ -1,10 +1,12 @@
 """The networks over a CT, window by window; which device they run on."""
 import numpy as np
+import SimpleITK as sitk
 import torch
 
 from focusnet_v2.config import SMALL
-from focusnet_v2.grids import AIR_HU, centre_box, cut, unit
+from focusnet_v2.grids import AIR_HU, centre_box, cut, onto_grid, unit
 from shared_data.errors import InputError
+from shared_data.volume import geometry
 
 
 def choose_device(name):
@@ -16,6 +18,15 @@ def choose_device(name):
         raise InputError(f"--device {name}: none on this machine. "
                          f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
     return torch.device(name)
+
+
+def choose_precision(name, device):
+    """Fabric's precision for "auto": bf16-mixed on a CPU with bfloat16 instructions, else 32-true."""
+    if name != "auto":
+        return name
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
 
 
 def window_starts(depth, window, step):
@@ -104,3 +115,22 @@ def heatmap_peaks(prediction):
         return None
     return [(float(one.max()), np.add(np.unravel_index(one.argmax(), one.shape), prediction["start"]))
             for one in prediction["heatmap"]]
+
+
+def segment_ct(network, ct, seen, config, device, progress=iter):
+    """Labels on a whole CT's grid; ct, seen: the CT in LPS, and the same on the network's grid.
+
+    Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
+    `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None}.
+    """
+    prediction = predict_volume(network, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
+    kept = {**geometry(seen), "origin_xyz": list(first)}
+    peaks = heatmap_peaks(prediction)
+    labels = np.zeros((2, *ct.GetSize()[::-1]), np.uint8)
+    box = onto_grid(prediction["probability"][0], kept, ct)[1]
+    for target, part in zip(labels, fuse(prediction, config, lambda array: onto_grid(array, kept, ct)[0])):
+        target[box] = part
+    place = seen.TransformContinuousIndexToPhysicalPoint
+    return {"main": labels[0], "final": labels[1], "counted": prediction["counted"],
+            "peaks": peaks and [(value, place([float(i) for i in voxel[::-1]])) for value, voxel in peaks]}

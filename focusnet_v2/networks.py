@@ -169,6 +169,7 @@ class ShapeAutoencoder(nn.Module):
     """What masks of small organs look like: (B, 1, *box_zyx) in 0..1 -> (reconstruction, code, feature 1, feature 2).
 
     code (B, code_length); feature 1 (B, 2 * width, *box / 4), feature 2 (B, width, *box / 2): of the decoder.
+    Always in float32: in bfloat16 on CPUs gradients of its strided convolutions became NaN (PyTorch 2.13).
     """
 
     def __init__(self, box_zyx=(8, 64, 64), width=64, code_length=512):
@@ -183,9 +184,10 @@ class ShapeAutoencoder(nn.Module):
         self.last = nn.Conv3d(width, 1, 5, padding=2)
 
     def forward(self, mask):
-        code = self.encode(mask)
-        logits, feature1, feature2 = self.decode(code)
-        return logits.sigmoid(), code, feature1, feature2
+        with torch.autocast(mask.device.type, enabled=False):
+            code = self.encode(mask.float())
+            logits, feature1, feature2 = self.decode(code)
+            return logits.sigmoid(), code, feature1, feature2
 
     def encode(self, mask):
         """(B, 1, *box_zyx) -> (B, code_length)."""

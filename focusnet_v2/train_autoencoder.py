@@ -34,7 +34,7 @@ class Autoencoder(Stage):
 
     def loss_terms(self, networks, batch):
         reconstruction, *_ = networks["model"](batch["mask"])
-        return {"reconstruction": F.mse_loss(reconstruction.float(), batch["mask"])}
+        return {"reconstruction": F.mse_loss(reconstruction, batch["mask"])}
 
     @torch.inference_mode()
     def validate(self, fabric, network):
@@ -42,9 +42,8 @@ class Autoencoder(Stage):
         scores = torch.full((len(self.masks.masks), len(SMALL)), float("nan"), device=fabric.device)
         for i in range(fabric.global_rank, len(scores), fabric.world_size):
             mask = self.masks[0, i]["mask"].to(fabric.device)
-            with fabric.autocast():
-                reconstruction, *_ = network(mask[None])
-            scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, reconstruction[0].cpu().numpy() > 0.5)
+            reconstruction, *_ = network(mask[None])
+            scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
         scores = fabric.all_gather(scores).reshape(-1, len(SMALL))
         return {"val_dice": scores.nanmean(0).nanmean().item()}
 
