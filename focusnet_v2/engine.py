@@ -22,6 +22,7 @@ from shared_data.settings import build, changed_config, config_from_dict, given_
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
 FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
         "split", "localisation")
+OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
 
 
 class Stage:
@@ -95,14 +96,18 @@ def read_settings(stage, given):
     if config.resume:
         if not last.exists():
             raise InputError(f"{last.parent}: no last.pt to go on from. Leave out --resume.")
-        own = STAGES[stage.name]
-        others = [field.name for field in fields(Config)
-                  if field.name.split("_")[0] in STAGES.values() and not field.name.startswith(f"{own}_")]
         kept = config_from_dict(Config, load_checkpoint(last)["config"], last)
-        return changed_config(kept, given, (*FREE, *others, f"{own}_epochs"), last)
+        return changed_config(kept, given, (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs"), last)
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
     return config
+
+
+def settings_of_others(stage):
+    """Names of the settings that only other stages look at."""
+    prefixes = {prefix for name, prefix in STAGES.items() if name != stage.name}
+    names = [field.name for field in fields(Config) if field.name.split("_")[0] in prefixes]
+    return names if stage.name == "adversarial" else [*names, *OF_THE_LAST]
 
 
 def epochs_of(stage, config):
