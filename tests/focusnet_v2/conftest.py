@@ -1,8 +1,10 @@
 """A small phantom cohort, prepared, and the whole chain trained for two epochs, once for all tests of FocusNet."""
+import json
 import os
 
 import pytest
 import torch
+from fill import fill_entries
 
 from focusnet_v2 import train
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
@@ -55,3 +57,23 @@ def run_dir(training, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     train.main([*training, "--run-dir", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def filled_state(golden):
+    """name -> the authors' state dict with the weights of the golden files."""
+    def state(name):
+        entries = [(key, shape) for key, shape, *_ in json.loads((golden / f"{name}.json").read_text())["state"]]
+        values = fill_entries(entries, 20240)
+        return {key: torch.from_numpy(values[key]) if key in values else torch.tensor(0) for key, _ in entries}
+    return state
+
+
+@pytest.fixture(scope="session")
+def whole_state(filled_state):
+    """number of branches -> a state dict of the whole network, its parts under names of our invention."""
+    def state(n_branches=3):
+        parts = {"module.s_net.": "focusnet_snet3d", "module.heat.": "focusnet_heatmap",
+                 **{f"module.sos_{i}.": "focusnet_sos_branch" for i in range(n_branches)}}
+        return {prefix + key: value for prefix, name in parts.items() for key, value in filled_state(name).items()}
+    return state

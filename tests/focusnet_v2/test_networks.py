@@ -1,10 +1,7 @@
 """The networks against the authors' numbers (golden values), and what holds for any size."""
-import json
-
 import numpy as np
 import pytest
 import torch
-from fill import fill_entries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,20 +9,6 @@ from focusnet_v2.config import Config
 from focusnet_v2.networks import FocusNet, ShapeAutoencoder, SmallOrganBranch, SNet, box_corners, build_network, cut_boxes
 from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint
 from shared_data.errors import InputError
-
-
-def filled_state(golden, name):
-    """The authors' state dict with the weights of the golden files."""
-    entries = [(key, shape) for key, shape, *_ in json.loads((golden / f"{name}.json").read_text())["state"]]
-    values = fill_entries(entries, 20240)
-    return {key: torch.from_numpy(values[key]) if key in values else torch.tensor(0) for key, _ in entries}
-
-
-def whole_state(golden, n_branches=3):
-    """A state dict of the whole network, its parts under names of our invention."""
-    parts = {"module.s_net.": "focusnet_snet3d", "module.heat.": "focusnet_heatmap",
-             **{f"module.sos_{i}.": "focusnet_sos_branch" for i in range(n_branches)}}
-    return {prefix + key: value for prefix, name in parts.items() for key, value in filled_state(golden, name).items()}
 
 
 def relative_error(ours, reference):
@@ -36,27 +19,27 @@ def n_parameters(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_backbone_equals_the_authors(golden):
-    network, arrays = load_original_checkpoint(filled_state(golden, "focusnet_snet3d"), "snet"), np.load(golden / "focusnet_snet3d.npz")
+def test_backbone_equals_the_authors(golden, filled_state):
+    network, arrays = load_original_checkpoint(filled_state("focusnet_snet3d"), "snet"), np.load(golden / "focusnet_snet3d.npz")
     with torch.no_grad():
         logits = network(torch.from_numpy(arrays["x"]))
     assert relative_error(logits, arrays["out"]) < 1e-5
     assert (logits.argmax(1).numpy() == arrays["argmax"]).mean() > 0.999
 
 
-def test_heatmap_head_and_branches_of_the_whole_network_equal_the_authors(golden):
-    network = load_original_checkpoint(whole_state(golden), "focusnet_sos")
+def test_heatmap_head_and_branches_of_the_whole_network_equal_the_authors(golden, whole_state):
+    network = load_original_checkpoint(whole_state(), "focusnet_sos")
     heat, branch = np.load(golden / "focusnet_heatmap.npz"), np.load(golden / "focusnet_sos_branch.npz")
     with torch.no_grad():
         assert relative_error(network.localise(torch.from_numpy(heat["x"])), heat["out"]) < 1e-5
         for part in network.branches:
             assert relative_error(part(torch.from_numpy(branch["x_last"])), branch["out"]) < 1e-5
-    plain = load_original_checkpoint({key: value for key, value in whole_state(golden).items() if "sos" not in key}, "focusnet")
+    plain = load_original_checkpoint({key: value for key, value in whole_state().items() if "sos" not in key}, "focusnet")
     assert not plain.branches and n_parameters(plain) == 1_963_114 + 55_523
 
 
-def test_autoencoder_equals_the_authors(golden):
-    network = load_original_checkpoint(filled_state(golden, "focusnet_shape_autoencoder"), "autoencoder")
+def test_autoencoder_equals_the_authors(golden, filled_state):
+    network = load_original_checkpoint(filled_state("focusnet_shape_autoencoder"), "autoencoder")
     arrays = np.load(golden / "focusnet_shape_autoencoder.npz")
     with torch.no_grad():
         mask, code, feature1, feature2 = network(torch.from_numpy(arrays["x"]))
@@ -72,18 +55,18 @@ def test_parameter_counts_equal_the_authors():
     assert [n_parameters(network) for network in counts] == list(counts.values())
 
 
-def test_the_kind_of_a_checkpoint_is_found(golden):
-    whole = whole_state(golden)
+def test_the_kind_of_a_checkpoint_is_found(filled_state, whole_state):
+    whole = whole_state()
     assert guess_kind(whole) == "focusnet_sos"
     assert guess_kind({key: value for key, value in whole.items() if "sos" not in key}) == "focusnet"
-    assert guess_kind({"state_dict": filled_state(golden, "focusnet_snet3d")}) == "snet"
-    assert guess_kind(filled_state(golden, "focusnet_shape_autoencoder")) == "autoencoder"
+    assert guess_kind({"state_dict": filled_state("focusnet_snet3d")}) == "snet"
+    assert guess_kind(filled_state("focusnet_shape_autoencoder")) == "autoencoder"
     with pytest.raises(InputError, match="not a checkpoint of FocusNet"):
         guess_kind({"a.weight": torch.zeros(1)})
 
 
-def test_every_tensor_of_a_checkpoint_must_fit(golden):
-    state = filled_state(golden, "focusnet_snet3d")
+def test_every_tensor_of_a_checkpoint_must_fit(filled_state, whole_state):
+    state = filled_state("focusnet_snet3d")
     for change, message in (({"extra.weight": torch.zeros(1)}, "extra.weight has no place"),
                             ({"out_conv.bias": torch.zeros(7)}, "out_conv.bias has shape .7,."),
                             ({"out_conv.bias": "text"}, "out_conv.bias has no place"),
@@ -93,7 +76,7 @@ def test_every_tensor_of_a_checkpoint_must_fit(golden):
     with pytest.raises(InputError, match="head.bias is missing"):
         load_original_checkpoint({key: value for key, value in state.items() if key != "out_conv.bias"}, "snet")
     with pytest.raises(InputError, match="branches.2.*is missing"):
-        load_original_checkpoint(whole_state(golden, 2))
+        load_original_checkpoint(whole_state(2))
     with pytest.raises(InputError, match="kind 'vnet' is unknown. Valid: snet"):
         load_original_checkpoint(state, "vnet")
 

@@ -1,0 +1,57 @@
+"""FocusNet from nothing to pictures on a phantom cohort: python demo.py
+
+Coarse voxels, a narrow network, short stages; everything lands in demo/focusnet_v2.
+"""
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from focusnet_v2 import predict, test, train
+from focusnet_v2.config import ROOT
+from focusnet_v2.data_preprocess import crop_data, data_preprocess
+from shared_data.errors import InputError, run_script
+from shared_data.phantoms import write_pddca_cohort
+from shared_data.settings import parse_options
+
+GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 16 --crop-below 20 --crop-above 8 --patch-zyx 16 48 48 "
+        "--min-slices 16 --box-zyx 8 24 24 --window-step 8").split()
+SHORT = ("--width 16 --ae-width 16 --code-length 64 --patches-per-case 4 --validate-every 3 --backbone-lr 0.02 "
+         "--backbone-warmup 1 --sol-lr 4e-3 --ae-lr 1e-3 --adv-lr 1e-3").split()
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path = ROOT / "demo" / "focusnet_v2"  # the default is made anew; another must be empty
+    patients: int = 13  # phantom patients: 8 to train on, 2 to choose the epoch, 3 to score
+    size: int = 72  # pixels along x and y
+    epochs: int = 6  # of each stage; the main network gets twice as many
+
+    def __post_init__(self):
+        if self.patients < 3 or self.epochs < 1 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 3, --epochs 1, --size 32 to 512.")
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    raw, run, n = options.folder / "raw", options.folder / "run", options.epochs
+    shutil.rmtree(options.folder, ignore_errors=True)
+    write_pddca_cohort(raw, options.patients, size=options.size, slices=26)
+    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), *GRID]
+    data_preprocess.main(cohort)
+    crop_data.main(cohort)
+    epochs = {"backbone": 2 * n, "sol": n, "ae": n, "adv": n}
+    milestones = {"backbone": (n + n // 2, 2 * n - 1), "sol": (n // 2, n - 1)}
+    train.main([*cohort, *SHORT, "--run-dir", str(run),
+                *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
+                *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))])
+    test.main(["--run-dir", str(run)])
+    predict.main(["--input", str(raw / f"P{options.patients}" / "img.nrrd"), "--output",
+                  str(options.folder / "labels.nrrd"), "--checkpoint", str(run / "adversarial" / "best.pt")])
+    for name in ("run/test/report.html", "run/adversarial/curves.png", "labels_overlay.png"):
+        print(f"look at {options.folder / name}")
+
+
+if __name__ == "__main__":
+    run_script(main)
