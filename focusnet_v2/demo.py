@@ -15,8 +15,17 @@ from shared_data.settings import parse_options
 
 GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 16 --crop-below 20 --crop-above 8 --patch-zyx 16 48 48 "
         "--min-slices 16 --box-zyx 8 24 24 --window-step 8").split()
+SLICES = 26
 SHORT = ("--width 16 --ae-width 16 --code-length 64 --patches-per-case 4 --validate-every 3 --backbone-lr 0.02 "
          "--backbone-warmup 1 --sol-lr 4e-3 --ae-lr 1e-3 --adv-lr 1e-3").split()
+
+
+def settings(n):
+    """Options of train.py for stages of n epochs; the main network gets twice as many."""
+    epochs = {"backbone": 2 * n, "sol": n, "ae": n, "adv": n}
+    milestones = {"backbone": (n + n // 2, 2 * n - 1), "sol": (n // 2, n - 1)}
+    return [*SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
+            *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))]
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,13 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
         raise InputError(f"{options.folder}: not empty. Name a new folder.")
-    raw, run, n = options.folder / "raw", options.folder / "run", options.epochs
+    raw, run = options.folder / "raw", options.folder / "run"
     shutil.rmtree(options.folder, ignore_errors=True)
-    write_pddca_cohort(raw, options.patients, size=options.size, slices=26)
+    write_pddca_cohort(raw, options.patients, size=options.size, slices=SLICES)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), *GRID]
     data_preprocess.main(cohort)
     crop_data.main(cohort)
-    epochs = {"backbone": 2 * n, "sol": n, "ae": n, "adv": n}
-    milestones = {"backbone": (n + n // 2, 2 * n - 1), "sol": (n // 2, n - 1)}
-    train.main([*cohort, *SHORT, "--run-dir", str(run),
-                *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
-                *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))])
+    train.main([*cohort, *settings(options.epochs), "--run-dir", str(run)])
     test.main(["--run-dir", str(run)])
     predict.main(["--input", str(raw / f"P{options.patients}" / "img.nrrd"), "--output",
                   str(options.folder / "labels.nrrd"), "--checkpoint", str(run / "adversarial" / "best.pt")])
