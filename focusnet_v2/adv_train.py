@@ -1,8 +1,8 @@
-"""Stage 4, the branches of the small organs, with the auto-encoder as critic of their shape: python adv_train.py [--resume]
+"""Stage 4, the small organs' branches, with the auto-encoder as critic of their shape: python adv_train.py [--resume]
 
-Main network and heatmaps are frozen. Two Adams take turns: the branches' (focal, Dice and shape loss; --no-shape-constraint:
-the first two alone), and the critic's. Starts from the best.pt of SOL (or of backbone_heatmap, --localisation joint)
-and of autoencoder, writes to <run>/adversarial as train_backbone.py does.
+Main network and heatmaps are frozen. Two Adams take turns: the branches' (focal, Dice and shape loss; the first two
+alone with --no-shape-constraint), and the critic's. Starts from the best.pt of SOL (of backbone_heatmap with
+--localisation joint) and of autoencoder, writes to <run>/adversarial as train_backbone.py does.
 """
 import torch
 

@@ -1,6 +1,5 @@
 """Zoom and rotation of patches, on the device, in one resampling step."""
 import numpy as np
-import torch
 from torch.nn import functional as F
 
 

@@ -29,16 +29,17 @@ def assign_parts(names, config):
                          "Prepare at least 3, or name --cases-csv.")
     others, test = hold_out(names, HELD_OUT)
     train, valid = hold_out(others, HELD_OUT)
-    note = None if config.split == "names" else "not PDDCA's cases, or too few of them: split by name, a fifth each for "\
-        "test and validation"
-    return [(name, part) for part, cases in zip(PARTS, (train, valid, test)) for name in cases], note
+    note = "not PDDCA's cases, or too few of them: split by name, a fifth each for test and validation"
+    return ([(name, part) for part, cases in zip(PARTS, (train, valid, test)) for name in cases],
+            None if config.split == "names" else note)
 
 
 def pddca_split(names, split):
     """"challenge": 25 + 8 cases train, a fifth of them held out, 10 + 5 test. "authors": 25 + 8 + 5 train, and the 10
     both choose the epoch and are scored."""
-    def of(*numbers):
-        return natural_sort(name for name in names if name.removeprefix("0522c") in {n for group in numbers for n in group})
+    def of(*groups):
+        wanted = {f"0522c{number}" for group in groups for number in group}
+        return natural_sort(wanted.intersection(names))
 
     if split == "authors":
         parts = of(TRAIN, ADDITIONAL, ON_SITE), of(OFF_SITE), of(OFF_SITE)

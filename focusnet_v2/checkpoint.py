@@ -5,8 +5,13 @@ import torch
 
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.networks import build_network
-from focusnet_v2.original_checkpoint import (guess_kind, load_original_checkpoint, load_strictly, plain_state,
-                                             read_checkpoint)
+from focusnet_v2.original_checkpoint import (
+    guess_kind,
+    load_original_checkpoint,
+    load_strictly,
+    plain_state,
+    read_checkpoint,
+)
 from shared_data.errors import InputError
 from shared_data.files import whole_file
 from shared_data.settings import config_from_dict
@@ -36,7 +41,7 @@ def load_checkpoint(path):
 
 
 def load_network(path):
-    """(network in eval mode, its Config, its stage) of our checkpoint or the authors'; theirs gets the default settings.
+    """(network in eval mode, its Config, its stage) of our checkpoint or the authors'; theirs get the defaults.
 
     Raises InputError for the auto-encoder's, which segments nothing.
     """

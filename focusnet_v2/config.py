@@ -33,7 +33,7 @@ class Config:
     crop_anterior: int = 50  # voxels from the brain stem's centre forward to the crop's centre (authors)
     crop_below: int = 37  # slices kept below the right parotid's centre (authors)
     crop_above: int = 12  # slices kept above the left optic nerve's centre (authors)
-    split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, or by name: a fifth each for test and validation
+    split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, or by name
     cases_csv: Path | None = None  # your own split: columns case, part (train, valid, test)
 
     # Patches of every stage
@@ -74,7 +74,7 @@ class Config:
     joint_heatmap_weight: float = 2.0  # of the heatmaps' squared error (authors)
     joint_lr: float = 0.1  # of SGD, the main network, scheduled as in stage backbone (authors)
     joint_warmup: int = 5  # epochs (authors)
-    joint_milestones: tuple[int, int] = (200, 400)  # epochs after which that is divided by 10, the head's by 4 (authors)
+    joint_milestones: tuple[int, int] = (200, 400)  # epochs after which it is divided by 10, the head's by 4 (authors)
     joint_head_lr: float = 4e-4  # of Adam, the heatmap head (authors)
 
     # Stage autoencoder: the shape prior
@@ -126,7 +126,7 @@ class Config:
         _require(self, "adv_top_share", 0 <= self.adv_top_share <= 1, "must lie between 0 and 1")
         _require(self, "alpha", min(self.alpha) >= 0, "must not be negative")
         _require(self, "ae_jitter_zyx", min(self.ae_jitter_zyx) >= 0, "must not be negative")
-        _require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie between 0.05 and 50 mm")
+        _require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie in 0.05 to 50 mm")
         _require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
         _require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
         _require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
@@ -135,7 +135,7 @@ class Config:
                  "must not be smaller than --box-zyx")
         _require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
         _require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
-        _require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be smaller than the patch's slices")
+        _require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
 
 
 def _at_least(config, lowest, *names):

@@ -43,8 +43,8 @@ class Order(Sampler):
     resumed run."""
 
     def __init__(self, n_items, batch_size, seed, rank=0, world_size=1):
-        self.n_items, self.batch_size, self.seed, self.rank, self.world_size = n_items, batch_size, seed, rank, world_size
-        self.epoch = 0
+        self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
 
     def __len__(self):
         return -(-self._share() // self.batch_size)
@@ -60,15 +60,17 @@ class Order(Sampler):
 
 
 class PatchDataset(Dataset):
-    """(epoch, index) -> {"image" (1, Z, Y, X) in `unit`, "label" (1, Z, Y, X), "presence" (C,), "small" (n_small,) which
-    small organs the case has and the patch holds the centre of, "theta" (3, 4), "case", and with heatmaps "heatmap"}.
+    """(epoch, index) -> {"image" (1, Z, Y, X) in `unit`, "label" (1, Z, Y, X), "presence" (C,), "small" (n_small,)
+    which small organs the case has and the patch holds the centre of, "theta" (3, 4), "case", and with heatmaps
+    "heatmap" (n_small, Z, Y, X)}.
 
     What is drawn depends on the seed, the epoch, the index and nothing else.
     """
 
     def __init__(self, cases, config, in_plane_zoom, with_heatmap=False, top_share=0.0):
         self.cases = [padded(case, config.min_slices) for case in cases]
-        self.config, self.in_plane_zoom, self.with_heatmap, self.top_share = config, in_plane_zoom, with_heatmap, top_share
+        self.config, self.in_plane_zoom = config, in_plane_zoom
+        self.with_heatmap, self.top_share = with_heatmap, top_share
 
     def __len__(self):
         return len(self.cases) * self.config.patches_per_case

@@ -29,8 +29,8 @@ class Stage:
     """One stage of training: what learns, from what, with which loss, optimiser and schedule.
 
     A subclass sets `name` and, in __init__, `networks` {name: module}, "model" being the one that is kept for the next
-    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]. It gives the rates, the
-    loss and the validation below.
+    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]. It gives the rates,
+    the loss and the validation below.
     """
 
     name = ""

@@ -33,7 +33,7 @@ def resampled(image, spacing_xyz, interpolator=sitk.sitkLinear, align_corners=Fa
 
 
 def cut(array, start_zyx, shape_zyx, fill=0):
-    """The box of a volume (..., z, y, x) that begins at `start_zyx`; `fill` outside the volume, edge values for "edge"."""
+    """The box of a volume (..., z, y, x) that begins at `start_zyx`; outside the volume `fill`, or edge values."""
     start, stop, shape = np.array(start_zyx), start_zyx + np.array(shape_zyx), array.shape[-3:]
     low, high = np.clip(start, 0, shape), np.clip(stop, 0, shape)
     part = array[(..., *map(slice, low, high))]

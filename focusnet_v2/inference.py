@@ -64,7 +64,8 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
         total /= coverage[:, None, None]
     counted = boxes.flatten(1).any(1).numpy()
     small /= boxes.clamp_min(1)  # never 0 / 0
-    parts = {"probability": sums["probability"], "heatmap": sums.get("heatmap"), "small": small if counted.any() else None}
+    parts = {"probability": sums["probability"], "heatmap": sums.get("heatmap"),
+             "small": small if counted.any() else None}
     return {"start": (0, *start[1:]), "counted": counted,
             **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
 

@@ -12,7 +12,8 @@ def backbone_loss(logits, target, alpha, presence=None, dice_weight=0.2):
 def focal_loss(logits, target, alpha, presence=None, gamma=2.0):
     """Mean over all voxels of -presence alpha (1 - p)^gamma log p of the true class.
 
-    logits (B, C, Z, Y, X), target (B, 1, Z, Y, X) or without the 1, alpha: C weights (None: 1), presence (B, C) of 0, 1.
+    logits (B, C, Z, Y, X), target (B, 1, Z, Y, X) or without the 1, alpha: C weights (None: 1), presence (B, C) of 0
+    and 1.
     """
     target = _ids(logits, target)
     log_p = logits.log_softmax(1).gather(1, target)

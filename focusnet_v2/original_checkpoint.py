@@ -47,7 +47,8 @@ def load_original_checkpoint(source, kind="focusnet_sos"):
         raise InputError(f"kind {kind!r} is unknown. Valid: {', '.join(KINDS)}.")
     where = "the state dict" if isinstance(source, dict) else source
     tensors, names = {}, {}
-    for ours, key, tensor in renamed(plain_state(source if isinstance(source, dict) else read_checkpoint(source)), kind):
+    state = plain_state(source if isinstance(source, dict) else read_checkpoint(source))
+    for ours, key, tensor in renamed(state, kind):
         if ours in tensors:
             raise InputError(f"{where}: {key} and {names[ours]} are the same tensor of {kind}.")
         tensors[ours], names[ours] = tensor, key

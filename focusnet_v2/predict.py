@@ -1,7 +1,7 @@
 """Segment the organs of one CT: python predict.py --input ct.nrrd --output labels.nrrd
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation and length. The label map lies on the
-CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, centres of the small organs).
+CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, small organs' centres).
 """
 import math
 from dataclasses import dataclass
@@ -59,8 +59,8 @@ def main(argv=None):
 
 
 def list_organs(result, spacing_xyz):
-    """[{"label", "organ", "volume_ml", "components", of small organs "peak" and "centre_xyz_mm" (LPS) of the heatmap, and
-    "box_counted"}]"""
+    """[{"label", "organ", "volume_ml", "components", of small organs "peak" and "centre_xyz_mm" (LPS) of the heatmap,
+    and "box_counted"}]"""
     rows = []
     for label, organ in enumerate(ORGANS, 1):
         mask = result["final"] == label

@@ -18,7 +18,8 @@ def score_organs(case, reference, prediction, spacing_xyz, labels=range(1, len(O
         row = {"case": case, "organ": ORGANS[label - 1], "reference": "yes" if truth.any() else "not contoured"}
         scores = ({"dice": dice(truth, found), **surface_distances(truth, found, spacing_xyz)} if truth.any()
                   else dict.fromkeys(SCORES, math.nan))
-        rows.append({**row, **scores, "reference_ml": float(truth.sum() * ml), "prediction_ml": float(found.sum() * ml)})
+        rows.append({**row, **scores, "reference_ml": float(truth.sum() * ml),
+                     "prediction_ml": float(found.sum() * ml)})
     return rows
 
 

@@ -122,9 +122,9 @@ def write_results(out, options, path, stage, names, organs, small):
     if (path.parent / "curves.png").exists():
         figures[f"training, stage {stage}"] = path.parent / "curves.png"
     write_report(out / "report.html", f"FocusNet, {len(names)} {options.split} cases", [
-        f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a case's "
-        "reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found at all are "
-        "infinite, and left out of the mean: n_ says how many count.",
+        f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a "
+        "case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found "
+        "at all are infinite, and left out of the mean: n_ says how many count.",
         f"In no reference: {', '.join(absent) or 'none'}.",
         f"human_: {human['what']}"],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
@@ -132,8 +132,8 @@ def write_results(out, options, path, stage, names, organs, small):
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())
           + (f"  in no reference: {', '.join(absent)}" if absent else ""))
     for row in by_small:
-        print(f"{row['organ']:13s} Dice {row['dice_before']:.3f} before, {row['dice_after']:.3f} after the branches; centre "
-              f"{row['main_centre_mm']:.1f} mm off (main network), {row['peak_centre_mm']:.1f} mm (heatmap)")
+        print(f"{row['organ']:13s} Dice {row['dice_before']:.3f} before, {row['dice_after']:.3f} after the branches; "
+              f"centre {row['main_centre_mm']:.1f} mm off (main network), {row['peak_centre_mm']:.1f} mm (heatmap)")
     print(f"report: {out / 'report.html'}")
 
 

@@ -1,8 +1,8 @@
 """The whole chain: python train.py
 
-backbone -> SOL -> autoencoder -> adversarial, each from the best of the one before; --localisation joint: backbone_heatmap
-in place of the first two. Stopped at any moment, the same command goes on; finished stages are not run again. Each stage
-has a folder in --run-dir, and a script of its own.
+backbone -> SOL -> autoencoder -> adversarial, each from the best of those before; with --localisation joint
+backbone_heatmap takes the place of the first two. Stopped at any moment, the same command goes on; finished stages are
+not run again. Each stage has a folder in --run-dir, and a script of its own.
 """
 from focusnet_v2.adv_train import Adversarial
 from focusnet_v2.checkpoint import load_checkpoint

@@ -1,8 +1,8 @@
 """Stage 3, what small organs look like: python train_autoencoder.py [--resume]
 
 The shape auto-encoder learns to reconstruct the masks of the small organs, in boxes jittered around their centres; mean
-squared error, Adam. The authors did not publish this code: rate and loss are the paper's, jitter, batch and epochs ours.
-Writes to <run>/autoencoder as train_backbone.py does.
+squared error, Adam. The authors did not publish this code: rate and loss are the paper's; jitter, batch and epochs
+ours. Writes to <run>/autoencoder as train_backbone.py does.
 """
 import torch
 from torch.nn import functional as F

@@ -17,7 +17,8 @@ def validate_volumes(fabric, network, cases, config):
     scores = torch.full((len(cases), config.n_classes + 2 * len(SMALL)), float("nan"), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         scores[i] = torch.tensor(score_case(network, cases[i], config, fabric.device))
-    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0).nanmean(0)  # NaN: not mine, or no such organ
+    # NaN: another process' case, or no such organ.
+    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0).nanmean(0)
     main, small, centres = scores.split([config.n_classes, len(SMALL), len(SMALL)])
     result = {"val_dice": main[1:].nanmean().item()}
     if hasattr(network, "localise"):

@@ -1,8 +1,8 @@
 """Resampled cases to training cases: python data_preprocess/crop_data.py
 
 Splits the cohort, crops the training and validation cases around the head, and writes which organs each of them has.
-Out: <prepared>/cropped/<case>/{image,label}.nrrd (true origin), cases.csv (case, part, note), presence.csv (0 or 1 for each
-class; background 0 when any organ is missing). Test cases are not cropped: no reference label is used for them.
+Out: <prepared>/cropped/<case>/{image,label}.nrrd (true origin), cases.csv (case, part, note), presence.csv (0 or 1 for
+each class; background 0 when any organ is missing). Test cases are not cropped: no reference label is used for them.
 """
 from functools import partial
 
@@ -57,7 +57,8 @@ def crop_cohort(pairs, config):
     write_table(config.prepared_dir / "cases.csv",
                 [{"case": name, "part": part, "note": notes.get(name, "")} for name, part in pairs])
     counts = {part: sum(other == part for _, other in pairs) for part in ("train", "valid", "test")}
-    print(", ".join(f"{count} {part}" for part, count in counts.items()) + f" cases: {config.prepared_dir / 'cases.csv'}")
+    print(", ".join(f"{count} {part}" for part, count in counts.items())
+          + f" cases: {config.prepared_dir / 'cases.csv'}")
     if absent := [name for name in ORGANS if not any(row[name] for row in rows)]:
         print(f"organs that never occur: {', '.join(absent)}")
     return say_skipped(skipped)

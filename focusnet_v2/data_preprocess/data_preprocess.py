@@ -2,8 +2,8 @@
 
 In: <case>/img.nrrd and <case>/structures/<organ>.nrrd (or another format; img may be a DICOM folder). Structures may be
 missing; unknown ones are ignored and named.
-Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1 to 9), reference.nrrd (labels on the CT's own
-grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
+Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1 to 9), reference.nrrd (labels on the CT's
+own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
 from functools import partial
 

@@ -2,9 +2,9 @@
 
     python -m tests.bench.focusnet_observers --data /path/to/han_contours [--write]
 
---data: <patient>_oncologist.nii.gz and <patient>_radiographer.nii.gz, with labels.json {"ids": {organ: label}}. Scores with
-our metrics, and again with MONAI's; prints both tables' largest differences. --write: into focusnet_v2/human_level.json,
-which stands beside our results in every report.
+--data: <patient>_oncologist.nii.gz and <patient>_radiographer.nii.gz, with labels.json {"ids": {organ: label}}. Scores
+with our metrics, and again with MONAI's, and prints the largest differences. --write: into the project's
+human_level.json, which stands beside our results in every report.
 """
 import argparse
 import math
@@ -80,8 +80,8 @@ def main():
         kept = {row["organ"]: {name: round(value, 4) if isinstance(value, float) and math.isfinite(value) else value
                                for name, value in row.items() if name != "organ"} for row in summary}
         write_json(HUMAN_LEVEL, {
-            "what": "an oncologist against a radiographer on the same planning CTs, 19 patients (contours of Nikolov et "
-                    "al., arXiv 1809.04430, CC BY 4.0; none of the chiasm), scored with this project's metrics",
+            "what": "an oncologist against a radiographer on the same planning CTs, 19 patients (contours of Nikolov "
+                    "et al., arXiv 1809.04430, CC BY 4.0; none of the chiasm), scored with this project's metrics",
             "command": "python -m tests.bench.focusnet_observers --data han_contours --write", "organs": kept})
 
 

@@ -2,9 +2,9 @@
 
     python -m tests.bench.focusnet_shapes --data /path/to/han_contours [--steps 300] [--ae-width 64] [--batch 4]
 
---data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its middle
-20 mm), jittered in training; contours of both observers of the training patients. Prints the reconstruction Dice of the last
-fifth of the patients (oncologist's contours), and, to compare with, that of the mean training mask of the organ.
+--data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its
+middle 20 mm), jittered in training; contours of both observers of the training patients. Prints the reconstruction Dice
+of the last fifth of the patients (oncologist's contours), and, to compare with, that of the organ's mean training mask.
 """
 import argparse
 import statistics
@@ -70,7 +70,8 @@ def main():
     seen, unseen = hold_out(patients, 0.2)
     train = read_shapes(options.data, seen, ("oncologist", "radiographer"), config)
     test = read_shapes(options.data, unseen, ("oncologist",), config)
-    print(f"{len(train)} masks of {len(seen)} patients; {len(test)} of {len(unseen)} unseen: {', '.join(unseen)}", flush=True)
+    print(f"{len(train)} masks of {len(seen)} patients; {len(test)} of {len(unseen)} unseen: {', '.join(unseen)}",
+          flush=True)
     torch.manual_seed(options.seed)
     network = ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
     optimizer = torch.optim.Adam(network.parameters(), config.ae_lr, weight_decay=1e-4)
@@ -85,20 +86,21 @@ def main():
         loss.backward()
         optimizer.step()
         if step % 100 == 0 or step == options.steps:
-            report(network, train, test, config, f"step {step}, loss {loss.item():.4f}, {time.perf_counter() - start:.0f} s")
+            print(f"step {step}, loss {loss.item():.4f}, {time.perf_counter() - start:.0f} s")
+            report(network, train, test, config)
 
 
 @torch.inference_mode()
-def report(network, train, test, config, title):
+def report(network, train, test, config):
     network.eval()
-    still = np.zeros((len(test), 3), int)
-    masks = boxes(test, still, config)
+    masks = boxes(test, np.zeros((len(test), 3), int), config)
     found = torch.cat([network(mask[None])[0] for mask in masks]) > 0.5
-    print(title)
     for organ in ORGANS:
-        scores = [dice(mask.numpy() > 0, ours.numpy()) for (name, _), mask, ours in zip(test, masks, found) if name == organ]
-        mean_mask = boxes([shape for shape in train if shape[0] == organ], still[:1].repeat(len(train), 0), config).mean(0)
-        plain = [dice(mask.numpy() > 0, mean_mask.numpy() > 0.5) for (name, _), mask in zip(test, masks) if name == organ]
+        of = [i for i, (name, _) in enumerate(test) if name == organ]
+        like = [shape for shape in train if shape[0] == organ]
+        mean_mask = boxes(like, np.zeros((len(like), 3), int), config).mean(0) > 0.5
+        scores = [dice(masks[i].numpy() > 0, found[i].numpy()) for i in of]
+        plain = [dice(masks[i].numpy() > 0, mean_mask.numpy()) for i in of]
         print(f"  {organ:18s} {len(scores)} masks  Dice {statistics.mean(scores):.3f} "
               f"({min(scores):.3f} to {max(scores):.3f}); mean mask {statistics.mean(plain):.3f}", flush=True)
 

@@ -2,9 +2,10 @@
 
     python -m tests.bench.focusnet_stages --folder OUT --seeds 3
 
-The demo's cohort and settings. For each seed: the chain, then its last stage again without the shape constraint. Prints for
-the test patients' small organs the distance of their centres before (main network's voxels) and after localisation, and
-Dice before and after the branches, with and without the constraint; then mean and spread over seeds. Stopped, it goes on.
+The demo's cohort and settings. For each seed: the chain, then its last stage again without the shape constraint. Prints
+for the test patients' small organs the distance of their centres before (main network's voxels) and after localisation,
+and Dice before and after the branches, with and without the constraint: mean, spread over seeds, each seed's value.
+Stopped, it goes on.
 """
 import argparse
 import os

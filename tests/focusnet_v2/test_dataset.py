@@ -93,7 +93,8 @@ def test_a_patch_moves_image_label_and_heatmap_together(config):
     case["label"][4:7, 16:23, 17:24] = 2
     case["image"][case["label"] == 2] = 900
     case["centres"] = organ_centres(case["label"])
-    batch = next(iter(build_loader(PatchDataset([case], replace(config, patch_zyx=(12, 40, 40)), 0.2, True), 1, config)))
+    dataset = PatchDataset([case], replace(config, patch_zyx=(12, 40, 40)), 0.2, True)
+    batch = next(iter(build_loader(dataset, 1, config)))
     moved = augment(batch, config)
     image, label, heat = moved["image"][0, 0], moved["label"][0, 0], moved["heatmap"][0, 0]
     assert not torch.equal(label, batch["label"][0, 0])
@@ -117,7 +118,7 @@ def test_patches_lie_inside_and_may_touch_every_edge(seed, shape):
 def test_patches_depend_on_seed_epoch_and_index_alone(config):
     cases = load_cases(config, "train")
     one, other = (PatchDataset(cases, config, 0.1, True) for _ in range(2))
-    assert torch.equal(one[3, 1]["image"], other[3, 1]["image"]) and torch.equal(one[3, 1]["theta"], other[3, 1]["theta"])
+    assert all(torch.equal(one[3, 1][name], other[3, 1][name]) for name in ("image", "theta"))
     assert not torch.equal(one[3, 1]["theta"], one[4, 1]["theta"])
     assert not torch.equal(one[3, 1]["theta"], PatchDataset(cases, replace(config, seed=1), 0.1)[3, 1]["theta"])
     assert one[0, 0]["image"].shape == (1, 8, 32, 32) and one[0, 0]["heatmap"].shape == (3, 8, 32, 32)

@@ -82,8 +82,8 @@ def test_a_cut_shows_the_volume_where_they_overlap(shape, start, size):
 
 @given(st.tuples(*[st.integers(2, 7)] * 3), st.tuples(*[st.integers(0, 3)] * 3), st.integers(0, 99))
 def test_a_part_brought_onto_its_own_grid_is_itself(shape, start, seed):
-    whole = image_from(np.random.default_rng(seed).random(np.add(shape, start)).astype(np.float32),
-                       {"spacing_xyz": (0.7, 1.3, 2.5), "origin_xyz": (-8, 20, 3), "direction": np.eye(3).ravel().tolist()})
+    grid = {"spacing_xyz": (0.7, 1.3, 2.5), "origin_xyz": (-8, 20, 3), "direction": np.eye(3).ravel().tolist()}
+    whole = image_from(np.random.default_rng(seed).random(np.add(shape, start)).astype(np.float32), grid)
     part = cut(sitk.GetArrayFromImage(whole), start, shape)
     kept = {**geometry(whole), "origin_xyz": whole.TransformIndexToPhysicalPoint(start[::-1])}
     values, box = onto_grid(part, kept, whole)
@@ -163,8 +163,9 @@ def test_splits(tmp_path):
     with pytest.raises(InputError, match="1 usable case; train, valid and test need one each"):
         assign_parts(["P1"], Config())
     table = tmp_path / "own.csv"
-    write_table(table, [{"case": name, "part": part} for name, part in (("a", "train"), ("b", "valid"), ("c", "test"))])
-    assert assign_parts(["a", "b", "c", "d"], Config(cases_csv=table))[0] == [("a", "train"), ("b", "valid"), ("c", "test")]
+    pairs = [("a", "train"), ("b", "valid"), ("c", "test")]
+    write_table(table, [{"case": name, "part": part} for name, part in pairs])
+    assert assign_parts(["a", "b", "c", "d"], Config(cases_csv=table))[0] == pairs
     for rows, message in (([("a", "trian")], "part 'trian' of case a"), ([("x", "train")], "case x is not among"),
                           ([("a", "train")], "no test and no valid case")):
         write_table(table, [dict(zip(("case", "part"), row)) for row in rows])
@@ -258,8 +259,8 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys, prepare):
     assert prepare(cohort, tmp_path / "out") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
     reasons = dict(line.removeprefix("skipped ").split(": ", 1) for line in lines)
-    for name, word in (("empty", "0 files named img"), ("air", "every voxel is"), ("nan", "not numbers"), ("flat", "3-D"),
-                       ("size", "size"), ("shifted", "origin"), ("blank", "every mask is empty"),
+    for name, word in (("empty", "0 files named img"), ("air", "every voxel is"), ("nan", "not numbers"),
+                       ("flat", "3-D"), ("size", "size"), ("shifted", "origin"), ("blank", "every mask is empty"),
                        ("unknown", "none of BrainStem"), ("cut", "cut short"), ("text", "not a readable"),
                        ("twice", "2 files named img")):
         assert word in reasons.pop(f"0 {name}"), name
@@ -281,8 +282,8 @@ def test_cohorts_without_use_are_refused(raw, tmp_path, prepare):
 
 
 def test_the_script_runs_inside_its_folder(tmp_path):
-    done = subprocess.run([sys.executable, "data_preprocess/data_preprocess.py", "--data_dir", str(tmp_path), "--nonsense"],
-                          cwd=Path(data_preprocess.__file__).parents[1], capture_output=True, text=True)
+    command = [sys.executable, "data_preprocess/data_preprocess.py", "--data_dir", str(tmp_path), "--nonsense"]
+    done = subprocess.run(command, cwd=Path(data_preprocess.__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith("data_preprocess.py: error: unknown option --nonsense")
 

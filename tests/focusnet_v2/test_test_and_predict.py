@@ -160,7 +160,7 @@ def test_one_ct_in_three_formats_and_another_orientation_gives_one_map(run_dir, 
 
 @pytest.mark.parametrize("part, spacing", [
     ((slice(None), slice(None), slice(0, 4)), None), ((slice(3, 20), slice(8, 45), slice(0, 9)), None),
-    ((slice(None), slice(None), slice(None)), (3.1, 5.2, 7.5)), ((slice(None), slice(None), slice(None)), (9.0, 9.0, 5.0))])
+    ((slice(None),) * 3, (3.1, 5.2, 7.5)), ((slice(None),) * 3, (9.0, 9.0, 5.0))])
 def test_short_narrow_and_anisotropic_cts(run_dir, raw, tmp_path, part, spacing):
     ct = sitk.ReadImage(str(raw / "P1" / "img.nrrd"))[part]
     if spacing:
@@ -195,7 +195,7 @@ def test_checkpoints_of_the_authors_predict(filled_state, whole_state, raw, tmp_
     write_volume(ct[:, :, :10], tmp_path / "ct.nrrd")
     torch.save({"model": {f"module.{key}": value for key, value in filled_state("focusnet_snet3d").items()}},
                tmp_path / "snet.pth")
-    labels = run_predict(tmp_path / "ct.nrrd", tmp_path / "out.nrrd", tmp_path / "snet.pth", "--precision", "bf16-mixed")
+    labels = run_predict(tmp_path / "ct.nrrd", tmp_path / "out.nrrd", tmp_path / "snet.pth")
     assert sitk.GetArrayViewFromImage(labels).any()
     torch.save(filled_state("focusnet_shape_autoencoder"), tmp_path / "ae.pth")
     with pytest.raises(InputError, match="ae.pth: the auto-encoder, which segments nothing"):
@@ -227,8 +227,9 @@ def test_bad_checkpoints_are_refused(run_dir, raw, tmp_path, capsys):
     shutil.copy(run_dir / "autoencoder" / "best.pt", tmp_path / "ae.pt")
     for name, word in (("other", "sepnet, not focusnet_v2"), ("list", "holds a list"), ("wide", "another width"),
                        ("missing", f"{last} is missing"), ("foreign", "foreign.pt: not a checkpoint of FocusNet"),
-                       ("stage", "holds no model"), ("evil", "plain tensors"), ("settings", "speed"), ("cut", "damaged"),
-                       ("empty", "damaged"), ("absent", "no such checkpoint"), ("ae", "segments nothing")):
+                       ("stage", "holds no model"), ("evil", "plain tensors"), ("settings", "speed"),
+                       ("cut", "damaged"), ("empty", "damaged"),
+                       ("absent", "no such checkpoint"), ("ae", "segments nothing")):
         with pytest.raises(InputError, match=word):
             run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", tmp_path / f"{name}.pt")
     assert "executed" not in capsys.readouterr().out and not (tmp_path / "m.nrrd").exists()
