@@ -28,7 +28,7 @@ class Adversarial(Stage):
         if config.shape_constraint:
             critic = build_network(config, "autoencoder")
             self.networks["critic"] = critic
-            self.optimizers.append(("critic", adam(critic.parameters(), config.adv_lr)))
+            self.optimizers.append(("critic", adam(critic.parameters(), config.adv_critic_lr)))
         if not config.resume:
             load_stage(config, "SOL" if config.localisation == "SOL" else "backbone_heatmap", network, part=True)
             if config.shape_constraint:
@@ -37,7 +37,7 @@ class Adversarial(Stage):
         self.cases = load_cases(config, "valid")
 
     def rates(self, epoch):
-        return [self.config.adv_lr] * len(self.optimizers)
+        return [self.config.adv_lr, self.config.adv_critic_lr][:len(self.optimizers)]
 
     def step(self, fabric, networks, optimizers, batch):
         """One update of the branches, then one of the critic."""

@@ -85,7 +85,8 @@ class Config:
 
     # Stage adversarial: the branches, with the auto-encoder as critic
     adv_epochs: int = 300  # (authors)
-    adv_lr: float = 2e-4  # of both Adams, weight decay 1e-4 (authors)
+    adv_lr: float = 2e-4  # of the branches' Adam, weight decay 1e-4 (authors)
+    adv_critic_lr: float = 2e-4  # of the critic's, weight decay 1e-4 (authors)
     adv_top_share: float = 0.9  # share of patches from the highest slices, where the small organs are (authors)
     adv_top_offsets: int = 10  # number of those first slices (authors)
     shape_constraint: bool = True  # --no-shape-constraint: focal and Dice loss only
@@ -119,7 +120,8 @@ class Config:
                   *(f"{prefix}_epochs" for prefix in STAGES.values()))
         _at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
                   "joint_warmup", "dice_weight", "joint_heatmap_weight", "rotate_z", "rotate_xy")
-        for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "heatmap_sigma"):
+        for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "adv_critic_lr",
+                     "heatmap_sigma"):
             _require(self, name, getattr(self, name) > 0, "must be positive")
         for name in ("zoom", "wide_zoom_xy", "heatmap_threshold", "small_threshold"):
             _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")

@@ -211,9 +211,10 @@ def save_epoch(folder, state, optimizers, is_best, board):
     columns = list(dict.fromkeys(name for each in history for name in each))
     rows = [{name: each.get(name, math.nan) for name in columns} for each in history]
     write_table(folder / "history.csv", rows)
-    draw_curves(rows, folder / "curves.png", {
-        "loss": [name for name in columns if name not in ("epoch", "lr") and not name.startswith("val_")],
-        **{name: [name] for name in columns if name.startswith("val_")}})
+    scores = [name for name in columns if name.startswith("val_")]
+    if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation
+        losses = [name for name in columns if name not in ("epoch", "lr", *scores)]
+        draw_curves(rows, folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
     for name in row.keys() - {"epoch"}:
         if math.isfinite(row[name]):
             board.add_scalar(name, row[name], row["epoch"])
