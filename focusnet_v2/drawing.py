@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from focusnet_v2.config import CLASSES
+from focusnet_v2.config import CLASSES, SMALL
 from shared_data.pictures import contact_sheet
 
 HUES = [20 * label for label in range(len(CLASSES))]  # OpenCV's, 0 to 179
@@ -23,11 +23,13 @@ def organ_overlay(hu_yx, labels_yx, spacing_yx, side=320):
 
 
 def case_sheet(ct, label_maps, tiles=4):
-    """Contact sheet of slices of a CT image that show most organs; a row for each {caption: labels (z, y, x)}."""
+    """Contact sheet of slices of a CT image, spread over the organs, and of the one with most of the small ones; a row
+    for each {caption: labels (z, y, x)}."""
     hu, spacing_yx = sitk.GetArrayViewFromImage(ct), ct.GetSpacing()[1::-1]
-    organs = sum(np.array([len(np.unique(plane)) - 1 for plane in labels]) for labels in label_maps.values())
-    used = np.flatnonzero(organs)
-    places = np.linspace(used[0], used[-1], tiles + 2)[1:-1] if len(used) else np.linspace(0, len(hu) - 1, tiles)
+    used = np.flatnonzero(sum((labels > 0).any((1, 2)) for labels in label_maps.values()))
+    small = sum(np.isin(labels, SMALL).sum((1, 2)) for labels in label_maps.values())
+    first, last = (used[0], used[-1]) if len(used) else (0, len(hu) - 1)
+    places = [*np.linspace(first, last, tiles + 1)[1:-1], small.argmax() if small.any() else last]
     chosen = sorted({int(round(k)) for k in places})
     return contact_sheet([(organ_overlay(hu[k], labels[k], spacing_yx), f"{caption}, slice {k}")
                           for caption, labels in label_maps.items() for k in chosen], columns=len(chosen))

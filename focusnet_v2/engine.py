@@ -214,12 +214,21 @@ def save_epoch(folder, state, optimizers, is_best, board):
     scores = [name for name in columns if name.startswith("val_")]
     if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation
         losses = [name for name in columns if name not in ("epoch", "lr", *scores)]
-        draw_curves(rows, folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
+        draw_curves(held(rows), folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
     for name in row.keys() - {"epoch"}:
         if math.isfinite(row[name]):
             board.add_scalar(name, row[name], row["epoch"])
     print(f"epoch {row['epoch']:3d}  " + "  ".join(f"{name} {value:.4g}" for name, value in row.items()
                                                    if name in ("loss", "lr") or name.startswith("val_")), flush=True)
+
+
+def held(rows):
+    """Rows in which a score keeps its value until the next validation."""
+    last, result = {}, []
+    for row in rows:
+        last = {**last, **{name: value for name, value in row.items() if math.isfinite(value)}}
+        result.append({**row, **last})
+    return result
 
 
 def to_plain(config):
