@@ -65,7 +65,7 @@ def own_split(names, path):
 
 def cases_of(config, part):
     """Names of the cases of a part."""
-    rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
+    rows = read_prepared(config, "cases.csv", ["case", "part"])
     names = [row["case"] for row in rows if row["part"] == part]
     if not names:
         raise InputError(f"{config.prepared_dir / 'cases.csv'}: no {part} case. Run crop_data.py again.")
@@ -74,11 +74,18 @@ def cases_of(config, part):
 
 def read_presence(config):
     """{case: [1 or 0 for each class]}"""
-    path = config.prepared_dir / "presence.csv"
-    rows = read_table(path, ["case", *CLASSES])
+    rows = read_prepared(config, "presence.csv", ["case", *CLASSES])
     if any(row[name] not in ("0", "1") for row in rows for name in CLASSES):
-        raise InputError(f"{path}: something else than 0 and 1. Run crop_data.py again.")
+        raise InputError(f"{config.prepared_dir / 'presence.csv'}: something else than 0 and 1. Run crop_data.py.")
     return {row["case"]: [int(row[name]) for name in CLASSES] for row in rows}
+
+
+def read_prepared(config, name, columns):
+    """Rows of a table that crop_data.py wrote."""
+    path = config.prepared_dir / name
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Run data_preprocess.py and crop_data.py, or give --prepared-dir.")
+    return read_table(path, columns)
 
 
 def presence_flags(labels):

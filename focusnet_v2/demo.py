@@ -17,7 +17,8 @@ GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --
         "--min-slices 16 --box-zyx 8 24 24 --window-step 8").split()
 SLICES = 26
 SHORT = ("--width 16 --ae-width 16 --code-length 64 --patches-per-case 2 --validate-every 5 --backbone-lr 0.05 "
-         "--backbone-warmup 3 --sol-lr 4e-3 --ae-lr 1e-3 --ae-jitter-zyx 1 4 4 --adv-lr 1e-3 --adv-top-offsets 4").split()
+         "--backbone-warmup 3 --sol-lr 4e-3 --ae-lr 1e-3 --ae-jitter-zyx 1 4 4 --adv-lr 1e-3 "
+         "--adv-top-offsets 4").split()
 
 
 def settings(n):
