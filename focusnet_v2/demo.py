@@ -14,17 +14,16 @@ from shared_data.phantoms import write_pddca_cohort
 from shared_data.settings import parse_options
 
 GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --patch-zyx 16 56 56 "
-        "--min-slices 16 --box-zyx 8 24 24 --window-step 8").split()
+        "--min-slices 16 --box-zyx 8 16 16 --window-step 8").split()
 SLICES = 26
-SHORT = ("--width 16 --ae-width 16 --code-length 64 --patches-per-case 2 --validate-every 5 --backbone-lr 0.05 "
-         "--backbone-warmup 3 --sol-lr 4e-3 --ae-lr 1e-3 --ae-jitter-zyx 1 4 4 --adv-lr 1e-3 "
-         "--adv-top-offsets 4").split()
+SHORT = ("--width 16 --ae-width 16 --validate-every 10 --backbone-lr 0.1 --sol-lr 5e-3 --ae-lr 1e-3 --ae-batch 2 "
+         "--ae-jitter-zyx 1 2 2 --adv-lr 1e-3 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
 
 def settings(n):
-    """Options of train.py for short stages: n epochs, twice as many for the main network and the auto-encoder."""
-    epochs = {"backbone": 2 * n, "sol": n, "ae": 2 * n, "adv": n}
-    milestones = {"backbone": (n + n // 2, 2 * n - 1), "sol": (n // 2, n - 1)}
+    """Options of train.py for short stages, of 2 n to 6 n epochs."""
+    epochs = {"backbone": 4 * n, "sol": 4 * n, "ae": 6 * n, "adv": 2 * n}
+    milestones = {"backbone": (3 * n, 4 * n - n // 3), "sol": (2 * n, 3 * n)}
     return [*SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
             *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))]
 
@@ -34,11 +33,11 @@ class Options:
     folder: Path = ROOT / "demo" / "focusnet_v2"  # the default is made anew; another must be empty
     patients: int = 13  # phantom patients: 8 to train on, 2 to choose the epoch, 3 to score
     size: int = 72  # pixels along x and y
-    epochs: int = 10  # of SOL and the last stage; the other two get twice as many
+    epochs: int = 12  # half of the last stage's; the others get two or three times as many as that
 
     def __post_init__(self):
-        if self.patients < 3 or self.epochs < 1 or not 32 <= self.size <= 512:
-            raise ValueError("--patients must be at least 3, --epochs 1, --size 32 to 512.")
+        if self.patients < 3 or self.epochs < 2 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 3, --epochs 2, --size 32 to 512.")
 
 
 def main(argv=None):
