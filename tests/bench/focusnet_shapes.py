@@ -1,6 +1,6 @@
 """The shape auto-encoder on real organs: optic nerves, parotids and submandibular glands, unseen patients held out.
 
-    python -m tests.bench.focusnet_shapes --data /path/to/han_contours [--steps 300] [--ae-width 64] [--batch 4]
+    python -m tests.bench.focusnet_shapes --data /path/to/han_contours [--steps 300] [--ae-width 64] [--batch 4] [--lr 2e-4]
 
 --data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its
 middle 20 mm), jittered in training; contours of both observers of the training patients. Prints the reconstruction Dice
@@ -63,6 +63,7 @@ def main():
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--ae-width", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=Config.ae_lr)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     config, rng = Config(ae_width=options.ae_width), np.random.default_rng(options.seed)
@@ -74,7 +75,7 @@ def main():
           flush=True)
     torch.manual_seed(options.seed)
     network = ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
-    optimizer = torch.optim.Adam(network.parameters(), config.ae_lr, weight_decay=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), options.lr, weight_decay=1e-4)
     start = time.perf_counter()
     for step in range(1, options.steps + 1):
         network.train()
