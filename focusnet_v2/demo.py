@@ -33,7 +33,7 @@ class Options:
     folder: Path = ROOT / "demo" / "focusnet_v2"  # the default is made anew; another must be empty
     patients: int = 13  # phantom patients: 8 to train on, 2 to choose the epoch, 3 to score
     size: int = 72  # pixels along x and y
-    epochs: int = 12  # half of the last stage's; the others get two or three times as many as that
+    epochs: int = 10  # half of the last stage's; the others get two or three times as many as that
 
     def __post_init__(self):
         if self.patients < 3 or self.epochs < 2 or not 32 <= self.size <= 512:
