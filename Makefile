@@ -18,6 +18,7 @@ PRESENT  := $(foreach p,$(PROJECTS),$(if $(wildcard $($(p))/train.py),$(p)))
 # What makes the raw cohort ready for train.py, in order (modules of the project).
 prepare_snet := process_data.data_process_lymph_node process_data.data_parser
 prepare_sepnet := preprocess
+prepare_focusnet := data_preprocess.data_preprocess data_preprocess.crop_data
 prepare_retroln := crop
 
 venv = $(if $(filter lung,$(1)),.venv-keras,.venv)

@@ -50,3 +50,20 @@ def test_the_organs_of_a_head_look_like_what_is_beside_them():
         organ = labels == label
         low, high = np.percentile(hu[organ], (10, 90))
         assert ((hu >= low) & (hu <= high) & ~organ).sum() > organ.sum()
+
+
+def test_a_head_in_pddcas_layout_misses_some_structures(tmp_path):
+    main(["--kind", "pddca", "--folder", str(tmp_path), "--patients", "2", "--size", "64", "--slices", "24"])
+    names = {patient: sorted(path.stem for path in (tmp_path / patient / "structures").iterdir())
+             for patient in ("P1", "P2")}
+    assert names["P1"] == ["BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
+                           "Submandibular_L", "Submandibular_R"]
+    assert set(names["P1"]) - set(names["P2"]) == {"Submandibular_R"}
+    ct = read_ct(tmp_path / "P1" / "img.nrrd")
+    side = {}
+    for name in names["P1"]:
+        mask = read_mask(tmp_path / "P1" / "structures" / f"{name}.nrrd")
+        check_same_grid(ct, mask, name)
+        voxels = np.argwhere(sitk.GetArrayViewFromImage(mask)).mean(0)[::-1]
+        side[name] = mask.TransformContinuousIndexToPhysicalPoint(voxels.tolist())[0]  # mm to the left
+    assert all(side[f"{name}_L"] > side[f"{name}_R"] + 20 for name in ("OpticNerve", "Parotid", "Submandibular"))

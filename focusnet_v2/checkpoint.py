@@ -1,0 +1,84 @@
+"""Our checkpoints: plain tensors, numbers and strings, written whole; read without executing anything."""
+import io
+
+import torch
+
+from focusnet_v2.config import STAGES, Config
+from focusnet_v2.networks import build_network
+from focusnet_v2.original_checkpoint import (
+    guess_kind,
+    load_original_checkpoint,
+    load_strictly,
+    plain_state,
+    read_checkpoint,
+)
+from shared_data.errors import InputError
+from shared_data.files import whole_file
+from shared_data.settings import config_from_dict
+
+PROJECT = "focusnet_v2"
+KIND_OF = {"backbone": "snet", "SOL": "focusnet", "backbone_heatmap": "focusnet", "adversarial": "focusnet_sos"}
+
+
+def save_checkpoint(path, **state):
+    """Write `state` and the project's name; a kill or a full disk leaves the old file."""
+    buffer = io.BytesIO()
+    torch.save({"project": PROJECT, **state}, buffer)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path):
+    """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
+    state = read_checkpoint(path)
+    if state.get("project") != PROJECT:
+        raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {PROJECT}. "
+                         "Name a checkpoint of this project.")
+    if not (isinstance(state.get("model"), dict) and isinstance(state.get("config"), dict)
+            and state.get("stage") in STAGES):
+        raise InputError(f"{path}: holds no model with its settings. Take another checkpoint.")
+    return state
+
+
+def load_network(path):
+    """(network in eval mode, its Config, its stage) of our checkpoint or the authors'; theirs get the defaults.
+
+    Raises InputError for the auto-encoder's, which segments nothing.
+    """
+    loaded = read_checkpoint(path)
+    if "project" not in loaded:
+        try:
+            kind = guess_kind(loaded)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+        stage = {kind_: stage for stage, kind_ in KIND_OF.items()}.get(kind, "autoencoder")
+        refuse_autoencoder(stage, path)
+        return load_original_checkpoint(plain_state(loaded), kind), Config(), stage
+    state = load_checkpoint(path)
+    refuse_autoencoder(state["stage"], path)
+    config = config_from_dict(Config, state["config"], path)
+    network = build_network(config, state["stage"])
+    load_strictly(network, state["model"], path)
+    return network.eval(), config, state["stage"]
+
+
+def refuse_autoencoder(stage, path):
+    if stage == "autoencoder":
+        raise InputError(f"{path}: the auto-encoder, which segments nothing. Name a checkpoint of another stage.")
+
+
+def load_stage(config, stage, network, part=False):
+    """Load `best.pt` of an earlier stage of the same run. part: it holds a part of the network, the rest stays.
+
+    Raises InputError when there is none, or when it was made for another grid.
+    """
+    path = config.run_dir / stage / "best.pt"
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Finish stage {stage} first, or run train.py.")
+    state = load_checkpoint(path)
+    kept = config_from_dict(Config, state["config"], path)
+    for name in ("spacing_xyz", "resample_axes", "width"):
+        if getattr(kept, name) != getattr(config, name):
+            raise InputError(f"{path}: made with {name} {getattr(kept, name)} (now {getattr(config, name)}). "
+                             "Use the same, or another --run-dir.")
+    load_strictly(network, {**(network.state_dict() if part else {}), **state["model"]}, path)

@@ -1,0 +1,150 @@
+"""Every setting of FocusNet: edit the defaults here, or give `--name value` to any of the scripts."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+
+# Labels 1 to 9, and the names of their files (PDDCA).
+ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
+          "Submandibular_L", "Submandibular_R")
+CLASSES = ("background", *ORGANS)
+SMALL = (2, 4, 5)  # labels of the small organs: chiasm, optic nerves
+
+# The stages in order, each with the prefix of its own settings.
+STAGES = {"backbone": "backbone", "SOL": "sol", "backbone_heatmap": "joint", "autoencoder": "ae", "adversarial": "adv"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The comment behind a field is its help text; in brackets where the value comes from."""
+
+    # Folders
+    data_dir: Path = ROOT / "data" / "raw" / "focusnet_v2"  # cohort: <case>/img.nrrd, <case>/structures/*.nrrd
+    prepared_dir: Path = ROOT / "data" / "prepared" / "focusnet_v2"  # resampled/, cropped/, cases.csv, presence.csv
+    run_dir: Path = ROOT / "runs" / "focusnet_v2"  # a folder for each stage: config, checkpoints, curves
+
+    # Preparation
+    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 2.5)  # mm, of what the networks see (authors)
+    resample_axes: Literal["named", "original"] = "named"  # original: x and y spacing swapped, as the authors' code
+    crop_side: int = 240  # in plane, voxels (authors)
+    crop_anterior: int = 50  # voxels from the brain stem's centre forward to the crop's centre (authors)
+    crop_below: int = 37  # slices kept below the right parotid's centre (authors)
+    crop_above: int = 12  # slices kept above the left optic nerve's centre (authors)
+    split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, or by name
+    cases_csv: Path | None = None  # your own split: columns case, part (train, valid, test)
+
+    # Patches of every stage
+    patch_zyx: tuple[int, int, int] = (40, 192, 192)  # voxels; z even, y and x divisible by 4 (authors)
+    min_slices: int = 75  # shorter volumes are padded at the low end (authors)
+    patches_per_case: int = 1  # in an epoch (authors)
+    batch_size: int = 1  # patches in one update, over all devices (authors)
+    augment: bool = True  # zoom and rotate patches (authors)
+    zoom: float = 0.1  # largest change of size (authors)
+    wide_zoom_xy: float = 0.2  # the same in plane, while the main network learns (authors)
+    rotate_z: float = 5.0  # degrees, largest turn in plane (authors)
+    rotate_xy: float = 10.0  # degrees, largest turn about the other axes (authors)
+    affine_order: Literal["named", "original"] = "named"  # original: matrix made for (z, y, x), used as (x, y, z)
+    heatmap_sigma: float = 5.0  # voxels (authors)
+    heatmap_offsets: Literal["centred", "original"] = "centred"  # original: the peak one voxel off along y and x
+    original_bn_drift: bool = False  # let batch-norm statistics of frozen parts drift, as the authors' code
+    validate_every: int = 1  # epochs between validations over whole cases
+    seed: int = 2019  # of weights, sampling and augmentation (ours)
+    resume: bool = False  # go on from last.pt of the stage's folder
+
+    # Stage backbone: the main network
+    alpha: tuple[float, float, float, float, float, float, float, float, float, float] = (
+        0.5, 1, 8, 1, 8, 8, 1, 1, 2, 2)  # weight of each class in the focal loss, background first (authors)
+    dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
+    backbone_epochs: int = 600  # (authors)
+    backbone_lr: float = 0.1  # of SGD with momentum 0.9, weight decay 5e-4 (authors)
+    backbone_warmup: int = 5  # epochs (authors)
+    backbone_milestones: tuple[int, int] = (200, 400)  # epochs after which the rate is divided by 10 (authors)
+
+    # Stage SOL: the heatmaps, on the frozen main network
+    sol_epochs: int = 300  # (authors)
+    sol_lr: float = 4e-4  # of Adam, weight decay 5e-4 (authors)
+    sol_milestones: tuple[int, int] = (100, 200)  # epochs after which the rate is divided by 4 (authors)
+
+    # Stage backbone_heatmap: both at once, instead of the two above
+    localisation: Literal["SOL", "joint"] = "SOL"  # which of the two train.py runs
+    joint_epochs: int = 600  # (authors)
+    joint_heatmap_weight: float = 2.0  # of the heatmaps' squared error (authors)
+    joint_lr: float = 0.1  # of SGD, the main network, scheduled as in stage backbone (authors)
+    joint_warmup: int = 5  # epochs (authors)
+    joint_milestones: tuple[int, int] = (200, 400)  # epochs after which it is divided by 10, the head's by 4 (authors)
+    joint_head_lr: float = 4e-4  # of Adam, the heatmap head (authors)
+
+    # Stage autoencoder: the shape prior
+    ae_epochs: int = 300  # (ours)
+    ae_lr: float = 2e-4  # of Adam, weight decay 1e-4 (authors' rate for the critic)
+    ae_batch: int = 8  # masks in one update (ours)
+    ae_jitter_zyx: tuple[int, int, int] = (2, 16, 16)  # voxels, largest shift of the box from the true centre (ours)
+
+    # Stage adversarial: the branches, with the auto-encoder as critic
+    adv_epochs: int = 300  # (authors)
+    adv_lr: float = 2e-4  # of the branches' Adam, weight decay 1e-4 (authors)
+    adv_critic_lr: float = 2e-4  # of the critic's, weight decay 1e-4 (authors)
+    adv_top_share: float = 0.9  # share of patches from the highest slices, where the small organs are (authors)
+    adv_top_offsets: int = 10  # number of those first slices (authors)
+    shape_constraint: bool = True  # --no-shape-constraint: focal and Dice loss only
+    textbook_focal: bool = False  # log-sigmoid(-z) in the branches' focal loss where the authors have (1 - z)
+
+    # Networks
+    width: int = 32  # channels at full resolution, divisible by 8 (paper)
+    sos_inputs: Literal["raw", "all"] = "raw"  # what a branch sees: the image (authors' code), or 66 channels (paper)
+    box_zyx: tuple[int, int, int] = (8, 64, 64)  # voxels around a small organ, each divisible by 8 (authors)
+    ae_width: int = 64  # channels of the auto-encoder's first layer (authors)
+    code_length: int = 512  # (authors)
+
+    # Inference
+    window_step: int = 20  # slices between windows of patch_zyx (authors)
+    heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
+    small_threshold: float = 0.5  # probability that makes a small organ (authors)
+
+    # Machine
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+    precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
+    workers: int = 2  # processes that prepare cases
+
+    n_classes = len(CLASSES)
+    n_small = len(SMALL)
+
+    def __post_init__(self):
+        _at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
+                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
+                  *(f"{prefix}_epochs" for prefix in STAGES.values()))
+        _at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
+                  "joint_warmup", "dice_weight", "joint_heatmap_weight", "rotate_z", "rotate_xy")
+        for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "adv_critic_lr",
+                     "heatmap_sigma"):
+            _require(self, name, getattr(self, name) > 0, "must be positive")
+        for name in ("zoom", "wide_zoom_xy", "heatmap_threshold", "small_threshold"):
+            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        _require(self, "adv_top_share", 0 <= self.adv_top_share <= 1, "must lie between 0 and 1")
+        _require(self, "alpha", min(self.alpha) >= 0, "must not be negative")
+        _require(self, "ae_jitter_zyx", min(self.ae_jitter_zyx) >= 0, "must not be negative")
+        _require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie in 0.05 to 50 mm")
+        _require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
+        _require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
+        _require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
+                 "must be even along z and divisible by 4 along y and x")
+        _require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
+                 "must not be smaller than --box-zyx")
+        _require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
+        _require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
+        _require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
+
+
+def _at_least(config, lowest, *names):
+    for name in names:
+        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
+
+
+def _require(config, name, condition, what):
+    if not condition:
+        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")

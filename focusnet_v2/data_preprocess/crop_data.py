@@ -1,0 +1,135 @@
+"""Resampled cases to training cases: python data_preprocess/crop_data.py
+
+Splits the cohort, crops the training and validation cases around the head, and writes which organs each of them has.
+Out: <prepared>/cropped/<case>/{image,label}.nrrd (true origin), cases.csv (case, part, note), presence.csv (0 or 1 for
+each class; background 0 when any organ is missing). Test cases are not cropped: no reference label is used for them.
+"""
+from functools import partial
+
+import numpy as np
+import SimpleITK as sitk
+
+from focusnet_v2.cases import assign_parts, presence_flags
+from focusnet_v2.config import CLASSES, ORGANS, Config
+from focusnet_v2.data_preprocess.data_preprocess import kept_facts
+from focusnet_v2.grids import AIR_HU, cut_image
+from shared_data.cohort import all_skipped, each_case, say_skipped
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.folds import natural_sort
+from shared_data.settings import parse_options
+from shared_data.volume import read_volume, write_volume
+
+CROP_SETTINGS = ("crop_side", "crop_anterior", "crop_below", "crop_above")
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    folder = config.prepared_dir / "resampled"
+    names = natural_sort(path.parent.name for path in folder.glob("*/case.json") if kept_facts(path.parent))
+    if not names:
+        raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
+    pairs, note = assign_parts(names, config)
+    if note:
+        print(f"note: {note}")
+    with only_run_in(config.prepared_dir):
+        clear_partials(config.prepared_dir / "cropped")
+        return crop_cohort(pairs, config)
+
+
+def crop_cohort(pairs, config):
+    """Crop what is trained and validated on, write the tables; 1 when some cases had to be skipped."""
+    wanted = natural_sort({name for name, part in pairs if part != "test"})
+    skipped, rows, notes = {}, [], {}
+    for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers):
+        if isinstance(outcome, str):
+            skipped[name] = outcome
+            continue
+        rows.append({"case": name, **dict(zip(CLASSES, outcome["presence"]))})
+        notes[name] = "; ".join(outcome["notes"])
+        if notes[name]:
+            print(f"{name}: {notes[name]}")
+    pairs = [(name, part) for name, part in pairs if name not in skipped]
+    for part in ("train", "valid"):
+        if part not in {other for _, other in pairs}:
+            raise all_skipped(f"{config.prepared_dir}, {part}", skipped)
+    write_table(config.prepared_dir / "presence.csv", rows)
+    write_table(config.prepared_dir / "cases.csv",
+                [{"case": name, "part": part, "note": notes.get(name, "")} for name, part in pairs])
+    counts = {part: sum(other == part for _, other in pairs) for part in ("train", "valid", "test")}
+    print(", ".join(f"{count} {part}" for part, count in counts.items())
+          + f" cases: {config.prepared_dir / 'cases.csv'}")
+    if absent := [name for name in ORGANS if not any(row[name] for row in rows)]:
+        print(f"organs that never occur: {', '.join(absent)}")
+    return say_skipped(skipped)
+
+
+def crop_case(name, config):
+    """{"presence", "notes"} of a case, its crop written; or, as a string, why it has to be skipped."""
+    source, target = config.prepared_dir / "resampled" / name, config.prepared_dir / "cropped" / name
+    try:
+        made_with = {"sources": read_json(source / "case.json")["sources"],
+                     **{setting: getattr(config, setting) for setting in CROP_SETTINGS}}
+        done = kept_crop(target, made_with)
+        if done:
+            return done
+        image, label = read_volume(source / "image.nrrd"), read_volume(source / "label.nrrd")
+    except (InputError, OSError) as error:
+        return one_line(error)
+    start, shape, notes = head_region(sitk.GetArrayViewFromImage(label), config)
+    cropped = cut_image(label, start, shape)
+    present = np.unique(sitk.GetArrayViewFromImage(cropped))
+    if not present.any():
+        return f"{source}: no organ is left at {config.spacing_xyz} mm. Check the label files."
+    done = {"presence": presence_flags(present), "notes": notes, "made_with": made_with}
+    with whole_folder(target) as folder:
+        write_volume(cut_image(image, start, shape, AIR_HU), folder / "image.nrrd")
+        write_volume(cropped, folder / "label.nrrd")
+        write_json(folder / "crop.json", done)
+    return done
+
+
+def kept_crop(target, made_with):
+    """crop.json of a case cropped from these very files with these settings, else None."""
+    try:
+        kept = read_json(target / "crop.json")
+        return kept if kept["made_with"] == made_with and len(kept["presence"]) == len(CLASSES) else None
+    except (InputError, OSError, KeyError, TypeError):
+        return None
+
+
+def head_region(labels, config):
+    """(start, shape (z, y, x), notes) of the crop: around the brain stem's centre moved forward, from below the right
+    parotid to above the left optic nerve. Missing landmarks give way to others; the notes name them.
+
+    In plane it may begin before 0: there the volume is padded.
+    """
+    notes, used = [], np.argwhere(labels > 0)
+    low, high = (used.min(0), used.max(0)) if len(used) else (np.zeros(3, int), np.array(labels.shape) - 1)
+
+    def centre(*organs):
+        for organ in organs:
+            voxels = np.argwhere(labels == ORGANS.index(organ) + 1)
+            if len(voxels):
+                if organ != organs[0]:
+                    notes.append(f"{organs[0]} missing: {organ} in its place")
+                return voxels.mean(0)
+        notes.append(f"{organs[0]} missing: bounding box of all organs")
+        return None
+
+    stem, parotid = centre("BrainStem"), centre("Parotid_R", "Parotid_L")
+    nerve = centre("OpticNerve_L", "OpticNerve_R", "Chiasm")
+    first = low[0] if parotid is None else round(parotid[0]) - config.crop_below
+    last = high[0] + 1 if nerve is None else round(nerve[0]) + config.crop_above
+    first, last = max(0, int(first)), min(len(labels), int(last))
+    if last <= first:
+        notes.append("landmarks in the wrong order: all slices with organs")
+        first, last = int(low[0]), int(high[0]) + 1
+    middle = (low + high)[1:] / 2 if stem is None else stem[1:] - (config.crop_anterior, 0)
+    middle = np.clip(np.round(middle), 0, np.array(labels.shape[1:]) - 1).astype(int)
+    y, x = (middle - config.crop_side // 2).tolist()
+    return (first, y, x), (last - first, config.crop_side, config.crop_side), notes
+
+
+if __name__ == "__main__":
+    run_script(main)

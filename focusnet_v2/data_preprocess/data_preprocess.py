@@ -1,0 +1,139 @@
+"""Cases to resampled CTs and label maps: python data_preprocess/data_preprocess.py --data-dir /my/PDDCA
+
+In: <case>/img.nrrd and <case>/structures/<organ>.nrrd (or another format; img may be a DICOM folder). Structures may be
+missing; unknown ones are ignored and named.
+Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1 to 9), reference.nrrd (labels on the CT's
+own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
+"""
+from functools import partial
+
+import numpy as np
+import SimpleITK as sitk
+
+from focusnet_v2.config import ORGANS, Config
+from focusnet_v2.grids import to_network_grid
+from shared_data.cohort import all_skipped, check_apart, check_case_name, each_case, fingerprint, printable, say_skipped
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
+from shared_data.folds import natural_sort
+from shared_data.settings import keep_config, parse_options
+from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
+
+# Settings that decide what the volumes look like; the others may change between runs over one folder.
+VOLUME_SETTINGS = ("spacing_xyz", "resample_axes")
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    if not config.data_dir.is_dir():
+        raise InputError(f"{config.data_dir}: no such folder. Give the cohort with --data-dir.")
+    check_apart(config.data_dir, config.prepared_dir)
+    folders = [config.data_dir / name for name in natural_sort(path.name for path in config.data_dir.iterdir()
+                                                              if path.is_dir() and path.name[0] != ".")]
+    if not folders:
+        raise InputError(f"{config.data_dir}: no case in it. Expected <case>/img.nrrd and <case>/structures/*.nrrd.")
+    with only_run_in(config.prepared_dir):
+        clear_partials(config.prepared_dir / "resampled")
+        keep_config(config, config.prepared_dir / "config.json",
+                    free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+        return prepare_cohort(folders, config)
+
+
+def prepare_cohort(folders, config):
+    """Resample every case; 1 when some had to be skipped."""
+    skipped, organs = {}, []
+    for folder, outcome in each_case(partial(prepare_case, config=config), folders, config.workers):
+        if isinstance(outcome, str):
+            skipped[folder.name] = outcome
+            continue
+        organs += outcome["organs"]
+        missing = [name for name in ORGANS if name not in outcome["organs"]]
+        for what, names in (("missing", missing), ("ignored", outcome["ignored"])):
+            if names:
+                print(f"{printable(folder.name)}: {what} {', '.join(names)}")
+    if not organs:
+        raise all_skipped(config.data_dir, skipped)
+    print(f"{len(folders) - len(skipped)} cases: {config.prepared_dir / 'resampled'}. Next: crop_data.py")
+    return say_skipped(skipped)
+
+
+def prepare_case(folder, config):
+    """What case.json holds, the volumes written; or, as a string, why the case has to be skipped."""
+    target = config.prepared_dir / "resampled" / folder.name
+    try:
+        check_case_name(folder)
+        ct_path, structures, ignored = find_files(folder)
+        sources = {path.name: fingerprint(path) for path in (ct_path, *structures.values())}
+        if (facts := kept_facts(target)) and facts.get("sources") == sources:
+            return facts
+        ct = read_ct(ct_path)
+        labels = merge_structures(ct, structures)
+    except (InputError, OSError) as error:
+        return one_line(error)
+    scan, ct, labels = geometry(ct), to_lps(ct), to_lps(labels)
+    facts = {"case": folder.name, "sources": sources, "scan": scan, "organs": list(structures), "ignored": ignored}
+    with whole_folder(target) as partial_folder:
+        image = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
+        write_volume(sitk.Cast(sitk.Round(image), sitk.sitkInt16), partial_folder / "image.nrrd")
+        write_volume(to_network_grid(labels, config, sitk.sitkNearestNeighbor), partial_folder / "label.nrrd")
+        write_volume(labels, partial_folder / "reference.nrrd")
+        write_json(partial_folder / "case.json", facts)
+    return facts
+
+
+def find_files(folder):
+    """(CT, {organ: its file} in label order, names of other structures). Names match in any case."""
+    found = files_by_stem(folder, "img")
+    if len(found) != 1:
+        raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). One is needed.")
+    inside = folder / "structures"
+    if not inside.is_dir():
+        raise InputError(f"{folder}: no folder named structures. Put the organs' masks there.")
+    structures = {}
+    for organ in ORGANS:
+        files = files_by_stem(inside, organ)
+        if len(files) > 1:
+            raise InputError(f"{inside}: {organ} stands there {len(files)} times. Keep one.")
+        structures |= {organ: file for file in files}
+    others = natural_sort(path.name for path in inside.iterdir()
+                          if path.name[0] != "." and path not in structures.values())
+    if not structures:
+        raise InputError(f"{inside}: none of {', '.join(ORGANS)}. Name the masks like this, one organ in each.")
+    return found[0], structures, [ascii(name)[1:-1] if not name.isprintable() else name for name in others]
+
+
+def files_by_stem(folder, stem):
+    names = {stem.lower() + suffix for suffix in SUFFIXES}
+    return [path for path in sorted(folder.iterdir())
+            if path.name.lower() in names or (path.name.lower() == stem.lower() and path.is_dir())]
+
+
+def merge_structures(ct, structures):
+    """One label map on the CT's grid; where two organs overlap, the later label stays. Empty masks count as missing,
+    and leave `structures`."""
+    merged = np.zeros(ct.GetSize()[::-1], np.uint8)
+    for organ, path in list(structures.items()):
+        mask = read_mask(path, any_label=True)
+        check_same_grid(ct, mask, path)
+        mask = sitk.GetArrayViewFromImage(mask) > 0
+        merged[mask] = ORGANS.index(organ) + 1
+        if not mask.any():
+            del structures[organ]
+    if not structures:
+        raise InputError(f"{path.parent}: every mask is empty. Name at least one organ's voxels.")
+    labels = sitk.GetImageFromArray(merged)
+    labels.CopyInformation(ct)
+    return labels
+
+
+def kept_facts(target):
+    """case.json of a case that was written whole, else None."""
+    try:
+        facts = read_json(target / "case.json")
+    except (InputError, OSError):
+        return None
+    return facts if isinstance(facts, dict) and {"organs", "ignored", "scan"} <= facts.keys() else None
+
+
+if __name__ == "__main__":
+    run_script(main)

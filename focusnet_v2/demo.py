@@ -1,0 +1,62 @@
+"""FocusNet from nothing to pictures on a phantom cohort: python demo.py
+
+Coarse voxels, a narrow network, short stages; everything lands in demo/focusnet_v2.
+"""
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from focusnet_v2 import predict, test, train
+from focusnet_v2.config import ROOT
+from focusnet_v2.data_preprocess import crop_data, data_preprocess
+from shared_data.errors import InputError, run_script
+from shared_data.phantoms import write_pddca_cohort
+from shared_data.settings import parse_options
+
+GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --patch-zyx 16 56 56 "
+        "--min-slices 16 --box-zyx 8 16 16 --window-step 8").split()
+SLICES = 26
+SHORT = ("--width 16 --ae-width 16 --validate-every 10 --backbone-lr 0.1 --sol-lr 5e-3 --ae-lr 1e-3 --ae-batch 2 "
+         "--ae-jitter-zyx 1 2 2 --adv-lr 1e-3 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
+
+
+def settings(n):
+    """Options of train.py for short stages, of 2 n to 6 n epochs."""
+    epochs = {"backbone": 4 * n, "sol": 4 * n, "ae": 6 * n, "adv": 2 * n}
+    milestones = {"backbone": (3 * n, 4 * n - n // 3), "sol": (2 * n, 3 * n)}
+    return [*SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
+            *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))]
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path = ROOT / "demo" / "focusnet_v2"  # the default is made anew; another must be empty
+    patients: int = 13  # phantom patients: 8 to train on, 2 to choose the epoch, 3 to score
+    size: int = 72  # pixels along x and y
+    epochs: int = 10  # half of the last stage's; the others get two or three times as many as that
+
+    def __post_init__(self):
+        if self.patients < 3 or self.epochs < 2 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 3, --epochs 2, --size 32 to 512.")
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    raw, run = options.folder / "raw", options.folder / "run"
+    shutil.rmtree(options.folder, ignore_errors=True)
+    write_pddca_cohort(raw, options.patients, size=options.size, slices=SLICES)
+    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), *GRID]
+    data_preprocess.main(cohort)
+    crop_data.main(cohort)
+    train.main([*cohort, *settings(options.epochs), "--run-dir", str(run)])
+    test.main(["--run-dir", str(run)])
+    predict.main(["--input", str(raw / f"P{options.patients}" / "img.nrrd"), "--output",
+                  str(options.folder / "labels.nrrd"), "--checkpoint", str(run / "adversarial" / "best.pt")])
+    for name in ("run/test/report.html", "run/adversarial/curves.png", "labels_overlay.png"):
+        print(f"look at {options.folder / name}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,236 @@
+"""The training loop that all stages share: epochs, validation, checkpoints, resume, history, curves."""
+import logging
+import math
+from contextlib import nullcontext
+from dataclasses import asdict, fields, replace
+
+import torch
+from lightning_fabric import Fabric
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
+from focusnet_v2.config import STAGES, Config
+from focusnet_v2.dataset import build_loader
+from focusnet_v2.inference import choose_device, choose_precision
+from focusnet_v2.original_checkpoint import load_strictly
+from shared_data.errors import InputError
+from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.pictures import draw_curves
+from shared_data.settings import build, changed_config, config_from_dict, given_options
+
+# What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
+FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
+        "split", "localisation")
+OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
+
+
+class Stage:
+    """One stage of training: what learns, from what, with which loss, optimiser and schedule.
+
+    A subclass sets `name` and, in __init__, `networks` {name: module}, "model" being the one that is kept for the next
+    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]. It gives the rates,
+    the loss and the validation below.
+    """
+
+    name = ""
+    frozen = ()
+    batch_size = None  # unset: config.batch_size
+
+    def rates(self, epoch):
+        """Learning rate of each optimiser in this epoch, counted from 0."""
+        raise NotImplementedError
+
+    def loss_terms(self, networks, batch):
+        """The named, weighted terms of a batch."""
+        raise NotImplementedError
+
+    def validate(self, fabric, network):
+        """{"val_...": score} of the model in eval mode."""
+        raise NotImplementedError
+
+    def score(self, row):
+        """What the best epoch has most of; NaN when nothing could be validated."""
+        raise NotImplementedError
+
+    def step(self, fabric, networks, optimizers, batch):
+        """One update; the terms of the loss."""
+        terms = self.loss_terms(networks, batch)
+        self.update(fabric, terms, optimizers, batch)
+        return terms
+
+    @staticmethod
+    def update(fabric, terms, optimizers, batch):
+        loss = sum(terms.values())
+        if not loss.isfinite():
+            raise InputError(f"loss {loss.item()} on patches of {', '.join(batch.get('case', ['?']))}. "
+                             "Try a smaller learning rate, or --precision 32-true.")
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        fabric.backward(loss)
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def run_script_of(stage, argv, description):
+    """main() of a stage's script."""
+    config = read_settings(stage, given_options(Config, argv, description))
+    train_stage(stage, config, launch(config))
+
+
+def launch(config):
+    """Fabric on the machine that the settings name; other processes start here."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    device = choose_device(config.device)
+    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
+                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+                    precision=choose_precision(config.precision, device))
+    fabric.launch()
+    return fabric
+
+
+def read_settings(stage, given):
+    """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
+    config = build(Config, given)
+    last = config.run_dir / stage.name / "last.pt"
+    if config.resume:
+        if not last.exists():
+            raise InputError(f"{last.parent}: no last.pt to go on from. Leave out --resume.")
+        kept = config_from_dict(Config, load_checkpoint(last)["config"], last)
+        return changed_config(kept, given, (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs"), last)
+    if last.exists():
+        raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    return config
+
+
+def settings_of_others(stage):
+    """Names of the settings that only other stages look at."""
+    prefixes = {prefix for name, prefix in STAGES.items() if name != stage.name}
+    names = [field.name for field in fields(Config) if field.name.split("_")[0] in prefixes]
+    return names if stage.name == "adversarial" else [*names, *OF_THE_LAST]
+
+
+def epochs_of(stage, config):
+    return getattr(config, f"{STAGES[stage.name]}_epochs")
+
+
+def train_stage(stage_class, config, fabric):
+    """All epochs of a stage, from the start or from last.pt."""
+    folder = config.run_dir / stage_class.name
+    with only_run_in(folder) if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            clear_partials(folder)
+            check_free_space(folder, 500e6)
+        fabric.seed_everything(config.seed, verbose=False)
+        stage = stage_class(replace(config, precision=choose_precision(config.precision, fabric.device)))
+        _train(stage, config, fabric, folder)
+        fabric.barrier()
+
+
+def _train(stage, config, fabric, folder):
+    n_epochs, history, best = epochs_of(stage, config), [], -math.inf
+    loader = build_loader(stage.dataset, stage.batch_size or config.batch_size, config, fabric.global_rank,
+                          fabric.world_size)
+    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    networks, optimizers = set_up(stage, fabric)
+    if config.resume:
+        state = load_checkpoint(folder / "last.pt")
+        for name, network in networks.items():
+            load_strictly(network.module, state[name], folder / "last.pt")
+        for optimizer, kept in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(kept)
+        history, best = state["history"], state["best"]
+    elif fabric.is_global_zero:
+        write_json(folder / "config.json", to_plain(config))
+    board = SummaryWriter(folder / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+
+    while len(history) < n_epochs:
+        epoch = len(history)
+        fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
+        loader.batch_sampler.epoch = epoch
+        rates = stage.rates(epoch)
+        for optimizer, rate in zip(optimizers, rates):
+            optimizer.param_groups[0]["lr"] = rate
+        row = {"epoch": epoch + 1, "lr": rates[0]}
+        row |= train_one_epoch(stage, fabric, networks, optimizers, loader,
+                               f"{stage.name} {epoch + 1}/{n_epochs}", config.original_bn_drift)
+        if (epoch + 1) % config.validate_every == 0 or epoch + 1 == n_epochs:
+            networks["model"].eval()
+            row |= stage.validate(fabric, networks["model"].module)
+        history.append(row)
+        score = stage.score(row) if any(name.startswith("val_") for name in row) else math.nan
+        is_best = score > best or best == -math.inf  # the latest, until one could be validated
+        best = score if score > best else best
+        if fabric.is_global_zero:
+            state = {"stage": stage.name, "config": to_plain(config), "history": history, "best": best,
+                     **{name: network.module.state_dict() for name, network in networks.items()}}
+            save_epoch(folder, state, [optimizer.state_dict() for optimizer in optimizers], is_best, board)
+        fabric.barrier()
+    if fabric.is_global_zero:
+        board.close()
+        print(f"stage {stage.name}: {len(history)} epochs: {folder}")
+
+
+def set_up(stage, fabric):
+    """{name: network} and [optimiser] on their devices, frozen parts without gradients."""
+    for part in stage.frozen:
+        part.requires_grad_(False)
+    networks, optimizers = {}, {}
+    for name, network in stage.networks.items():
+        own = [i for i, (owner, _) in enumerate(stage.optimizers) if owner == name]
+        networks[name], *wrapped = fabric.setup(network, *(stage.optimizers[i][1] for i in own))
+        optimizers |= dict(zip(own, wrapped))
+    return networks, [optimizers[i] for i in range(len(optimizers))]
+
+
+def train_one_epoch(stage, fabric, networks, optimizers, loader, name, drift=False):
+    """One pass over the patches; the mean of the loss and of each term."""
+    for network in networks.values():
+        network.train()
+    for part in () if drift else stage.frozen:
+        part.eval()
+    sums, n_steps = {}, 0
+    bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
+    for batch in bar:
+        terms = stage.step(fabric, networks, optimizers, batch)
+        terms = {"loss": sum(terms.values()), **terms}
+        sums = {term: sums.get(term, 0) + value.detach() for term, value in terms.items()}
+        n_steps += 1
+        bar.set_postfix(loss=f"{terms['loss'].item():.4f}")
+    means = fabric.all_reduce(torch.stack(list(sums.values())) / n_steps, reduce_op="mean")
+    return dict(zip(sums, means.tolist()))
+
+
+def save_epoch(folder, state, optimizers, is_best, board):
+    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    history = state["history"]
+    row = history[-1]
+    if is_best:
+        save_checkpoint(folder / "best.pt", **state)
+    save_checkpoint(folder / "last.pt", **state, optimizers=optimizers)
+    columns = list(dict.fromkeys(name for each in history for name in each))
+    rows = [{name: each.get(name, math.nan) for name in columns} for each in history]
+    write_table(folder / "history.csv", rows)
+    scores = [name for name in columns if name.startswith("val_")]
+    if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation
+        losses = [name for name in columns if name not in ("epoch", "lr", *scores)]
+        draw_curves(held(rows), folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
+    for name in row.keys() - {"epoch"}:
+        if math.isfinite(row[name]):
+            board.add_scalar(name, row[name], row["epoch"])
+    print(f"epoch {row['epoch']:3d}  " + "  ".join(f"{name} {value:.4g}" for name, value in row.items()
+                                                   if name in ("loss", "lr") or name.startswith("val_")), flush=True)
+
+
+def held(rows):
+    """Rows in which a score keeps its value until the next validation."""
+    last, result = {}, []
+    for row in rows:
+        last = {**last, **{name: value for name, value in row.items() if math.isfinite(value)}}
+        result.append({**row, **last})
+    return result
+
+
+def to_plain(config):
+    """The settings as JSON-like values: a checkpoint holds no classes."""
+    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}

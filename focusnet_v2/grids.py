@@ -1,0 +1,83 @@
+"""From a CT to the grid the networks see, and parts of it."""
+import numpy as np
+import SimpleITK as sitk
+
+from shared_data.volume import geometry, image_from
+
+AIR_HU = -1024
+
+
+def to_network_grid(image, config, interpolator=sitk.sitkLinear):
+    """An image in LPS resampled to `spacing_xyz`; its outer edges stay where they are, less an incomplete last voxel.
+
+    resample_axes "original" takes x's spacing for y and y's for x, as the authors' code does; the geometry stays true.
+    """
+    spacing = np.array(config.spacing_xyz)
+    if config.resample_axes == "original":
+        x, y, _ = image.GetSpacing()
+        spacing *= (x / y, y / x, 1)
+    return resampled(image, spacing, interpolator)
+
+
+def resampled(image, spacing_xyz, interpolator=sitk.sitkLinear, align_corners=False):
+    """An image with another spacing. align_corners: the centres of its first and last voxels stay where they are, and
+    the spacing gives only the size."""
+    old = np.array(image.GetSpacing())
+    size = np.maximum(1, np.floor(np.array(image.GetSize()) * old / spacing_xyz + 1e-4)).astype(int)
+    new, first = np.array(spacing_xyz, float), (np.array(spacing_xyz) / old - 1) / 2
+    if align_corners:
+        new, first = old * (np.array(image.GetSize()) - 1) / np.maximum(size - 1, 1), np.zeros(3)
+    origin = image.TransformContinuousIndexToPhysicalPoint(first.tolist())
+    return sitk.Resample(image, size.tolist(), sitk.Transform(), interpolator, origin, new.tolist(),
+                         image.GetDirection(), 0, image.GetPixelID(), True)
+
+
+def cut(array, start_zyx, shape_zyx, fill=0):
+    """The box of a volume (..., z, y, x) that begins at `start_zyx`; outside the volume `fill`, or edge values."""
+    start, stop, shape = np.array(start_zyx), start_zyx + np.array(shape_zyx), array.shape[-3:]
+    low, high = np.clip(start, 0, shape), np.clip(stop, 0, shape)
+    part = array[(..., *map(slice, low, high))]
+    before = np.clip(-start, 0, shape_zyx)
+    margins = [(0, 0)] * (array.ndim - 3) + list(zip(before, np.array(shape_zyx) - before - (high - low)))
+    if not any(map(any, margins)):
+        return part
+    return np.pad(part, margins, "edge") if fill == "edge" else np.pad(part, margins, constant_values=fill)
+
+
+def cut_image(image, start_zyx, shape_zyx, fill=0):
+    """`cut` of an image, with the true origin of the part."""
+    array = cut(sitk.GetArrayViewFromImage(image), start_zyx, shape_zyx, fill)
+    origin = image.TransformContinuousIndexToPhysicalPoint([float(i) for i in start_zyx[::-1]])
+    return image_from(np.ascontiguousarray(array), {**geometry(image), "origin_xyz": list(origin)})
+
+
+def centre_box(shape_zyx, side_yx, min_slices):
+    """(start, shape) of the centre crop that the networks see of a volume; slices short of `min_slices` are added at
+    the low end."""
+    short = max(0, min_slices - shape_zyx[0])
+    starts = [(length - side) // 2 for length, side in zip(shape_zyx[1:], side_yx)]
+    return (-short, *starts), (shape_zyx[0] + short, *side_yx)
+
+
+def unit(hu):
+    """What the networks see of Hounsfield units: (HU + 100) / 1000 (authors)."""
+    return (hu.astype(np.float32) + 100) / 1000
+
+
+def onto_grid(array_zyx, kept, target, interpolator=sitk.sitkLinear):
+    """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, kept: its
+    `geometry`, target: an image in the same directions."""
+    part = image_from(array_zyx, kept)
+    corners = [target.TransformPhysicalPointToContinuousIndex(part.TransformContinuousIndexToPhysicalPoint(at))
+               for at in ([-0.5] * 3, [n - 0.5 for n in part.GetSize()])]
+    low, high = np.sort(corners, axis=0)
+    first = np.clip(np.ceil(low - 1e-3), 0, target.GetSize()).astype(int)
+    last = np.clip(np.floor(high + 1e-3) + 1, first, target.GetSize()).astype(int)
+    box = tuple(slice(start, stop) for start, stop in zip(first[::-1], last[::-1]))
+    size = (last - first).tolist()
+    if 0 in size:
+        return np.zeros(size[::-1], array_zyx.dtype), box
+    origin = target.TransformContinuousIndexToPhysicalPoint(first.astype(float).tolist())
+    values = sitk.Resample(part, size, sitk.Transform(), interpolator, origin, target.GetSpacing(),
+                           target.GetDirection(), 0, part.GetPixelID(), True)
+    return sitk.GetArrayFromImage(values), box

@@ -1,0 +1,137 @@
+"""The networks over a CT, window by window; which device they run on."""
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from focusnet_v2.config import SMALL
+from focusnet_v2.grids import AIR_HU, centre_box, cut, onto_grid, unit
+from shared_data.errors import InputError
+from shared_data.volume import geometry
+
+
+def choose_device(name):
+    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, available in there.items() if available)
+    if not there[name]:
+        raise InputError(f"--device {name}: none on this machine. "
+                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
+    return torch.device(name)
+
+
+def choose_precision(name, device):
+    """Fabric's precision for "auto": bf16-mixed on a CPU with bfloat16 instructions, else 32-true."""
+    if name != "auto":
+        return name
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def window_starts(depth, window, step):
+    """First slices of the windows: `step` apart, the last one flush with the end, none twice."""
+    return [*range(0, depth - window, step), depth - window]
+
+
+@torch.inference_mode()
+def predict_volume(network, hu_zyx, config, device, progress=iter):
+    """What a network sees in the centre crop of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
+
+    Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
+    None where the network has none, all means over the windows, "counted" (n_small,): a box of the organ counted}.
+    """
+    start, shape = centre_box(hu_zyx.shape, config.patch_zyx[1:], config.patch_zyx[0])
+    short = -start[0]
+    inside = cut(hu_zyx, (0, *start[1:]), (len(hu_zyx), *shape[1:]), AIR_HU)
+    volume = torch.from_numpy(unit(cut(inside, (-short, 0, 0), shape, "edge")))
+    sums, coverage = {}, torch.zeros(shape[0])
+    small, boxes = torch.zeros(2, len(SMALL), *shape)  # summed probabilities, and how many boxes cover a voxel
+    for first in progress(window_starts(shape[0], config.patch_zyx[0], config.window_step)):
+        window = slice(first, first + config.patch_zyx[0])
+        outputs = run(network, volume[None, None, window].to(device), config)
+        for name in ("probability", "heatmap"):
+            if name in outputs:
+                sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape))[:, window] += outputs[name][0].cpu()
+        coverage[window] += 1
+        for i in range(len(SMALL) if "small" in outputs else 0):
+            if outputs["heatmap"][0, i].max() > config.heatmap_threshold:
+                corner = (outputs["corners"][0, i] + torch.tensor([first, 0, 0], device=device)).tolist()
+                box = (i, *(slice(at, at + side) for at, side in zip(corner, config.box_zyx)))
+                small[box] += outputs["small"][0, i].sigmoid().cpu()
+                boxes[box] += 1
+    for total in sums.values():
+        total /= coverage[:, None, None]
+    counted = boxes.flatten(1).any(1).numpy()
+    small /= boxes.clamp_min(1)  # never 0 / 0
+    parts = {"probability": sums["probability"], "heatmap": sums.get("heatmap"),
+             "small": small if counted.any() else None}
+    return {"start": (0, *start[1:]), "counted": counted,
+            **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
+
+
+def run(network, image, config):
+    """Outputs of a network in float32, "probability" in place of "logits"; S-Net has no others."""
+    with torch.autocast(image.device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
+                        enabled=config.precision != "32-true"):
+        outputs = network(image)
+    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
+    logits = outputs.pop("logits")
+    return {**outputs, "probability": logits.softmax(1)}
+
+
+def fuse(prediction, config, bring=lambda array: array):
+    """(labels of the main network, labels after the branches), both (z, y, x) uint8, of `predict_volume`.
+
+    A small organ of which a box counted is the branch's: its label in the main map gives way to the next probable, and
+    voxels above `small_threshold` get it. bring: onto another grid, one map (z, y, x) at a time.
+    """
+    best = {"main": None, "rest": None}
+    labels = {}
+    replaced = {SMALL[i] for i in np.flatnonzero(prediction["counted"])}
+    for label, part in enumerate(prediction["probability"]):
+        part = bring(part)
+        for name in ("main", "rest"):
+            if name == "rest" and label in replaced:
+                continue
+            if best[name] is None:
+                best[name], labels[name] = part.copy(), np.full(part.shape, label, np.uint8)
+                continue
+            higher = part > best[name]
+            labels[name][higher] = label
+            best[name][higher] = part[higher]
+    surest = np.full(labels["main"].shape, config.small_threshold, np.float32)
+    for i in np.flatnonzero(prediction["counted"]):
+        part = bring(prediction["small"][i])
+        higher = part > surest
+        labels["rest"][higher] = SMALL[i]
+        surest[higher] = part[higher]
+    return labels["main"], labels["rest"]
+
+
+def heatmap_peaks(prediction):
+    """[(peak value, its voxel (z, y, x) on the network's grid)] for each small organ; None without heatmaps."""
+    if prediction["heatmap"] is None:
+        return None
+    return [(float(one.max()), np.add(np.unravel_index(one.argmax(), one.shape), prediction["start"]))
+            for one in prediction["heatmap"]]
+
+
+def segment_ct(network, ct, seen, config, device, progress=iter):
+    """Labels on a whole CT's grid; ct, seen: the CT in LPS, and the same on the network's grid.
+
+    Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
+    `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None}.
+    """
+    prediction = predict_volume(network, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
+    kept = {**geometry(seen), "origin_xyz": list(first)}
+    peaks = heatmap_peaks(prediction)
+    labels = np.zeros((2, *ct.GetSize()[::-1]), np.uint8)
+    box = onto_grid(prediction["probability"][0], kept, ct)[1]
+    for target, part in zip(labels, fuse(prediction, config, lambda array: onto_grid(array, kept, ct)[0])):
+        target[box] = part
+    place = seen.TransformContinuousIndexToPhysicalPoint
+    return {"main": labels[0], "final": labels[1], "counted": prediction["counted"],
+            "peaks": peaks and [(value, place([float(i) for i in voxel[::-1]])) for value, voxel in peaks]}

@@ -1,0 +1,224 @@
+"""FocusNet v2: S-Net in 3-D, localisation of small organs, their branches, and the shape auto-encoder."""
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def build_network(config, stage="adversarial"):
+    """The network of a `Config` as a stage trains it: S-Net, FocusNet without or with branches, or the auto-encoder."""
+    if stage == "backbone":
+        return SNet(config.n_classes, config.width)
+    if stage == "autoencoder":
+        return ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
+    inputs = config.sos_inputs if stage == "adversarial" else None
+    return FocusNet(config.n_classes, config.width, config.n_small, inputs, config.box_zyx)
+
+
+class FocusNet(nn.Module):
+    """S-Net, a heatmap for each small organ, and (unless `sos_inputs` is None) a branch for each, in a box at its peak.
+
+    (B, 1, Z, Y, X) -> {"logits" (B, n_classes, Z, Y, X), "heatmap" (B, n_small, Z, Y, X) in 0..1, and with branches
+    "small" (B, n_small, *box_zyx) logits, "corners" (B, n_small, 3) first voxels of the boxes}.
+    sos_inputs: "raw" the image alone (authors' code), "all" features, stem features, heatmap and image (paper).
+    """
+
+    def __init__(self, n_classes=10, width=32, n_small=3, sos_inputs="raw", box_zyx=(8, 64, 64)):
+        super().__init__()
+        self.sos_inputs, self.box_zyx = sos_inputs, tuple(box_zyx)
+        self.backbone = SNet(n_classes, width)
+        self.localise = HeatmapHead(width, n_small)
+        channels = 2 * width + 2 if sos_inputs == "all" else 1
+        self.branches = nn.ModuleList(SmallOrganBranch(channels, width) for _ in range(n_small if sos_inputs else 0))
+
+    def forward(self, image):
+        features, stem = self.backbone.features(image)
+        outputs = {"logits": self.backbone.head(features), "heatmap": self.localise(features)}
+        if self.branches:
+            outputs["corners"] = box_corners(outputs["heatmap"], self.box_zyx)
+            outputs["small"] = torch.cat(
+                [branch(cut_boxes(self._inputs(features, stem, outputs["heatmap"][:, i:i + 1], image).detach(),
+                                  outputs["corners"][:, i], self.box_zyx))
+                 for i, branch in enumerate(self.branches)], dim=1)
+        return outputs
+
+    def _inputs(self, features, stem, heatmap, image):
+        return image if self.sos_inputs == "raw" else torch.cat([features, stem, heatmap, image], dim=1)
+
+
+def box_corners(heatmap, box_zyx):
+    """First voxels (B, C, 3) of the boxes around the peak of each map (B, C, Z, Y, X), moved to lie inside."""
+    shape = torch.tensor(heatmap.shape[2:], device=heatmap.device)
+    box = torch.tensor(box_zyx, device=heatmap.device)
+    peak = heatmap.flatten(2).argmax(2)
+    centre = torch.stack([peak // (shape[1] * shape[2]), peak // shape[2] % shape[1], peak % shape[2]], dim=-1)
+    return (centre - box // 2).clamp_min(0).minimum(shape - box)
+
+
+def cut_boxes(volume, corners, box_zyx):
+    """The box of each sample: volume (B, C, Z, Y, X), corners (B, 3) -> (B, C, *box_zyx)."""
+    return torch.stack([one[(slice(None), *(slice(start, start + side) for start, side in zip(corner, box_zyx)))]
+                        for one, corner in zip(volume, corners.tolist())])
+
+
+class EncoderDecoder(nn.Module):
+    """What S-Net and the branches share: three levels, DenseASPP at the deepest, lateral connections.
+
+    Z must be even, Y and X divisible by 4. entry: the layers at full resolution, width: their channels.
+    """
+
+    def __init__(self, entry, width, deepest, dilations, n_out):
+        super().__init__()
+        mid, deep = 3 * width // 2, 2 * width
+        self.entry = entry
+        self.down1 = nn.Sequential(SEResidualBlock(width, mid), SEResidualBlock(mid, mid))
+        self.down2 = nn.Sequential(SEResidualBlock(mid, deep), SEResidualBlock(deep, deep), *deepest)
+        self.aspp = DenseASPP(deep, width, dilations)
+        self.lateral1 = nn.Conv3d(mid, mid, 3, padding=1)
+        self.up1 = SEResidualBlock(mid + deep + len(dilations) * width, mid)
+        self.lateral2 = nn.Conv3d(width, width, 3, padding=1)
+        self.up2 = SEResidualBlock(width + mid, width)
+        self.head = nn.Conv3d(width, n_out, 1)
+
+    def features(self, x):
+        """(features before the head, features of the entry), both (B, width, Z, Y, X)."""
+        e1 = self.entry(x)
+        e2 = self.down1(F.max_pool3d(e1, (1, 2, 2)))
+        x = self.aspp(self.down2(F.max_pool3d(e2, 2)))
+        x = self.up1(torch.cat([self.lateral1(e2), upsample(x, (2, 2, 2))], dim=1))
+        return self.up2(torch.cat([self.lateral2(e1), upsample(x, (1, 2, 2))], dim=1)), e1
+
+    def forward(self, x):
+        return self.head(self.features(x)[0])
+
+
+class SNet(EncoderDecoder):
+    """The main network: logits (B, n_classes, Z, Y, X) of CTs (B, 1, Z, Y, X)."""
+
+    def __init__(self, n_classes=10, width=32):
+        deepest = [SEResidualBlock(2 * width, 2 * width, dilation=2) for _ in range(2)]
+        super().__init__(stem(1, width), width, deepest, (3, 6, 12, 18), n_classes)
+
+
+class SmallOrganBranch(EncoderDecoder):
+    """One small organ in its box: logits (B, 1, Z, Y, X) of (B, channels, Z, Y, X)."""
+
+    def __init__(self, channels=1, width=32):
+        narrow = 3 * width // 4
+        entry = nn.Sequential(stem(channels, narrow), SEResidualBlock(narrow, width), SEResidualBlock(width, width))
+        super().__init__(entry, width, [], (3, 5, 7, 9), 1)
+
+
+class HeatmapHead(nn.Module):
+    """Where the small organs are: (B, width, Z, Y, X) -> (B, n_small, Z, Y, X) in 0..1."""
+
+    def __init__(self, width=32, n_small=3):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
+            nn.Conv3d(width, n_small, 1), nn.Sigmoid())
+
+    def forward(self, features):
+        return self.layers(features)
+
+
+class SEResidualBlock(nn.Module):
+    """Pre-activation residual block with squeeze-excitation. (B, channels, Z, Y, X) -> (B, width, Z, Y, X).
+
+    dilation: in plane, of the second convolution.
+    """
+
+    def __init__(self, channels, width, kernel=(3, 3, 3), dilation=1, reduction=2):
+        super().__init__()
+        self.norm1 = nn.BatchNorm3d(channels)
+        self.conv1 = conv(channels, width, kernel)
+        self.norm2 = nn.BatchNorm3d(width)
+        self.conv2 = conv(width, width, kernel, dilation)
+        self.gate = nn.Sequential(nn.Conv3d(width, width // reduction, 1), nn.ReLU(),
+                                  nn.Conv3d(width // reduction, width, 1), nn.Sigmoid())
+        self.shortcut = nn.Identity() if channels == width else nn.Sequential(
+            nn.BatchNorm3d(channels), nn.ReLU(), nn.Conv3d(channels, width, 1, bias=False))
+
+    def forward(self, x):
+        y = self.conv1(F.relu(self.norm1(x)))
+        y = self.conv2(F.relu(self.norm2(y)))
+        return y * self.gate(y.mean((2, 3, 4), keepdim=True)) + self.shortcut(x)
+
+
+class DenseASPP(nn.Module):
+    """Units dilated in plane, each seeing the concatenation, newest first, of all before it.
+
+    (B, C, Z, Y, X) -> (B, C + units * growth, Z, Y, X).
+    """
+
+    def __init__(self, channels, growth, dilations):
+        super().__init__()
+        self.units = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm3d(channels + i * growth), nn.ReLU(),
+                          nn.Conv3d(channels + i * growth, 2 * growth, 1), nn.BatchNorm3d(2 * growth), nn.ReLU(),
+                          conv(2 * growth, growth, (3, 3, 3), dilation, bias=True))
+            for i, dilation in enumerate(dilations))
+
+    def forward(self, x):
+        for unit in self.units:
+            x = torch.cat([unit(x), x], dim=1)
+        return x
+
+
+class ShapeAutoencoder(nn.Module):
+    """What masks of small organs look like: (B, 1, *box_zyx) in 0..1 -> (reconstruction, code, feature 1, feature 2).
+
+    code (B, code_length); feature 1 (B, 2 * width, *box / 4), feature 2 (B, width, *box / 2): of the decoder.
+    Always in float32: in bfloat16 on CPUs gradients of its strided convolutions became NaN (PyTorch 2.13).
+    """
+
+    def __init__(self, box_zyx=(8, 64, 64), width=64, code_length=512):
+        super().__init__()
+        self.deepest = (4 * width, *(side // 8 for side in box_zyx))
+        self.encoder = nn.Sequential(conv_norm(1, width, 2), conv_norm(width, 2 * width, 2),
+                                     conv_norm(2 * width, 2 * width, 1), conv_norm(2 * width, 4 * width, 2))
+        n_deepest = torch.Size(self.deepest).numel()
+        self.to_code, self.from_code = nn.Linear(n_deepest, code_length), nn.Linear(code_length, n_deepest)
+        self.decoder1 = nn.Sequential(conv_norm(4 * width, 2 * width, 1), conv_norm(2 * width, 2 * width, 1))
+        self.decoder2 = conv_norm(2 * width, width, 1)
+        self.last = nn.Conv3d(width, 1, 5, padding=2)
+
+    def forward(self, mask):
+        with torch.autocast(mask.device.type, enabled=False):
+            code = self.encode(mask.float())
+            logits, feature1, feature2 = self.decode(code)
+            return logits.sigmoid(), code, feature1, feature2
+
+    def encode(self, mask):
+        """(B, 1, *box_zyx) -> (B, code_length)."""
+        return self.to_code(self.encoder(mask).flatten(1))
+
+    def decode(self, code):
+        """(mask logits, feature 1, feature 2) of a code."""
+        x = F.relu(self.from_code(code)).unflatten(1, self.deepest)
+        feature1 = self.decoder1(upsample(x, (2, 2, 2)))
+        feature2 = self.decoder2(upsample(feature1, (2, 2, 2)))
+        return self.last(upsample(feature2, (2, 2, 2))), feature1, feature2
+
+
+def stem(channels, width):
+    """The first layers: all in plane."""
+    return nn.Sequential(conv(channels, width, (1, 3, 3)), nn.ReLU(),
+                         SEResidualBlock(width, width, (1, 3, 3), reduction=4))
+
+
+def conv(channels, width, kernel, dilation=1, bias=False):
+    """Convolution that keeps the size; dilated in plane."""
+    dilation = (1, dilation, dilation)
+    padding = tuple(d * (k // 2) for d, k in zip(dilation, kernel))
+    return nn.Conv3d(channels, width, kernel, padding=padding, dilation=dilation, bias=bias)
+
+
+def conv_norm(channels, width, stride):
+    """Convolution 5x5x5, batch norm, ReLU."""
+    return nn.Sequential(nn.Conv3d(channels, width, 5, stride, padding=2), nn.BatchNorm3d(width), nn.ReLU())
+
+
+def upsample(x, scale_zyx):
+    """Trilinear, corners aligned."""
+    return F.interpolate(x, scale_factor=scale_zyx, mode="trilinear", align_corners=True)

@@ -1,0 +1,77 @@
+"""Segment the organs of one CT: python predict.py --input ct.nrrd --output labels.nrrd
+
+input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation and length. The label map lies on the
+CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, small organs' centres).
+"""
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from focusnet_v2.checkpoint import load_network
+from focusnet_v2.config import ORGANS, ROOT, SMALL, Device, Precision
+from focusnet_v2.drawing import case_sheet
+from focusnet_v2.grids import to_network_grid
+from focusnet_v2.inference import choose_device, segment_ct
+from shared_data.errors import run_script
+from shared_data.files import write_json
+from shared_data.metrics import components
+from shared_data.pictures import save_picture
+from shared_data.settings import changed_config, parse_options
+from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+
+
+@dataclass(frozen=True)
+class Options:
+    input: Path  # the CT
+    output: Path  # the label map; its suffix is its format
+    checkpoint: Path = ROOT / "runs" / "focusnet_v2" / "adversarial" / "best.pt"  # of any stage, or the authors'
+    window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    check_output(options.output, options.input)
+    device = choose_device(options.device)
+    network, config, _ = load_network(options.checkpoint)
+    changes = {name: getattr(options, name) for name in ("window_step", "precision") if getattr(options, name)}
+    config = changed_config(config, changes, tuple(changes), options.checkpoint)
+    ct = read_ct(options.input)
+    scan, ct = geometry(ct), to_lps(ct)
+    seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
+    result = segment_ct(network.to(device), ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
+                        partial(tqdm, desc=options.input.name, unit="window", disable=None))
+    write_volume(onto_scan(result["final"], scan), options.output)
+    stem = next(str(options.output)[:-len(suffix)] for suffix in SUFFIXES
+                if str(options.output).lower().endswith(suffix))
+    organs = list_organs(result, ct.GetSpacing())
+    write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoint": options.checkpoint,
+                                "organs": organs})
+    save_picture(f"{stem}_overlay.png", case_sheet(ct, {"prediction": result["final"]}, tiles=6))
+    absent = [row["organ"] for row in organs if not row["components"]]
+    print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
+          + (f"; not found: {', '.join(absent)}" if absent else ""))
+
+
+def list_organs(result, spacing_xyz):
+    """[{"label", "organ", "volume_ml", "components", of small organs "peak" and "centre_xyz_mm" (LPS) of the heatmap,
+    and "box_counted"}]"""
+    rows = []
+    for label, organ in enumerate(ORGANS, 1):
+        mask = result["final"] == label
+        row = {"label": label, "organ": organ, "volume_ml": float(mask.sum() * math.prod(spacing_xyz) / 1000),
+               "components": components(mask, spacing_xyz)[1]}
+        if label in SMALL and result["peaks"]:
+            peak, place = result["peaks"][SMALL.index(label)]
+            row |= {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(result["counted"][SMALL.index(label)])}
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    run_script(main)

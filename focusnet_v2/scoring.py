@@ -1,0 +1,66 @@
+"""Scores of one case, organ by organ, and their summary over cases."""
+import math
+import statistics
+
+import numpy as np
+
+from focusnet_v2.config import ORGANS, SMALL
+from shared_data.metrics import dice, surface_distances
+
+SCORES = ("dice", "hd95_mm", "assd_mm")
+
+
+def score_organs(case, reference, prediction, spacing_xyz, labels=range(1, len(ORGANS) + 1)):
+    """One row per organ of two label maps (z, y, x). An organ that the reference lacks was not contoured: no scores."""
+    rows, ml = [], math.prod(spacing_xyz) / 1000
+    for label in labels:
+        truth, found = reference == label, prediction == label
+        row = {"case": case, "organ": ORGANS[label - 1], "reference": "yes" if truth.any() else "not contoured"}
+        scores = ({"dice": dice(truth, found), **surface_distances(truth, found, spacing_xyz)} if truth.any()
+                  else dict.fromkeys(SCORES, math.nan))
+        rows.append({**row, **scores, "reference_ml": float(truth.sum() * ml),
+                     "prediction_ml": float(found.sum() * ml)})
+    return rows
+
+
+def score_small_organs(case, ct, reference, result):
+    """One row per small organ that the reference has: Dice before and after the branches, and how far from the true
+    centre (mm) the centre of the main network's voxels, and the heatmap's peak, lie. ct: image, result: `segment_ct`'s.
+    """
+    rows = []
+    for i, label in enumerate(SMALL):
+        truth = reference == label
+        if not truth.any():
+            continue
+        centre, found = place_of(ct, truth), result["main"] == label
+        peak, place = result["peaks"][i] if result["peaks"] else (math.nan, [math.nan] * 3)
+        rows.append({
+            "case": case, "organ": ORGANS[label - 1], "dice_before": dice(truth, found),
+            "dice_after": dice(truth, result["final"] == label),
+            "main_centre_mm": math.dist(centre, place_of(ct, found)) if found.any() else math.nan,
+            "peak_centre_mm": math.dist(centre, place), "peak": peak, "box_counted": bool(result["counted"][i])})
+    return rows
+
+
+def place_of(ct, mask):
+    """The centroid of a boolean array (z, y, x) in mm."""
+    return ct.TransformContinuousIndexToPhysicalPoint(np.argwhere(mask).mean(0)[::-1].tolist())
+
+
+def summarise(rows, names, key="organ"):
+    """[{key, mean and standard deviation of each score over the rows where it is finite, and how many these are}]"""
+    summary = []
+    for value in dict.fromkeys(row[key] for row in rows):
+        row = {key: value}
+        for name in names:
+            finite = [other[name] for other in rows if other[key] == value and math.isfinite(other[name])]
+            row |= {name: mean(finite), f"{name}_std": statistics.pstdev(finite) if finite else math.nan,
+                    f"n_{name}": len(finite)}
+        summary.append(row)
+    return summary
+
+
+def mean(values):
+    """Of the finite ones; NaN for none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return statistics.mean(finite) if finite else math.nan

@@ -1,0 +1,141 @@
+"""Score a run on cases it has not seen: python test.py --run-dir ../runs/focusnet_v2
+
+Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
+<run>/<split>: organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/, overlays/,
+report.html with the human level beside ours.
+"""
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from focusnet_v2.cases import cases_of
+from focusnet_v2.checkpoint import load_network
+from focusnet_v2.config import ORGANS, ROOT, Device, Precision
+from focusnet_v2.drawing import case_sheet
+from focusnet_v2.grids import AIR_HU, onto_grid
+from focusnet_v2.inference import choose_device, segment_ct
+from focusnet_v2.scoring import SCORES, mean, score_organs, score_small_organs, summarise
+from shared_data.cohort import say_skipped
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import read_json, write_json, write_table
+from shared_data.pictures import save_picture
+from shared_data.report import write_report
+from shared_data.settings import changed_config, parse_options
+from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
+
+LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
+SMALL_SCORES = ("dice_before", "dice_after", "main_centre_mm", "peak_centre_mm")
+HUMAN_LEVEL = Path(__file__).parent / "human_level.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    run_dir: Path = ROOT / "runs" / "focusnet_v2"  # folder of a run, with its stages
+    checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run's last stage
+    prepared_dir: Path | None = None  # unset: where the run was trained
+    split: Literal["test", "valid", "train"] = "test"  # which cases
+    output_dir: Path | None = None  # unset: <run>/<split>
+    window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    path = options.checkpoint or find_checkpoint(options.run_dir)
+    network, config, stage = load_network(path)
+    changes = {name: getattr(options, name) for name in ("window_step", "precision", "prepared_dir")
+               if getattr(options, name)}
+    config = changed_config(config, changes, tuple(changes), path)
+    device = choose_device(options.device)
+    out = options.output_dir or options.run_dir / options.split
+    organs, small, skipped = [], [], {}
+    names = cases_of(config, options.split)
+    for name in tqdm(names, unit="case", disable=None):
+        try:
+            rows = score_case(name, network.to(device), config, device, out)
+        except InputError as error:
+            skipped[name] = one_line(error)
+            continue
+        organs += rows[0]
+        small += rows[1]
+    if not organs:
+        raise InputError(f"{config.prepared_dir}: no case could be scored. " + " | ".join(skipped.values()))
+    names = [name for name in names if name not in skipped]
+    write_results(out, options, path, stage, names, organs, small)
+    return say_skipped(skipped)
+
+
+def find_checkpoint(run_dir):
+    """best.pt of the last stage of a run; run_dir may also be the stage's own folder."""
+    for path in (*(run_dir / stage / "best.pt" for stage in LAST_FIRST), run_dir / "best.pt"):
+        if path.exists():
+            return path
+    raise InputError(f"{run_dir}: no best.pt of any stage in it. Train first, or name a --checkpoint.")
+
+
+def score_case(name, network, config, device, out):
+    """(rows of organs.csv, rows of small_organs.csv); the prediction and a picture are written."""
+    folder = config.prepared_dir / "resampled" / name
+    scan, seen = read_json(folder / "case.json"), read_volume(folder / "image.nrrd")
+    image = read_mask(folder / "reference.nrrd", range(1, len(ORGANS) + 1))
+    reference = sitk.GetArrayFromImage(image)
+    result = segment_ct(network, image, seen, config, device,
+                        partial(tqdm, desc=name, unit="window", leave=False, disable=None))
+    write_volume(onto_scan(result["final"], scan["scan"]), out / "predictions" / f"{name}.nrrd")
+    save_picture(out / "overlays" / f"{name}.png", case_sheet(
+        on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}))
+    return (score_organs(name, reference, result["final"], image.GetSpacing()),
+            score_small_organs(name, image, reference, result))
+
+
+def on_grid_of(seen, image):
+    """The prepared CT on the grid of the scan it comes from, for pictures."""
+    hu = np.full(image.GetSize()[::-1], AIR_HU, np.int16)
+    values, box = onto_grid(sitk.GetArrayViewFromImage(seen), geometry(seen), image)
+    hu[box] = values
+    picture = sitk.GetImageFromArray(hu)
+    picture.CopyInformation(image)
+    return picture
+
+
+def write_results(out, options, path, stage, names, organs, small):
+    by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
+    human = read_json(HUMAN_LEVEL)
+    for row in by_organ:
+        observers = human["organs"].get(row["organ"], {})
+        row |= {f"human_{score}": observers.get(score, float("nan")) for score in SCORES}
+    cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
+             for name in names]
+    overall = {f"mean_{score}": mean([row[score] for row in by_organ]) for score in SCORES}
+    write_table(out / "organs.csv", organs)
+    write_table(out / "small_organs.csv", small)
+    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": names,
+                                      "overall": overall, "organs": by_organ, "small_organs": by_small})
+    absent = [row["organ"] for row in by_organ if not row["n_dice"]]
+    figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}
+    if (path.parent / "curves.png").exists():
+        figures[f"training, stage {stage}"] = path.parent / "curves.png"
+    write_report(out / "report.html", f"FocusNet, {len(names)} {options.split} cases", [
+        f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a "
+        "case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found "
+        "at all are infinite, and left out of the mean: n_ says how many count.",
+        f"In no reference: {', '.join(absent) or 'none'}.",
+        f"human_: {human['what']}"],
+        {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
+         "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
+    print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())
+          + (f"  in no reference: {', '.join(absent)}" if absent else ""))
+    for row in by_small:
+        print(f"{row['organ']:13s} Dice {row['dice_before']:.3f} before, {row['dice_after']:.3f} after the branches; "
+              f"centre {row['main_centre_mm']:.1f} mm off (main network), {row['peak_centre_mm']:.1f} mm (heatmap)")
+    print(f"report: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,40 @@
+"""The whole chain: python train.py
+
+backbone -> SOL -> autoencoder -> adversarial, each from the best of those before; with --localisation joint
+backbone_heatmap takes the place of the first two. Stopped at any moment, the same command goes on; finished stages are
+not run again. Each stage has a folder in --run-dir, and a script of its own.
+"""
+from focusnet_v2.adv_train import Adversarial
+from focusnet_v2.checkpoint import load_checkpoint
+from focusnet_v2.config import Config
+from focusnet_v2.engine import epochs_of, launch, read_settings, train_stage
+from focusnet_v2.train_autoencoder import Autoencoder
+from focusnet_v2.train_backbone import Backbone
+from focusnet_v2.train_backbone_heatmap import Joint
+from focusnet_v2.train_SOL import SOL
+from shared_data.errors import run_script
+from shared_data.settings import build, given_options
+
+
+def main(argv=None):
+    given = given_options(Config, argv, __doc__)
+    config = build(Config, given)
+    fabric = launch(config)
+    for stage in chain(config):
+        last = config.run_dir / stage.name / "last.pt"
+        settings = read_settings(stage, {**given, "resume": last.exists()})
+        if settings.resume and len(load_checkpoint(last)["history"]) >= epochs_of(stage, settings):
+            if fabric.is_global_zero:
+                print(f"stage {stage.name}: finished before")
+            continue
+        train_stage(stage, settings, fabric)
+
+
+def chain(config):
+    """The stages in order. Without the shape constraint nothing needs the auto-encoder."""
+    first = [Backbone, SOL] if config.localisation == "SOL" else [Joint]
+    return [*first, *([Autoencoder] if config.shape_constraint else []), Adversarial]
+
+
+if __name__ == "__main__":
+    run_script(main)

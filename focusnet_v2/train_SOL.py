@@ -1,0 +1,52 @@
+"""Stage 2, localisation of the small organs on the frozen main network: python train_SOL.py [--resume]
+
+Mean squared error of the heatmaps of the organs that a case has; Adam. Starts from <run>/backbone/best.pt, writes to
+<run>/SOL as train_backbone.py does.
+"""
+import torch
+
+from focusnet_v2.augment import augment
+from focusnet_v2.checkpoint import load_stage
+from focusnet_v2.config import SMALL
+from focusnet_v2.dataset import PatchDataset, load_cases
+from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.losses import heatmap_loss
+from focusnet_v2.networks import build_network
+from focusnet_v2.validation import validate_volumes
+from shared_data.errors import run_script
+
+
+class SOL(Stage):
+    name = "SOL"
+
+    def __init__(self, config):
+        self.config = config
+        network = build_network(config, self.name)
+        if not config.resume:
+            load_stage(config, "backbone", network.backbone)
+        self.networks, self.frozen = {"model": network}, [network.backbone]
+        self.optimizers = [("model", torch.optim.Adam(network.localise.parameters(), config.sol_lr, weight_decay=5e-4))]
+        self.dataset = PatchDataset(load_cases(config, "train"), config, config.zoom, with_heatmap=True)
+        self.cases = load_cases(config, "valid")
+
+    def rates(self, epoch):
+        return [self.config.sol_lr * 0.25 ** sum(epoch >= milestone for milestone in self.config.sol_milestones)]
+
+    def loss_terms(self, networks, batch):
+        batch = augment(batch, self.config)
+        heatmap = networks["model"](batch["image"])["heatmap"].float()
+        return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, SMALL])}
+
+    def validate(self, fabric, network):
+        return validate_volumes(fabric, network, self.cases, self.config)
+
+    def score(self, row):
+        return -row["val_centre_mm"]
+
+
+def main(argv=None):
+    run_script_of(SOL, argv, __doc__)
+
+
+if __name__ == "__main__":
+    run_script(main)

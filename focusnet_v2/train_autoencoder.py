@@ -1,0 +1,59 @@
+"""Stage 3, what small organs look like: python train_autoencoder.py [--resume]
+
+The shape auto-encoder learns to reconstruct the masks of the small organs, in boxes jittered around their centres; mean
+squared error, Adam. The authors did not publish this code: rate and loss are the paper's; jitter, batch and epochs
+ours. Writes to <run>/autoencoder as train_backbone.py does.
+"""
+import torch
+from torch.nn import functional as F
+
+from focusnet_v2.config import SMALL
+from focusnet_v2.dataset import MaskDataset, load_cases
+from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.networks import build_network
+from shared_data.errors import InputError, run_script
+from shared_data.metrics import dice
+
+
+class Autoencoder(Stage):
+    name = "autoencoder"
+
+    def __init__(self, config):
+        self.config, self.batch_size = config, config.ae_batch
+        network = build_network(config, self.name)
+        self.networks = {"model": network}
+        self.optimizers = [("model", torch.optim.Adam(network.parameters(), config.ae_lr, weight_decay=1e-4))]
+        self.dataset = MaskDataset(load_cases(config, "train"), config, config.ae_jitter_zyx)
+        self.masks = MaskDataset(load_cases(config, "valid"), config)
+        if not len(self.dataset):
+            raise InputError(f"{config.prepared_dir}: no training case has a small organ. The shape prior needs some; "
+                             "use --no-shape-constraint.")
+
+    def rates(self, epoch):
+        return [self.config.ae_lr]
+
+    def loss_terms(self, networks, batch):
+        reconstruction, *_ = networks["model"](batch["mask"])
+        return {"reconstruction": F.mse_loss(reconstruction, batch["mask"])}
+
+    @torch.inference_mode()
+    def validate(self, fabric, network):
+        """Dice of the masks of the validation cases, each organ's mean, then over organs."""
+        scores = torch.full((len(self.masks.masks), len(SMALL)), float("nan"), device=fabric.device)
+        for i in range(fabric.global_rank, len(scores), fabric.world_size):
+            mask = self.masks[0, i]["mask"].to(fabric.device)
+            reconstruction, *_ = network(mask[None])
+            scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
+        scores = fabric.all_gather(scores).reshape(-1, len(SMALL))
+        return {"val_dice": scores.nanmean(0).nanmean().item()}
+
+    def score(self, row):
+        return row["val_dice"]
+
+
+def main(argv=None):
+    run_script_of(Autoencoder, argv, __doc__)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,55 @@
+"""Stages 1 and 2 at once, instead of one after the other: python train_backbone_heatmap.py [--resume]
+
+Loss of stage 1 plus twice the heatmaps' squared error; SGD for the main network, Adam for the heatmap head. Writes to
+<run>/backbone_heatmap as train_backbone.py does.
+"""
+import torch
+
+from focusnet_v2.augment import augment
+from focusnet_v2.config import SMALL
+from focusnet_v2.dataset import PatchDataset, load_cases
+from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.losses import backbone_loss, heatmap_loss
+from focusnet_v2.networks import build_network
+from focusnet_v2.train_backbone import sgd, sgd_rate
+from focusnet_v2.validation import validate_volumes
+from shared_data.errors import run_script
+
+
+class Joint(Stage):
+    name = "backbone_heatmap"
+
+    def __init__(self, config):
+        self.config = config
+        network = build_network(config, self.name)
+        self.networks = {"model": network}
+        head = torch.optim.Adam(network.localise.parameters(), config.joint_head_lr, weight_decay=5e-4)
+        self.optimizers = [("model", sgd(network.backbone.parameters(), config.joint_lr)), ("model", head)]
+        self.dataset = PatchDataset(load_cases(config, "train"), config, config.wide_zoom_xy, with_heatmap=True)
+        self.cases = load_cases(config, "valid")
+
+    def rates(self, epoch):
+        config = self.config
+        return [sgd_rate(epoch, config.joint_lr, config.joint_warmup, config.joint_milestones),
+                config.joint_head_lr * 0.25 ** sum(epoch >= milestone for milestone in config.joint_milestones)]
+
+    def loss_terms(self, networks, batch):
+        config, batch = self.config, augment(batch, self.config)
+        outputs = networks["model"](batch["image"])
+        error = heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], batch["presence"][:, SMALL])
+        return {**backbone_loss(outputs["logits"].float(), batch["label"], config.alpha, batch["presence"],
+                                config.dice_weight), "heatmap": config.joint_heatmap_weight * error}
+
+    def validate(self, fabric, network):
+        return validate_volumes(fabric, network, self.cases, self.config)
+
+    def score(self, row):
+        return row["val_dice"]
+
+
+def main(argv=None):
+    run_script_of(Joint, argv, __doc__)
+
+
+if __name__ == "__main__":
+    run_script(main)

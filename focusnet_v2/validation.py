@@ -1,0 +1,45 @@
+"""Scores of a network on the validation cases, whole volumes, while it learns."""
+import numpy as np
+import torch
+
+from focusnet_v2.config import SMALL
+from focusnet_v2.grids import cut
+from focusnet_v2.inference import fuse, heatmap_peaks, predict_volume
+from shared_data.metrics import dice
+
+
+def validate_volumes(fabric, network, cases, config):
+    """{"val_dice" of the main network's organs, "val_small_dice" of the small ones after the branches, "val_centre_mm"
+    from the heatmaps' peaks to the true centres}; means over the cases that have an organ, then over organs.
+
+    Without branches or heatmaps those two are left out. The processes share the cases.
+    """
+    scores = torch.full((len(cases), config.n_classes + 2 * len(SMALL)), float("nan"), device=fabric.device)
+    for i in range(fabric.global_rank, len(cases), fabric.world_size):
+        scores[i] = torch.tensor(score_case(network, cases[i], config, fabric.device))
+    # NaN: another process' case, or no such organ.
+    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0).nanmean(0)
+    main, small, centres = scores.split([config.n_classes, len(SMALL), len(SMALL)])
+    result = {"val_dice": main[1:].nanmean().item()}
+    if hasattr(network, "localise"):
+        result["val_centre_mm"] = centres.nanmean().item()
+    if getattr(network, "branches", None):
+        result["val_small_dice"] = small.nanmean().item()
+    return result
+
+
+def score_case(network, case, config, device):
+    """Dice of each class from the main network, of the small organs after the branches, and distances of their centres
+    in mm; NaN for an organ that the case does not have."""
+    prediction = predict_volume(network, case["image"], config, device)
+    main, final = (cut(labels, np.negative(prediction["start"]), case["label"].shape)
+                   for labels in fuse(prediction, config))
+    present = np.array(case["presence"], bool)
+    scores = [dice(case["label"] == c, main == c) if present[c] else np.nan for c in range(config.n_classes)]
+    scores += [dice(case["label"] == c, final == c) if present[c] else np.nan for c in SMALL]
+    peaks = heatmap_peaks(prediction)
+    for i in range(len(SMALL)):
+        distance = np.nan if peaks is None else np.linalg.norm(
+            (peaks[i][1] - case["centres"][i]) * case["spacing_zyx"])
+        scores.append(distance)
+    return scores

@@ -1,0 +1,45 @@
+"""Peak memory of predicting a 512x512x200 CT (0.98x0.98x2.5 mm) with the whole network, over 8 GB.
+
+    python -m tests.bench.focusnet_memory [--window-step 40]
+
+Random weights of full width; step 40 for time: the peak does not depend on it.
+"""
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from focusnet_v2.checkpoint import save_checkpoint
+from focusnet_v2.config import Config
+from focusnet_v2.engine import to_plain
+from focusnet_v2.networks import build_network
+from shared_data.volume import write_volume
+
+LIMIT_GB = 8.0
+
+
+def run(window_step=40):
+    with tempfile.TemporaryDirectory() as folder:
+        ct = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (200, 512, 512)).astype(np.int16))
+        ct.SetSpacing((0.98, 0.98, 2.5))
+        write_volume(ct, Path(folder) / "ct.nrrd")
+        config = Config()
+        save_checkpoint(Path(folder) / "full.pt", stage="adversarial", config=to_plain(config),
+                        model=build_network(config).state_dict())
+        subprocess.run([sys.executable, "-m", "focusnet_v2.predict", "--input", f"{folder}/ct.nrrd", "--output",
+                        f"{folder}/labels.nrrd", "--checkpoint", f"{folder}/full.pt", "--window-step",
+                        str(window_step)], check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    return {f"peak memory of predict / {LIMIT_GB} GB": peak / LIMIT_GB}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--window-step", type=int, default=40)
+    for name, ratio in run(**vars(parser.parse_args())).items():
+        print(f"{name}: {ratio:.3f}")

@@ -1,0 +1,79 @@
+"""A small phantom cohort, prepared, and the whole chain trained for two epochs, once for all tests of FocusNet."""
+import json
+import os
+
+import pytest
+import torch
+from fill import fill_entries
+
+from focusnet_v2 import train
+from focusnet_v2.data_preprocess import crop_data, data_preprocess
+from shared_data.phantoms import write_pddca_cohort
+
+torch.set_num_threads(1)  # tensors this small gain nothing from more
+os.environ["OMP_NUM_THREADS"] = "1"
+SMALL = ["--spacing-xyz", "4", "4", "5", "--crop-side", "40", "--crop-anterior", "12", "--crop-below", "14",
+         "--crop-above", "7", "--patch-zyx", "8", "32", "32", "--min-slices", "12", "--box-zyx", "8", "16", "16",
+         "--window-step", "6", "--workers", "0"]
+TINY = ["--width", "8", "--ae-width", "8", "--code-length", "16", "--backbone-epochs", "2", "--sol-epochs", "2",
+        "--joint-epochs", "2", "--ae-epochs", "2", "--adv-epochs", "2", "--device", "cpu"]
+
+
+def prepare_both(raw, out, *options):
+    """Both steps; the larger exit code."""
+    common = ["--data-dir", str(raw), "--prepared-dir", str(out), *SMALL, *options]
+    return max(data_preprocess.main(common), crop_data.main(common))
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    """The function that prepares a cohort."""
+    return prepare_both
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    write_pddca_cohort(folder, patients=5, size=48, slices=20)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(raw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    assert prepare_both(raw, folder) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training(prepared):
+    """Options of every stage for a run of seconds."""
+    return ["--prepared-dir", str(prepared), *SMALL, *TINY]
+
+
+@pytest.fixture(scope="session")
+def run_dir(training, tmp_path_factory):
+    """The run folder of a finished chain."""
+    folder = tmp_path_factory.mktemp("run")
+    train.main([*training, "--run-dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def filled_state(golden):
+    """name -> the authors' state dict with the weights of the golden files."""
+    def state(name):
+        entries = [(key, shape) for key, shape, *_ in json.loads((golden / f"{name}.json").read_text())["state"]]
+        values = fill_entries(entries, 20240)
+        return {key: torch.from_numpy(values[key]) if key in values else torch.tensor(0) for key, _ in entries}
+    return state
+
+
+@pytest.fixture(scope="session")
+def whole_state(filled_state):
+    """number of branches -> a state dict of the whole network, its parts under names of our invention."""
+    def state(n_branches=3):
+        parts = {"module.s_net.": "focusnet_snet3d", "module.heat.": "focusnet_heatmap",
+                 **{f"module.sos_{i}.": "focusnet_sos_branch" for i in range(n_branches)}}
+        return {prefix + key: value for prefix, name in parts.items() for key, value in filled_state(name).items()}
+    return state
