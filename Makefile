@@ -19,6 +19,7 @@ PRESENT  := $(foreach p,$(PROJECTS),$(if $(wildcard $($(p))/train.py),$(p)))
 prepare_snet := process_data.data_process_lymph_node process_data.data_parser
 prepare_sepnet := preprocess
 prepare_retroln := crop
+prepare_lung := preprocess table slice_idx
 
 venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
 python = $(call venv,$(1))/bin/python

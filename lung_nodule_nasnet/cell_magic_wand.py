@@ -78,7 +78,7 @@ def edge_wand(image, center, min_radius, max_radius, expected_radius=None, pull=
     if expected_radius is not None:
         fall = fall - pull * np.abs(radius - expected_radius)
     path, mean = closed_path(fall)
-    if mean <= 0:
+    if mean < 1e-6:
         return None
     edge = radius[path]
     y, x = np.ogrid[:image.shape[0], :image.shape[1]]

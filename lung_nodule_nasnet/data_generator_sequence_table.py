@@ -1,11 +1,14 @@
 """Batches of slices out of the table, for Keras; read and augmented in several processes."""
 import os
+from contextlib import contextmanager
 
 import keras
 import numpy as np
 from scipy import ndimage
+from tables import HDF5ExtError
 
 from lung_nodule_nasnet.table import open_slices
+from shared_data.errors import InputError
 
 
 class SliceSequence(keras.utils.PyDataset):
@@ -19,7 +22,7 @@ class SliceSequence(keras.utils.PyDataset):
         super().__init__(workers=max(1, config.workers), use_multiprocessing=config.workers > 0, **kwargs)
         self.path, self.indices, self.config, self.augmented = path, np.asarray(indices), config, augmented
         self.epoch = 0
-        self._table, self._owner = None, None
+        self._table, self._owner, self._creator = None, None, os.getpid()
 
     def __len__(self):
         return -(-len(self.indices) // self.config.batch_size)
@@ -29,23 +32,33 @@ class SliceSequence(keras.utils.PyDataset):
         if self.augmented:
             order = np.random.default_rng([self.config.seed, self.epoch]).permutation(order)
         chosen = order[number * self.config.batch_size:(number + 1) * self.config.batch_size]
-        images, masks = zip(*map(self.slice, chosen))
+        with self.opened() as table:
+            images, masks = zip(*(self.slice(table, int(index)) for index in chosen))
         masks = np.stack(masks)
         return np.stack(images)[..., None], np.stack([masks == 0, masks > 0], -1).astype(np.float32)
 
-    def slice(self, index):
+    def slice(self, table, index):
         """(image float32, mask uint8) of one slice of the table, augmented where this sequence is."""
-        table = self.table()
-        image, mask = table.root.data[index], table.root.truth[index]
+        try:
+            image, mask = table.root.data[index], table.root.truth[index]
+        except HDF5ExtError as error:
+            raise InputError(f"{self.path}: slice {index} cannot be read. Run table.py again.") from error
         if self.augmented:
-            rng = np.random.default_rng([self.config.seed, self.epoch, int(index)])
+            rng = np.random.default_rng([self.config.seed, self.epoch, index])
             image, mask = augment(image, mask, rng, self.config)
         return image, mask
 
-    def table(self):
-        if self._owner != os.getpid():
+    @contextmanager
+    def opened(self):
+        """The table; a loading process keeps it open, the one that forks them does not."""
+        if self._owner == os.getpid():
+            yield self._table
+        elif os.getpid() == self._creator and self.use_multiprocessing:
+            with open_slices(self.path) as table:
+                yield table
+        else:
             self._table, self._owner = open_slices(self.path), os.getpid()
-        return self._table
+            yield self._table
 
     def __getstate__(self):
         return {**self.__dict__, "_table": None, "_owner": None}

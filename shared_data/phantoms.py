@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from shared_data.errors import run_script
 from shared_data.phantoms_abdomen import write_abdomen_cohort
+from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 from shared_data.settings import parse_options
 from shared_data.volume import write_volume
 
@@ -168,13 +169,14 @@ def head(seed, shape_zyx, spacing_xyz):
     return np.clip(hu, -1024, 3071).astype(np.int16), labels
 
 
-COHORTS = {"neck": write_neck_cohort, "structseg": write_structseg_cohort, "abdomen": write_abdomen_cohort}
+COHORTS = {"neck": write_neck_cohort, "structseg": write_structseg_cohort, "abdomen": write_abdomen_cohort,
+           "lidc": write_lidc_cohort, "luna16": write_luna_cohort}
 
 
 @dataclass(frozen=True)
 class Options:
     folder: Path  # where the cohort is written
-    kind: Literal["neck", "structseg", "abdomen"] = "neck"  # which project's layout
+    kind: Literal["neck", "structseg", "abdomen", "lidc", "luna16"] = "neck"  # which project's layout
     patients: int = 12  # number of patients
     seed: int = 0  # same seed, same cohort
     size: int = 128  # pixels along x and y
