@@ -73,6 +73,7 @@ test-shared: installed-snet .venv/.installed-tests
 
 bench: $(PRESENT:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)
+	@! test -f $(lung)/train.py || .venv-keras/bin/python -m tests.bench.run $(ARGS)
 
 clean:
 	rm -rf .venv .venv-keras

@@ -68,6 +68,7 @@ class Config:
     device: Device = "auto"  # auto: gpu where there is one
     devices: int = 1  # GPUs (or CPU parts) one batch is shared by
     workers: int = 2  # processes that prepare or load
+    compiled: bool = True  # TensorFlow compiles the training step (half a minute, once); off: for trials of few steps
     predict_batch: int = 4  # slices at a time without training
 
     def __post_init__(self):

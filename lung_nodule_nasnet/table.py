@@ -80,7 +80,7 @@ def open_slices(path):
         lengths = {int(table.root[name].nrows) for name in
                    ("data", "truth", "subject_ids", "series_uids", "slice_index")}
         usable = lengths == {int(table.root._v_attrs.n_slices)} and table.root.data.shape == table.root.truth.shape
-    except (tables.NoSuchNodeError, AttributeError, tables.HDF5ExtError):
+    except (LookupError, AttributeError, tables.HDF5ExtError):
         usable = False
     if not usable:
         table.close()

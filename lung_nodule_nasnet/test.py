@@ -46,8 +46,9 @@ def main(argv=None):
     if changed:
         raise InputError(f"--{changed[0].replace('_', '-')}: the checkpoint's is {fixed[changed[0]]}. Leave it out.")
     config = build(TestConfig, {**vars(trained), "run_dir": first.run_dir, **given})
+    from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
     if config.scans:
-        from lung_nodule_nasnet.score_scans import score_scans  # TensorFlow takes seconds to load: not for --help
+        from lung_nodule_nasnet.score_scans import score_scans
         return score_scans(config, set(state.get("train_series", [])) | set(state.get("validation_series", [])))
     from lung_nodule_nasnet.score_slices import score_slices
     return score_slices(config)

@@ -19,7 +19,8 @@ def main(argv=None):
     with only_run_in(config.run_dir):
         clear_partials(config.run_dir)
         check_free_space(config.run_dir, 50e6)
-        from lung_nodule_nasnet.training import train  # TensorFlow takes seconds to load: not for --help
+        from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
+        from lung_nodule_nasnet.training import train
         train(config)
 
 

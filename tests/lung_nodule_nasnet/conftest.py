@@ -38,8 +38,8 @@ def prepared(raw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of train.py for a run of seconds."""
-    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "4", "--workers", "0", "--device", "cpu",
-            "--epochs", "2", *TINY]
+    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+            "--epochs", "2", "--no-compiled", *TINY]
 
 
 @pytest.fixture(scope="session")

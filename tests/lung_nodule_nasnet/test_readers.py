@@ -1,4 +1,5 @@
 """Read-outs, lists and LUNA16: each nodule where it is, on any grid; what does not fit is refused."""
+import re
 import shutil
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def test_luna16_scans_are_the_same_flipped_or_not(luna):
             lps = oriented(mask, volume.image)
             stored = sitk.DICOMOrient(volume.image, "LPS")
             at = stored.TransformPhysicalPointToContinuousIndex((x, y, z))[::-1]
-            assert np.abs(np.argwhere(lps).mean(0) - at).max() < 1.5
+            assert np.abs(np.argwhere(lps).mean(0) - at).max() < 2
             assert volume.hu_zyx.ravel()[nodule["voxels"]].mean() > -500
     assert len(directions) == 2
 
@@ -179,7 +180,8 @@ def test_what_a_read_out_says_is_checked(patient, old, new, message):
 
 def test_a_nodule_above_the_scan_is_refused(patient):
     folder, xml = patient
-    text = xml.read_text().replace("<imageSOP_UID>", "<imageSOP_UID>9").replace("<imageZposition>", "<imageZposition>9")
+    text = xml.read_text().replace("<imageSOP_UID>", "<imageSOP_UID>9")
+    text = re.sub("<imageZposition>[^<]*", "<imageZposition>9999", text)
     xml.write_text(text)
     with pytest.raises(InputError, match="lies outside the scan"):
         consensus(folder)
