@@ -25,7 +25,7 @@ venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
 python = $(call venv,$(1))/bin/python
 options = $(if $(DATA),--data-dir "$(abspath $(DATA))") $(ARGS)
 
-.PHONY: help demo demo-all test-all bench clean \
+.PHONY: help demo demo-all test-all test-faults bench clean \
 	$(foreach verb,prepare train score test demo installed,$(PROJECTS:%=$(verb)-%))
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make train-<project> [DATA=folder] [GPUS=n] [ARGS=...] prepare DATA if given, then train"
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
 	@echo "make test-<project>    its tests"
+	@echo "make test-faults       bad files, full disks, kills, for every script: counts"
 	@echo "make bench             benchmarks, as ratios"
 	@echo "make clean             remove the environments"
 	@echo "Here so far: $(PRESENT). Options of a script: ARGS=--help"
@@ -66,6 +67,13 @@ $(PROJECTS:%=test-%): test-%: installed-%
 	$(call python,$*) -m pytest tests/$($*) $(ARGS)
 
 test-all: test-shared $(PRESENT:%=test-%)
+	@$(MAKE) --no-print-directory test-faults ARGS=--quick
+
+# Bad files and settings, full disks, kills, for every script: counts, and what was not answered clearly.
+FAULTS := $(filter $(PRESENT),snet sepnet)
+test-faults: $(FAULTS:%=installed-%)
+	@for p in $(FAULTS); do \
+		$$([ $$p = lung ] && echo .venv-keras || echo .venv)/bin/python -m tests.faults.run $(ARGS) $$p || exit 1; done
 
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests

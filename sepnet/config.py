@@ -6,6 +6,7 @@ from typing import Literal
 ROOT = Path(__file__).resolve().parents[1]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
 Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
 
 # Control points, HU -> value: 0 below the first, the last value above the last.
@@ -47,7 +48,7 @@ class Config:
     batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
     steps_per_epoch: int = 100  # updates in an epoch (authors)
     epochs: int = 400  # (authors)
-    loss: Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"] = "attention_exp_dice"  # (paper)
+    loss: Loss = "attention_exp_dice"  # (paper)
     alpha: float = 0.5  # attention_exp_dice: small values stress hard voxels; members with 1 too (paper)
     normalisation: Literal["original", "paper"] = "original"  # of the log-Dice: the authors' code, or the formula
     lr: float = 1e-3  # learning rate of Adam (authors)
@@ -78,7 +79,7 @@ class Config:
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    precision: Precision = "auto"  # of training; auto: 32-true, bfloat16 fails in this network
+    precision: Precision = "auto"  # of training; auto: 32-true, see the README on bfloat16
     workers: int = 2  # processes that prepare or draw patches
 
     def __post_init__(self):

@@ -1,6 +1,7 @@
 """SepNet from nothing to pictures on a phantom cohort: python demo.py
 
-Small slices, a narrow network, two members; everything lands in demo/sepnet.
+Small slices, a narrow network, three members; everything lands in demo/sepnet. With voxels of 4 mm some organs are a
+handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, whose smoothing is 22 voxels.
 """
 import shutil
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ from shared_data.settings import parse_options
 class Options:
     folder: Path = ROOT / "demo" / "sepnet"  # the default is made anew; another must be empty
     patients: int = 8  # phantom patients: 6 to train on, 2 to score
-    steps: int = 120  # updates of each member
+    epochs: int = 10  # of 30 updates, for each member
     size: int = 48  # pixels along x and y, divisible by 16
 
     def __post_init__(self):
-        if self.patients < 2 or self.steps < 4 or self.size % 16 or not 32 <= self.size <= 512:
-            raise ValueError("--patients must be at least 2, --steps 4, --size divisible by 16 in 32..512.")
+        if self.patients < 2 or self.epochs < 1 or self.size % 16 or not 32 <= self.size <= 512:
+            raise ValueError("--patients must be at least 2, --epochs 1, --size divisible by 16 in 32..512.")
 
 
 def main(argv=None):
@@ -34,10 +35,10 @@ def main(argv=None):
     write_structseg_cohort(raw, options.patients, size=options.size, slices=24)
     size = str(options.size)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), "--crop-size", size]
-    small = ["--patch-zyx", "16", size, size, "--batch-size", "2", "--base-channels", "8", "--lr", "3e-3", "--epochs", "4",
-             "--steps-per-epoch", str(options.steps // 4), "--validate-every", "4", "--workers", "0"]
+    small = ["--patch-zyx", "16", size, size, "--batch-size", "2", "--base-channels", "8", "--normalisation", "paper",
+             "--lr", "1e-2", "--epochs", str(options.epochs), "--steps-per-epoch", "30", "--workers", "0"]
     preprocess.main(cohort)
-    for transform, alpha in (("multi_thresh_1", "0.5"), ("multi_thresh_2", "1")):
+    for transform, alpha in (("multi_thresh_1", "0.5"), ("multi_thresh_2", "1"), ("multi_thresh_3", "0.5")):
         train.main([*cohort, *small, "--transform", transform, "--alpha", alpha,
                     "--run-dir", str(runs / f"{transform}_alpha{alpha}")])
     test.main(["--run-dir", str(runs), "--window-step", "4"])

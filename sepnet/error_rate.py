@@ -54,9 +54,9 @@ def error_table(voxels, wrong):
 def write_error_rates(folder, rows):
     """error_rate.csv and error_rate.png."""
     write_table(folder / "error_rate.csv", rows)
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    figure = Figure(figsize=(max(6, 0.9 * len(rows)), 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.bar([f"{row['votes']}\n{row['entropy']:.3f}" for row in rows], [row["error_rate"] for row in rows])
+    axes.bar([f"{row['votes']}\n{abs(row['entropy']):.3f}" for row in rows], [row["error_rate"] for row in rows])
     axes.set(xlabel="split of the votes, its entropy", ylabel="error rate of the ensemble", ylim=(0, 1))
     axes.grid(alpha=0.3, axis="y")
     with whole_file(folder / "error_rate.png") as partial:

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from shared_data.errors import InputError
+from shared_data.files import check_archive
 from sepnet.networks import SepNet, UNet3D
 
 # The authors' names -> ours, applied in order.
@@ -87,6 +88,7 @@ def read_checkpoint(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            check_archive(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint.") from None

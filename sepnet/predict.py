@@ -1,4 +1,4 @@
-"""Segment the organs of one CT: python predict.py --input ct.nii.gz --output labels.nii.gz --checkpoint best.pt [more.pt]
+"""Segment the organs of one CT: python predict.py --input CT --output labels.nii.gz --checkpoint best.pt [more.pt]
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
 grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
@@ -43,7 +43,8 @@ class Options(NetworkOptions, InOut):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
-    members = load_members(options.checkpoint, options, **({"crop_size": options.crop_size} if options.crop_size else {}))
+    crop = {"crop_size": options.crop_size} if options.crop_size else {}
+    members = load_members(options.checkpoint, options, **crop)
     config = members.config
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
@@ -61,12 +62,13 @@ def main(argv=None):
     write_volume(onto_scan(prediction, scan), options.output)
     suffix = next(suffix for suffix in SUFFIXES if str(options.output).lower().endswith(suffix))
     stem = str(options.output)[:-len(suffix)]
-    if len(votes) > 1:
-        write_volume(onto_scan(back(vote_entropy(votes)), scan), f"{stem}_uncertainty{suffix}")
+    entropy = vote_entropy(votes) if len(votes) > 1 else None
+    if entropy is not None:
+        write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{suffix}")
     organs = list_organs(prediction, ct.GetSpacing(), config.n_classes)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
                                 "organs": organs})
-    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, tiles=8))
+    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, entropy, 8))
     absent = [row["organ"] for row in organs if not row["components"]]
     print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
           + (f"; not found: {', '.join(absent)}" if absent else ""))

@@ -74,8 +74,8 @@ def find_cases(config):
     else:
         patients = subfolders(root)
         if len(patients) < 2:
-            raise InputError(f"{root}: {len(patients)} patient folder{'s' * (len(patients) != 1)}; train and valid need "
-                             "one each. Expected <patient>/data.nii.gz and label.nii.gz.")
+            raise InputError(f"{root}: patient folders: {len(patients)}; train and valid need one each. "
+                             "Expected <patient>/data.nii.gz and label.nii.gz.")
         train, valid = hold_out(patients, 1 - config.split)
         cases = [("train", root / name) for name in train] + [("valid", root / name) for name in valid]
     return cases

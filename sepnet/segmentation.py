@@ -1,7 +1,7 @@
 """One model over prepared cases: python segmentation.py --checkpoint best.pt [more.pt ...]
 
-Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed over
-the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
+Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed
+over the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,8 @@ from tqdm import tqdm
 from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.inference import predict_slices
-from sepnet.members import ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case, scan_image
+from sepnet.members import (ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case,
+                            scan_image)
 from sepnet.volumes import onto_lps
 from shared_data.errors import run_script
 from shared_data.files import whole_file

@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py --run-dir ../runs/sepnet/ensemble
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png, predictions/,
-overlays/, report.html.
+rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png,
+predictions/, overlays/, report.html.
 """
 import math
 import statistics
@@ -64,20 +64,22 @@ def score_patient(patient, members, options, voxels, wrong):
     """Rows of organs.csv; the prediction, its uncertainty and a picture are written, the errors counted."""
     folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
     images = {name: load_case(folder, name)["image"] for name in set(members.transforms)}
+    bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None)
     labels, votes = segment(members.networks, [images[name] for name in members.transforms], members.config,
-                            members.device, progress=partial(tqdm, desc=patient, unit="batch", leave=False, disable=None))
+                            members.device, progress=bar)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(scan_image(prediction, case), options.output_dir / "predictions" / f"{patient}.nii.gz")
-    if len(votes) > 1:
-        write_volume(scan_image(back(vote_entropy(votes)), case),
+    entropy = vote_entropy(votes) if len(votes) > 1 else None
+    if entropy is not None:
+        write_volume(scan_image(back(entropy), case),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
     truth = load_case(folder, members.transforms[0])["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
-                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}))
+                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}, entropy))
     return score_organs(patient, reference, prediction, image.GetSpacing(), members.config.n_classes)
 
 
@@ -111,7 +113,7 @@ def write_results(options, members, patients, organs, errors):
     write_json(out / "summary.json", {"members": members.names, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors})
     write_error_rates(out, errors)
-    figures = {f"{patient}: reference above, prediction below": out / "overlays" / f"{patient}.png"
+    figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
                for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
     if (options.run_dir / "curves.png").exists():

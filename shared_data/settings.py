@@ -83,6 +83,20 @@ def config_from_dict(config_class, values, source, changes=None):
     return build(config_class, {**values, **(changes or {})})
 
 
+def as_prepared(config_class, given, path, names):
+    """`given` with the settings `names` as preparation kept them at `path`: later steps must know of them.
+
+    Raises InputError where `given` says otherwise.
+    """
+    kept = load_config(config_class, path)
+    other = [name for name in names if name in given and given[name] != getattr(kept, name)]
+    if other:
+        raise InputError(f"{path}: prepared with " + ", ".join(
+            f"{name} {_shown(getattr(kept, name))} (now {_shown(given[name])})" for name in other)
+            + ". Leave them out, or prepare another folder.")
+    return {**given, **{name: getattr(kept, name) for name in names}}
+
+
 def changed_config(config, changes, free, path):
     """`config` of an earlier run with `changes`, of which only the `free` may differ from it."""
     other = build(type(config), {**{f.name: getattr(config, f.name) for f in fields(config)}, **changes})
@@ -138,6 +152,7 @@ def _from_json(value, kind):
             raise ValueError(f"{value!r} is none of {', '.join(map(repr, parts))}")
         return value
     if parts:
+        parts = [parts[0]] * len(value) if Ellipsis in parts else parts
         return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
     if kind in (bool, int) and type(value) is not kind:
         raise ValueError(f"{value!r} is no {kind.__name__}")

@@ -5,6 +5,7 @@ import warnings
 import torch
 
 from shared_data.errors import InputError
+from shared_data.files import check_archive
 from snet_neck_ln.networks import SNet
 
 # The authors' names -> ours, applied in order.
@@ -66,6 +67,7 @@ def read_checkpoint(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            check_archive(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint.") from None

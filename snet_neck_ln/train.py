@@ -14,7 +14,7 @@ from tqdm import tqdm
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, changed_config, config_from_dict, given_options
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
@@ -22,6 +22,7 @@ from snet_neck_ln.inference import choose_device, choose_precision, logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
 from snet_neck_ln.original_checkpoint import load_strictly
+from snet_neck_ln.process_data.data_process_lymph_node import SLICE_SETTINGS
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers",
@@ -96,6 +97,8 @@ def read_settings(argv):
         config = changed_config(config_from_dict(Config, load_checkpoint(last)["config"], last), given, FREE, last)
     elif last.exists():
         raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    else:
+        config = build(Config, as_prepared(Config, given, config.prepared_dir / "config.json", SLICE_SETTINGS))
     return config
 
 

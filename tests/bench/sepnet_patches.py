@@ -1,4 +1,4 @@
-"""A training batch drawn from the cohort in memory against reading each patient's NIfTI files for it, as the authors do.
+"""A training batch drawn from the cohort in memory against reading each patient's NIfTI files, as the authors do.
 
     python -m tests.bench.run sepnet_patches
 

@@ -1,4 +1,6 @@
 """Patches: repeatable, patients not twice in a batch, image and label moved together."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,8 @@ from shared_data.errors import InputError
 
 @pytest.fixture
 def config(prepared):
-    return Config(prepared_dir=prepared, crop_size=48, patch_zyx=(16, 24, 16), batch_size=2, workers=0, steps_per_epoch=3)
+    return Config(prepared_dir=prepared, crop_size=48, patch_zyx=(16, 24, 16), batch_size=2, workers=0,
+                  steps_per_epoch=3)
 
 
 def test_no_patient_is_twice_in_a_batch_and_what_is_drawn_depends_on_epoch_and_step(config):
@@ -32,7 +35,7 @@ def test_processes_share_a_batch(config):
 
 
 def test_workers_draw_the_same(config):
-    batches = [[batch["image"] for batch in build_loader(Config(**{**vars(config), "workers": workers, "augment": True}))]
+    batches = [[batch["image"] for batch in build_loader(replace(config, workers=workers, augment=True))]
                for workers in (0, 1)]
     assert all(one.equal(other) for one, other in zip(*batches, strict=True))
 
@@ -53,7 +56,8 @@ def test_augmentation_moves_image_and_label_together_by_true_angles():
 
 
 def test_short_cases_are_padded():
-    case = {"image": np.ones((9, 20, 40), np.float32), "label": np.ones((9, 20, 40), np.uint8), "spacing_zyx": (1, 1, 1)}
+    case = {"image": np.ones((9, 20, 40), np.float32), "label": np.ones((9, 20, 40), np.uint8),
+            "spacing_zyx": (1, 1, 1)}
     image, label = draw_patch(case, np.random.default_rng(0), Config(patch_zyx=(16, 32, 32)))
     assert image.shape == label.shape == (16, 32, 32) and image.sum() == 9 * 20 * 32
 
@@ -62,6 +66,7 @@ def test_absent_volumes_are_named(config, tmp_path):
     with pytest.raises(InputError, match="cases.csv: no such file"):
         load_cases(Config(prepared_dir=tmp_path), "train")
     (tmp_path / "cases.csv").write_text("part,patient\ntrain,1\n")
-    for transform, message in (("multi_thresh_1", "multi_thresh_1.nii.gz: no such file"), ("single_window", "--plain-window")):
+    for transform, message in (("multi_thresh_1", "multi_thresh_1.nii.gz: no such file"),
+                               ("single_window", "--plain-window")):
         with pytest.raises(InputError, match=message):
             load_cases(Config(prepared_dir=tmp_path, transform=transform), "train")

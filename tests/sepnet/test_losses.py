@@ -19,7 +19,8 @@ def case(golden):
 
 
 @pytest.mark.parametrize("name, loss", [
-    ("attention_exp_dice_alpha0.5", AttentionExpDiceLoss(5, 0.5)), ("attention_exp_dice_alpha1", AttentionExpDiceLoss(5, 1)),
+    ("attention_exp_dice_alpha0.5", AttentionExpDiceLoss(5, 0.5)),
+    ("attention_exp_dice_alpha1", AttentionExpDiceLoss(5, 1)),
     ("exp_dice", ExpDiceLoss(5)), ("soft_dice", SoftDiceLoss(5))])
 def test_losses_equal_the_authors(case, name, loss):
     probabilities, labels, expected = case

@@ -52,7 +52,8 @@ def test_every_direction_needs_its_own_kernels(golden):
 def test_parameter_counts_equal_the_authors(golden, base_channels, n_classes):
     counts = json.loads((golden / "sepnet_parameter_counts.json").read_text())
     expected = counts[f"base{base_channels}_classes{n_classes}"]
-    for kind, network in (("unet", UNet3D(n_classes, base_channels)), ("unet_separate", SepNet(n_classes, base_channels))):
+    for kind, network in (("unet", UNet3D(n_classes, base_channels)),
+                          ("unet_separate", SepNet(n_classes, base_channels))):
         assert sum(parameter.numel() for parameter in network.parameters()) == expected[kind]
 
 

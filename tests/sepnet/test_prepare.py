@@ -36,8 +36,8 @@ def array(path):
 
 
 @pytest.mark.parametrize("hu, name, knots", [
-    ("hu", "slf1", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))), ("hu_float", "slf1_float", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))),
-    ("hu", "slf_other", ((-300, 0, 200, 900), (0.05, 0.3, 0.9, 1))), ("hu", "single_window", ((-200, 400), (0, 1)))])
+    ("hu", "slf1", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))),
+    ("hu_float", "slf1_float", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))), ("hu", "slf_other", ((-300, 0, 200, 900), (0.05, 0.3, 0.9, 1))), ("hu", "single_window", ((-200, 400), (0, 1)))])
 def test_intensities_equal_the_authors(golden, hu, name, knots):
     arrays = np.load(golden / "prep_sepnet_intensity.npz")
     before = arrays[hu].copy()
@@ -86,7 +86,8 @@ def test_resampling_and_back_keeps_organs_in_place(raw):
 
 def test_a_flat_cohort_is_split_and_a_split_one_taken_as_it_is(raw, prepared, tmp_path):
     rows = read_table(prepared / "cases.csv", ["labels"])
-    assert [(row["part"], row["patient"]) for row in rows] == [("train", "1"), ("train", "2"), ("train", "3"), ("valid", "4")]
+    assert [row["part"] for row in rows] == ["train"] * 3 + ["valid"]
+    assert [row["patient"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0]["labels"] == " ".join(map(str, range(1, 23)))
     for part, patient in (("train", "4"), ("valid", "2")):
         shutil.copytree(raw / patient, tmp_path / "raw" / part / patient)
@@ -129,7 +130,8 @@ def test_stored_orientation_does_not_matter(raw, prepared, tmp_path, orientation
             write_volume(image, tmp_path / "Löwe 1" / patient / name)
     prepare(tmp_path / "Löwe 1", tmp_path / "out put")
     for name in ("multi_thresh_1.nii.gz", "label.nii.gz"):
-        assert np.array_equal(array(tmp_path / "out put" / "train" / "1" / name), array(prepared / "train" / "1" / name))
+        case = Path("train", "1", name)
+        assert np.array_equal(array(tmp_path / "out put" / case), array(prepared / case))
 
 
 def test_a_mirrored_case_has_its_sides_swapped_and_only_then(raw, tmp_path):
@@ -194,7 +196,7 @@ def test_cohorts_without_use_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         prepare(tmp_path / "absent", tmp_path / "out")
     shutil.copytree(raw / "1", tmp_path / "raw" / "1")
-    with pytest.raises(InputError, match="1 patient folder; train and valid need one each"):
+    with pytest.raises(InputError, match="patient folders: 1; train and valid need one each"):
         prepare(tmp_path / "raw", tmp_path / "out")
     shutil.copytree(raw / "2", tmp_path / "raw" / "2")
     for patient in ("1", "2"):

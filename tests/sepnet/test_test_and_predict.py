@@ -26,7 +26,8 @@ def array(path):
 
 
 def run_predict(scan, output, *checkpoints, options=()):
-    predict.main(["--input", str(scan), "--output", str(output), *FAST, *options, "--checkpoint", *map(str, checkpoints)])
+    predict.main(["--input", str(scan), "--output", str(output), *FAST, *options,
+                  "--checkpoint", *map(str, checkpoints)])
     return sitk.ReadImage(str(output))
 
 
@@ -96,7 +97,8 @@ def test_predict_equals_test_and_maps_lie_on_the_cts_own_grid(scored, runs, raw,
     checkpoints = [runs / name / "best.pt" for name in ("one", "two")]
     labels = run_predict(raw / "4" / "data.nii.gz", tmp_path / "labels.nii.gz", *checkpoints)
     assert np.array_equal(sitk.GetArrayFromImage(labels), array(scored / "predictions" / "4.nii.gz"))
-    assert np.allclose(array(tmp_path / "labels_uncertainty.nii.gz"), array(scored / "predictions" / "4_uncertainty.nii.gz"))
+    assert np.allclose(array(tmp_path / "labels_uncertainty.nii.gz"),
+                       array(scored / "predictions" / "4_uncertainty.nii.gz"))
     summary = json.loads((tmp_path / "labels.json").read_text())
     voxel_ml = np.prod(labels.GetSpacing()) / 1000
     for row in summary["organs"]:
@@ -148,14 +150,16 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
     state = torch.load(whole, weights_only=True)
     last = list(state["model"])[-1]
     fewer = {**state, "config": {**state["config"], "n_classes": 5}}
-    bad = {"other": {**state, "project": "snet_neck_ln"}, "list": [1], "fewer": fewer, "foreign": {"a.weight": torch.zeros(1)},
+    bad = {"other": {**state, "project": "snet_neck_ln"}, "list": [1], "fewer": fewer,
+           "foreign": {"a.weight": torch.zeros(1)},
            "missing": {**state, "model": {key: value for key, value in state["model"].items() if key != last}},
            "evil": Evil(), "settings": {**state, "config": {"speed": 3}}}
     for name, content in bad.items():
         torch.save(content, tmp_path / f"{name}.pt")
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:5000])
     (tmp_path / "empty.pt").touch()
-    for name, word in (("other", "snet_neck_ln, not sepnet"), ("list", "holds a list"), ("fewer", "channels or classes"),
+    for name, word in (("other", "snet_neck_ln, not sepnet"), ("list", "holds a list"),
+                       ("fewer", "channels or classes"),
                        ("missing", f"{last} is missing"), ("foreign", "foreign.pt: not a checkpoint of SepNet"),
                        ("evil", "plain tensors"), ("settings", "speed"), ("cut", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):
@@ -172,8 +176,9 @@ def test_a_bad_scan_is_one_line_and_exit_code_2(runs, raw, tmp_path):
     scan = tmp_path / "Löcher und Lücken.nii.gz"
     shutil.copy(raw / "1" / "data.nii.gz", scan)
     scan.write_bytes(scan.read_bytes()[:3000])
-    done = subprocess.run([sys.executable, "-m", "sepnet.predict", "--input", str(scan), "--output", str(tmp_path / "m.nrrd"),
-                           "--checkpoint", str(runs / "one" / "best.pt")], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "sepnet.predict", "--input", str(scan), "--output",
+                           str(tmp_path / "m.nrrd"), "--checkpoint", str(runs / "one" / "best.pt")],
+                          capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith(f"predict.py: error: {scan}: ")
     assert len(done.stderr.splitlines()) == 1
 

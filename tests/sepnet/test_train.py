@@ -108,13 +108,15 @@ def test_every_kind_of_run_trains(training, tmp_path, options):
 def test_settings_come_from_an_ini_file_of_the_authors(training, tmp_path, capsys):
     (tmp_path / "train.txt").write_text(
         "[data]\ndata_shape = [16, 16, 16]\nroot_of_something = /x  # theirs\n[network]\nnet_type = Unet_Separate\n"
-        "base_chns = 2\ndroprate = 0.3\nn_classes = 23\nseparate_direction = sagittal\n[training]\nlearning_rate = 2e-3\n"
-        "loss_type = AttentionExpDiceLoss\nalpha = 1\n")
+        "base_chns = 2\ndroprate = 0.3\nn_classes = 23\nseparate_direction = sagittal\n"
+        "[training]\nlearning_rate = 2e-3\nloss_type = AttentionExpDiceLoss\nalpha = 1\n")
     settings = read_ini(tmp_path / "train.txt")
-    assert settings == {"patch_zyx": (16, 16, 16), "network": "sepnet", "base_channels": 2, "dropout": 0.3, "alpha": 1.0,
-                        "n_classes": 23, "separate_direction": "sagittal", "lr": 2e-3, "loss": "attention_exp_dice"}
+    assert settings == {"patch_zyx": (16, 16, 16), "network": "sepnet", "base_channels": 2, "dropout": 0.3,
+                        "alpha": 1.0, "n_classes": 23, "separate_direction": "sagittal", "lr": 2e-3,
+                        "loss": "attention_exp_dice"}
     assert "not used here: data.root_of_something" in capsys.readouterr().out
-    train.main([*training, "--config", str(tmp_path / "train.txt"), "--epochs", "1", "--run-dir", str(tmp_path / "run")])
+    train.main([*training, "--config", str(tmp_path / "train.txt"), "--epochs", "1", "--run-dir",
+                str(tmp_path / "run")])
     assert '"separate_direction": "sagittal"' in (tmp_path / "run" / "config.json").read_text()
     for text, message in (("no section", "not an INI file"), ("[a]\nb = 1", "none of its keys is known here"),
                           ("[a]\nbatch_size = many", "batch_size = many does not fit --batch-size"),
@@ -126,7 +128,8 @@ def test_settings_come_from_an_ini_file_of_the_authors(training, tmp_path, capsy
 
 @pytest.mark.parametrize("options, message", [
     (["--lr", "0"], "--lr 0.0 must be positive"), (["--alpha", "nan"], "--alpha nan must be a finite number"),
-    (["--patch-zyx", "16", "50", "48"], "must be divisible by 8"), (["--crop-size", "50"], "--crop-size 50 must be div"),
+    (["--patch-zyx", "16", "50", "48"], "must be divisible by 8"),
+    (["--crop-size", "50"], "--crop-size 50 must be div"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"), (["--dropout", "1"], "--dropout 1.0 must be at least 0"),
     (["--loss", "hinge"], "invalid choice: 'hinge'"), (["--window-step", "17"], "must not exceed --window-slices"),
     (["--lr", "1e30"], "loss .* on patches of"), (["--config", "absent.txt"], "absent.txt")])

@@ -1,11 +1,14 @@
 """Whole files or none; bad tables and full disks are one clear error."""
 import subprocess
 import sys
+import zipfile
 
+import numpy as np
 import pytest
 
 from shared_data.errors import InputError, one_line
-from shared_data.files import clear_partials, read_table, whole_file, whole_folder, write_json, write_table
+from shared_data.files import (check_archive, clear_partials, read_table, whole_file, whole_folder, write_json,
+                               write_table)
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -74,3 +77,16 @@ def test_errors_of_the_system_are_one_line_with_advice(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError):
         write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_an_archive_with_a_flipped_byte_is_told(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, values=np.arange(1000))
+    check_archive(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile):
+        check_archive(path)
+    path.write_bytes(b"no archive")
+    check_archive(path)

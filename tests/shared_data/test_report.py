@@ -1,7 +1,11 @@
 """The page stands alone and shows absent values as absent."""
+import json
 import math
+import shutil
+import subprocess
 
 import numpy as np
+import pytest
 
 from shared_data.pictures import contact_sheet, draw_curves, overlay, save_picture
 from shared_data.report import write_report
@@ -21,3 +25,34 @@ def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
     assert "&lt;b&gt;é" in page and "–" in page and "∞" in page and "0.5000" in page
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page and "None" not in page
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+# Appended to a page: click on the second header twice, then write down what a reader would see.
+PROBE = """<script>
+const table = document.querySelector("table"), head = table.querySelectorAll("th")[1], seen = {};
+const column = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
+seen.drawn = column(); head.click(); seen.up = column(); head.click(); seen.down = column();
+seen.pictures = [...document.images].map(image => image.complete && image.naturalWidth > 0);
+seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+seen.requests = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
+document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
+</script>"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+@pytest.mark.parametrize("width", [1200, 500])  # 500 is the narrowest that headless Chromium makes
+def test_a_browser_shows_the_page_from_disk_and_sorts_its_tables(tmp_path, width):
+    save_picture(tmp_path / "a.png", np.full((40, 900, 3), 90, np.uint8))
+    rows = [{"patient": f"P{k}", "dice": value, **{f"wide column {n}": 1.0 for n in range(12)}}
+            for k, value in enumerate((0.9, 12.0, 0.05, 110.0))]
+    write_report(tmp_path / "r.html", "Title", ["note"], {"Cases": rows}, {"wide": tmp_path / "a.png"})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    (tmp_path / "probe.html").write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
+    done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
+                           f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
+                           (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=120)
+    seen = json.loads(done.stdout.split("SEEN")[1])
+    assert seen["drawn"] == ["0.9000", "12.0", "0.0500", "110.0"]
+    assert seen["up"] == ["0.0500", "0.9000", "12.0", "110.0"] and seen["down"] == seen["up"][::-1]
+    assert seen["pictures"] == [True] and seen["overflow"] <= 0 and seen["requests"] == 0

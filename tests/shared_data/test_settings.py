@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.settings import changed_config, given_options, keep_config, load_config, parse_options
+from shared_data.settings import (as_prepared, changed_config, config_from_dict, given_options, keep_config,
+                                  load_config, parse_options)
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,16 @@ def test_settings_are_kept_once_and_differences_named(tmp_path):
     assert load_config(Settings, path) == config
 
 
+def test_later_steps_take_the_settings_of_preparation(tmp_path):
+    path = tmp_path / "config.json"
+    keep_config(Settings(patch_zyx=(1, 2)), path)
+    given = {"fast": True}
+    assert as_prepared(Settings, given, path, ("patch_zyx",)) == {"fast": True, "patch_zyx": (1, 2)}
+    assert as_prepared(Settings, {"patch_zyx": (1, 2)}, path, ("patch_zyx",)) == {"patch_zyx": (1, 2)}
+    with pytest.raises(InputError, match="prepared with patch_zyx 1 2 .now 3 4."):
+        as_prepared(Settings, {"patch_zyx": (3, 4)}, path, ("patch_zyx",))
+
+
 def test_a_resumed_run_changes_free_settings_only(tmp_path):
     assert changed_config(Settings(), {"fast": True}, ("fast",), "config.json").fast
     assert changed_config(Settings(), {"layout": "one"}, (), "config.json") == Settings()
@@ -96,6 +107,8 @@ def test_a_tuple_of_any_length_takes_one_or_more_values():
     class Files:
         checkpoint: tuple[Path, ...]  # one or more
 
-    assert parse_options(Files, ["--checkpoint", "/a", "/b", "/c"]).checkpoint == (Path("/a"), Path("/b"), Path("/c"))
+    files = parse_options(Files, ["--checkpoint", "/a", "/b", "/c"])
+    assert files.checkpoint == (Path("/a"), Path("/b"), Path("/c"))
+    assert config_from_dict(Files, {"checkpoint": ["/a", "/b", "/c"]}, "config.json") == files
     with pytest.raises(InputError, match="expected at least one argument"):
         parse_options(Files, ["--checkpoint"])

@@ -1,0 +1,61 @@
+"""What the fault suite needs to know of each project: commands that work, in seconds, and what they read and write."""
+from dataclasses import dataclass
+from typing import Callable
+
+
+@dataclass(frozen=True)
+class Project:
+    """Each command is (module, options). Folders: raw cohort, prepared cases, run."""
+
+    config: str  # module with its Config
+    write_cohort: Callable  # (raw): a phantom cohort with enough patients
+    ct_of: Callable  # (raw) -> the CT file of one patient that may be spoiled
+    mask_of: Callable  # (raw) -> its mask
+    prepare: Callable  # (raw, prepared) -> commands
+    train: Callable  # (prepared, run) -> commands; the same with --resume goes on
+    checkpoint: str  # below the run folder
+    predict: Callable  # (ct, checkpoint, output) -> command
+    test: Callable  # (prepared, run, output) -> command
+    history: str = "history.csv"  # below the run folder: equal after a kill
+
+
+def _snet():
+    from shared_data.phantoms import write_neck_cohort
+
+    small = ["--size", "32", "--batch-size", "4", "--epochs", "2", "--workers", "0", "--device", "cpu",
+             "--precision", "32-true"]
+    process = "snet_neck_ln.process_data"
+    return Project(
+        config="snet_neck_ln.config", write_cohort=lambda raw: write_neck_cohort(raw, 4, size=32, slices=6),
+        ct_of=lambda raw: raw / "P2" / "IM0001.nrrd", mask_of=lambda raw: raw / "P2" / "Segmentation.nrrd",
+        prepare=lambda raw, prepared: [
+            (f"{process}.data_process_lymph_node", ["--data-dir", raw, "--prepared-dir", prepared, "--workers", "0"]),
+            (f"{process}.data_parser", ["--prepared-dir", prepared])],
+        train=lambda prepared, run: [("snet_neck_ln.train", ["--prepared-dir", prepared, "--run-dir", run, *small])],
+        checkpoint="best.pt",
+        predict=lambda ct, checkpoint, output: ("snet_neck_ln.predict", [
+            "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
+        test=lambda prepared, run, output: ("snet_neck_ln.test", ["--run-dir", run, "--output-dir", output,
+                                                                  "--device", "cpu"]))
+
+
+def _sepnet():
+    from shared_data.phantoms import write_structseg_cohort
+
+    small = ["--crop-size", "32", "--workers", "0"]
+    return Project(
+        config="sepnet.config", write_cohort=lambda raw: write_structseg_cohort(raw, 4, size=32, slices=16),
+        ct_of=lambda raw: raw / "2" / "data.nii.gz", mask_of=lambda raw: raw / "2" / "label.nii.gz",
+        prepare=lambda raw, prepared: [
+            ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, *small])],
+        train=lambda prepared, run: [("sepnet.train", [
+            "--prepared-dir", prepared, "--run-dir", run, *small, "--patch-zyx", "16", "16", "16", "--batch-size", "2",
+            "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
+        checkpoint="best.pt",
+        predict=lambda ct, checkpoint, output: ("sepnet.predict", [
+            "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
+        test=lambda prepared, run, output: ("sepnet.test", ["--run-dir", run, "--output-dir", output,
+                                                            "--device", "cpu"]))
+
+
+PROJECTS = {"snet": _snet, "sepnet": _sepnet}

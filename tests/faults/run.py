@@ -1,0 +1,193 @@
+"""Bad files, bad settings, full disks, folders without rights and kills, for every script of the projects given.
+
+    python -m tests.faults.run [--quick] [project ...]       `make test-faults` runs all
+
+Counts what was tried, the answers that were one clear line with the exit code promised, and the files that were left
+half written under a final name (must be 0). Exit code 1 when any answer was not clear or any file was lost.
+"""
+import argparse
+import importlib
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import fields
+from pathlib import Path
+
+from shared_data.errors import InputError
+from shared_data.settings import parse_options
+from tests.faults.attempt import attempt, files_in
+from tests.faults.bad_files import bad_checkpoints, bad_cts
+from tests.faults.projects import PROJECTS
+from tests.faults.whole import half_written
+
+
+class Suite:
+    """One project, its good runs, and what has been counted so far."""
+
+    def __init__(self, name, folder, quick, seed):
+        self.project, self.folder, self.quick = PROJECTS[name](), folder, quick
+        self.count, self.unclear, self.half, self.random = Counter(), [], [], random.Random(seed)
+        self.raw, self.prepared, self.run_dir = (folder / part for part in ("raw", "prepared", "run"))
+        self.project.write_cohort(self.raw)
+        self.seconds = {}
+        for stage, commands in self.commands(self.prepared, self.run_dir):
+            start = time.perf_counter()
+            for module, argv in commands:
+                outcome = attempt(module, argv)
+                if outcome.code:
+                    raise SystemExit(f"{module} does not work at all: {' '.join(outcome.lines)}")
+            self.seconds[stage] = time.perf_counter() - start
+        self.checkpoint = self.run_dir / self.project.checkpoint
+
+    def commands(self, prepared, run_dir, raw=None):
+        return [("prepare", self.project.prepare(raw or self.raw, prepared)),
+                ("train", self.project.train(prepared, run_dir))]
+
+    def expect(self, kind, what, outcome, code=2, word=""):
+        """Count one attempt: a clear answer is one line (with `word`) and the exit code promised."""
+        self.count[kind] += 1
+        said = [line for line in outcome.lines if not line.startswith("note ")]
+        clear = (outcome.code == code and len(said) == 1 and word in said[0] and "unexpected" not in said[0])
+        if not clear:
+            self.unclear.append(f"{kind}: {what}: exit {outcome.code}, {' | '.join(outcome.lines)[-300:] or 'silent'}")
+
+    def expect_whole(self, kind, what, folder):
+        for path in half_written(folder):
+            self.half.append(f"{kind}: {what}: {path}")
+
+    def bad_settings(self):
+        """Every field of Config with values of the wrong kind."""
+        config = importlib.import_module(self.project.config).Config
+        for field in fields(config):
+            kind = str(field.type)
+            values = ["nan", "inf", "-inf", "many"] if "float" in kind else ["many", "1.5"] if "int" in kind else (
+                ["anything"] if "Literal" in kind else [])
+            for value in values:
+                self.count["settings"] += 1
+                try:
+                    parse_options(config, [f"--{field.name}", *[value] * (3 if "tuple" in kind else 1)])
+                except InputError as error:
+                    if "\n" in str(error):
+                        self.unclear.append(f"settings: --{field.name} {value}: several lines")
+                else:
+                    self.unclear.append(f"settings: --{field.name} {value}: accepted")
+        for module, argv in self.all_commands():
+            self.expect("settings", f"{module} --no-such-option",
+                        attempt(module, [*argv, "--no-such-option", "1"]), word="unknown option --no-such-option")
+
+    def all_commands(self):
+        out = self.folder / "out"
+        return [*self.project.prepare(self.raw, self.prepared), *self.project.train(self.prepared, self.run_dir),
+                self.project.test(self.prepared, self.run_dir, out),
+                self.project.predict(self.project.ct_of(self.raw), self.checkpoint, out / "mask.nii.gz")]
+
+    def bad_scans(self):
+        """Predict each; and a cohort in which one patient's CT or mask is like that."""
+        spoiled = bad_cts(self.project.ct_of(self.raw), self.folder / "bad")
+        for what, path in spoiled.items():
+            target = self.folder / "predicted" / "mask.nii.gz"
+            self.expect("scans", f"predict, {what}", attempt(*self.project.predict(path, self.checkpoint, target)),
+                        word=path.name)
+            if target.exists():
+                self.half.append(f"scans: predict, {what}: {target}")
+        usable = {what: path for what, path in spoiled.items() if path.is_file() and what != "an unknown suffix"}
+        for what, path in self.some(usable.items(), 3):
+            for part in (self.project.ct_of, self.project.mask_of):
+                self.spoil_cohort(what, path, part)
+
+    def spoil_cohort(self, what, path, part):
+        raw, prepared = self.folder / "spoiled", self.folder / "spoiled prepared"
+        shutil.copytree(self.raw, raw)
+        good = part(raw)
+        suffix = "".join(path.suffixes)
+        bad = good.with_name(good.name.removesuffix("".join(good.suffixes)) + suffix)
+        good.unlink()
+        shutil.copy(path, bad)
+        for module, argv in self.project.prepare(raw, prepared)[:1]:
+            self.expect("cohorts", f"{part.__name__} {what}", attempt(module, argv), code=1, word="skipped")
+        self.expect_whole("cohorts", what, prepared)
+        shutil.rmtree(raw)
+        shutil.rmtree(prepared, ignore_errors=True)
+
+    def bad_networks(self):
+        ct, out = self.project.ct_of(self.raw), self.folder / "predicted" / "mask.nii.gz"
+        for what, path in bad_checkpoints(self.checkpoint, self.folder / "bad networks").items():
+            self.expect("checkpoints", what, attempt(*self.project.predict(ct, path, out)), word=path.name)
+
+    def faulty_machine(self):
+        """Disks that fill at some point, and folders without rights."""
+        biggest = max(len(content) for content in files_in(self.folder).values())
+        for what in ("prepare", "train", "test", "predict"):
+            for _ in range(1 if self.quick else 5):
+                limit = int(2000 * (biggest / 2000) ** self.random.random())  # what is said needs room too
+                out = self.folder / "full disk"
+                outcomes = [attempt(module, argv, limit=limit) for module, argv in self.into(what, out)]
+                failed = next((outcome for outcome in outcomes if outcome.code), None)
+                if failed:
+                    self.expect("full disk", f"{what}, {limit} bytes", failed)
+                self.expect_whole("full disk", f"{what}, {limit} bytes", out)
+                shutil.rmtree(out, ignore_errors=True)
+            readonly = self.folder / "readonly"
+            readonly.mkdir(mode=0o555)
+            module, argv = self.into(what, readonly / "new")[0]
+            self.expect("no rights", what, attempt(module, argv, heed_rights=True), word="Permission denied")
+            readonly.rmdir()
+
+    def into(self, what, out):
+        """The commands of one stage with everything written below `out`."""
+        return {"prepare": lambda: self.project.prepare(self.raw, out),
+                "train": lambda: self.project.train(self.prepared, out),
+                "test": lambda: [self.project.test(self.prepared, self.run_dir, out)],
+                "predict": lambda: [self.project.predict(self.project.ct_of(self.raw), self.checkpoint,
+                                                         out / "mask.nii.gz")]}[what]()
+
+    def kills(self):
+        """SIGKILL at a random moment, then the same command again: as if nothing had happened."""
+        for what, good in (("prepare", self.prepared), ("train", self.run_dir)):
+            for _ in range(1 if self.quick else 10):
+                out, after = self.folder / "killed", self.random.uniform(0, self.seconds[what])
+                for module, argv in self.into(what, out):
+                    attempt(module, argv, kill_after=after)
+                    self.expect_whole("kills", f"{what}, {after:.2f} s", out)
+                    going_on = ["--resume"] if what == "train" and (out / "last.pt").exists() else []
+                    again = attempt(module, [*argv, *going_on])
+                    self.count["kills"] += 1
+                    if again.code:
+                        self.unclear.append(f"kills: {what}, {after:.2f} s: then {' | '.join(again.lines)[-300:]}")
+                same = (files_in(out) == files_in(good) if what == "prepare" else
+                        (out / self.project.history).read_bytes() == (good / self.project.history).read_bytes())
+                if not same:
+                    self.half.append(f"kills: {what}, {after:.2f} s: another result than uninterrupted")
+                shutil.rmtree(out)
+
+    def some(self, items, number):
+        items = list(items)
+        return self.random.sample(items, min(number, len(items))) if self.quick else items
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("projects", nargs="*", choices=[[], *PROJECTS], default=[])
+    parser.add_argument("--quick", action="store_true", help="a few of each kind")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    failed = False
+    for name in options.projects or PROJECTS:
+        with tempfile.TemporaryDirectory() as folder:
+            suite = Suite(name, Path(folder), options.quick, options.seed)
+            for group in (suite.bad_settings, suite.bad_scans, suite.bad_networks, suite.faulty_machine, suite.kills):
+                group()
+        total = sum(suite.count.values())
+        print(f"{name}: {total} tried ({', '.join(f'{kind} {n}' for kind, n in suite.count.items())}), "
+              f"{total - len(suite.unclear)} clear, {len(suite.half)} lost or half written", flush=True)
+        for line in suite.unclear + suite.half:
+            print(f"  {line}", flush=True)
+        failed |= bool(suite.unclear or suite.half)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
