@@ -50,15 +50,14 @@ class SliceSequence(keras.utils.PyDataset):
 
     @contextmanager
     def opened(self):
-        """The table; a loading process keeps it open, the one that forks them does not."""
-        if self._owner == os.getpid():
-            yield self._table
-        elif os.getpid() == self._creator and self.use_multiprocessing:
+        """The table; a loading process keeps it open, the one that starts them does not."""
+        if os.getpid() == self._creator:
             with open_slices(self.path) as table:
                 yield table
-        else:
+            return
+        if self._owner != os.getpid():
             self._table, self._owner = open_slices(self.path), os.getpid()
-            yield self._table
+        yield self._table
 
     def __getstate__(self):
         return {**self.__dict__, "_table": None, "_owner": None}
