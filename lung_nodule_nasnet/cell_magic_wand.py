@@ -15,8 +15,8 @@ SEED_SHIFTS = (-2, 0, 2)  # pixels along rows and columns: nine seeds vote
 def cell_magic_wand(image, center, min_radius, max_radius, roughness=2, single=False):
     """Boolean mask (rows, columns) of what the walk encloses, by the majority of nine seeds around `center`.
 
-    image: (rows, columns), the walk keeps to its bright pixels. center: (row, column). Radii: pixels, the largest is not
-    reached. roughness: steps a pixel of the largest circle. single: from the one seed alone.
+    image: (rows, columns), the walk keeps to its bright pixels. center: (row, column). Radii: pixels, the largest is
+    not reached. roughness: steps a pixel of the largest circle. single: from the one seed alone.
     """
     min_radius, max_radius = check_radii(min_radius, max_radius)
     n_angles = int(2 * math.pi * max_radius * roughness)

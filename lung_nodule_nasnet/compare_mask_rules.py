@@ -17,7 +17,8 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_table
 from shared_data.settings import parse_options
 
-DIAMETERS_MM = {"all": (0, np.inf), "< 6 mm": (0, 6), "6-10 mm": (6, 10), "10-20 mm": (10, 20), ">= 20 mm": (20, np.inf)}
+DIAMETERS_MM = {"all": (0, np.inf), "< 6 mm": (0, 6), "6-10 mm": (6, 10), "10-20 mm": (10, 20),
+                ">= 20 mm": (20, np.inf)}
 RULES = ("edge", "authors", "sphere")
 
 
@@ -58,7 +59,7 @@ def main(argv=None):
 
 
 def compare(scan, readouts, share):
-    """[{"seriesuid", "diameter_mm", "readers", Dice of each rule}] of a scan's nodules; a string where it is unusable."""
+    """[{"seriesuid", "diameter_mm", "readers", Dice of each rule}] of a scan's nodules; a string: why it is skipped."""
     path = readouts[scan.uid]
     try:
         volume = read_scan(scan)

@@ -45,7 +45,7 @@ class Config:
     lr_factor: float = 0.1  # learning rate x this when validation Dice stalls (ours)
     lr_patience: int = 5  # epochs without a better Dice before that (ours)
     min_lr: float = 1e-7  # lower bound of the learning rate (authors' last one)
-    finetune: Path | None = None  # start from this checkpoint at a learning rate of 1e-7 (authors), unless --lr is given
+    finetune: Path | None = None  # start from this checkpoint, at 1e-7 (authors) unless --lr is given
     flip_probability: float = 0.5  # chance of a flip, along each axis (authors)
     rotate_degrees: float = 6.0  # largest rotation, either direction (authors)
     zoom: float = 0.0  # largest relative change of size, either direction (authors: 0)

@@ -77,7 +77,8 @@ def augment(image, mask, rng, config):
 def turned(plane, degrees, zoom=1.0, order=1, centre=None):
     """A slice turned counter-clockwise about its middle and magnified; beyond its border its edge goes on.
 
-    order: 1 interpolates linearly (images), 0 takes the nearest pixel (masks). centre: (row, column), unset: the middle.
+    order: 1 interpolates linearly (images), 0 takes the nearest pixel (masks). centre: (row, column); unset: the
+    middle.
     """
     if degrees == 0 and zoom == 1:
         return plane

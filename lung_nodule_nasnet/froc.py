@@ -1,7 +1,8 @@
 """Detection scores as the LUNA16 challenge counts them.
 
-A candidate closer than a nodule's radius to its centre is a hit; of several hits on one nodule the most probable counts
-and the others are left out; so are candidates within findings that the challenge excludes. The rest are false positives.
+A candidate closer than a nodule's radius to its centre is a hit; of several hits on one nodule the most probable
+counts and the others are left out; so are candidates within findings that the challenge excludes. The rest are false
+positives.
 """
 import numpy as np
 
@@ -30,7 +31,7 @@ def _within(candidates, findings):
 
 
 def froc_curve(scans):
-    """(false positives a scan, sensitivity): points of the curve, from no candidate to all; scans: results of `match`."""
+    """(false positives a scan, sensitivity): points of the curve, from no candidate to all; scans: of `match`."""
     best = np.concatenate([found for found, _ in scans])
     false = np.concatenate([wrong for _, wrong in scans])
     if not len(best):

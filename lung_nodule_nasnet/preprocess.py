@@ -78,8 +78,8 @@ def annotation_source(config, scans):
         kind = "luna16" if not scans[0].is_dicom else "xml" if readouts or not listed.exists() else "list"
     if kind == "xml":
         if not readouts:
-            raise InputError(f"{config.data_dir}: no read-outs (XML with LidcReadMessage), no {listed.name}. Unpack them "
-                             "there, or give --nodule-list.")
+            raise InputError(f"{config.data_dir}: no read-outs (XML with LidcReadMessage), no {listed.name}. Unpack "
+                             "them there, or give --nodule-list.")
         return {"kind": kind, "readouts": readouts}
     if kind == "list":
         patients = [scan.patient for scan in scans]

@@ -23,13 +23,14 @@ def build_reducer():
 
 
 def cut_patch(image, place_xyz):
-    """(32, 32) float32 in [0, 1]: the axial surroundings of a place (mm, LPS) in a CT stored in LPS order, air outside."""
+    """(32, 32) float32 in [0, 1]: the axial surroundings of a place (mm, LPS) in a CT stored in LPS order."""
     x, y, z = image.TransformPhysicalPointToContinuousIndex(tuple(map(float, place_xyz)))
     hu = sitk.GetArrayViewFromImage(image)
     if not -0.5 <= z <= len(hu) - 0.5:
         raise InputError(f"a candidate at {tuple(place_xyz)} mm lies outside its scan. Is it the list of another scan?")
     offsets = (np.arange(PATCH) - (PATCH - 1) / 2) * PATCH_MM
-    rows, columns = np.meshgrid(y + offsets / image.GetSpacing()[1], x + offsets / image.GetSpacing()[0], indexing="ij")
+    spacing = image.GetSpacing()
+    rows, columns = np.meshgrid(y + offsets / spacing[1], x + offsets / spacing[0], indexing="ij")
     plane = hu[int(np.clip(round(z), 0, len(hu) - 1))].astype(np.float32)
     patch = ndimage.map_coordinates(plane, [rows, columns], order=1, mode="constant", cval=WINDOW_HU[0])
     low, high = WINDOW_HU

@@ -80,12 +80,13 @@ def write_results(config, results, candidates, pictures, n_seen):
     found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
     at = sensitivities(scans)
     interval = bootstrap(scans, config.bootstrap_samples)
-    rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()), "false_positives": len(false)}
-            for uid, (best, false) in results.items()]
+    rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()),
+             "false_positives": len(false)} for uid, (best, false) in results.items()]
     curve = [{"false positives per scan": rate_, "sensitivity": float(value), "low": low, "high": high}
              for rate_, value, (low, high) in zip(FALSE_POSITIVES_PER_SCAN, at, interval["sensitivity"])]
     summary = {"scans": len(scans), "scans_of_the_training_left_out": n_seen, "nodules": n_nodules, "found": found,
-               "sensitivity": found / n_nodules, "false_positives_per_scan": sum(len(false) for _, false in scans) / len(scans),
+               "sensitivity": found / n_nodules,
+               "false_positives_per_scan": sum(len(false) for _, false in scans) / len(scans),
                "cpm": cpm(scans), "cpm_low": interval["cpm"][0], "cpm_high": interval["cpm"][1]}
     write_table(out / "cases.csv", rows)
     columns = ("seriesuid", *PLACE, "probability")
@@ -102,14 +103,14 @@ def write_results(config, results, candidates, pictures, n_seen):
         figures["the largest nodule of each scan (annotation green, prediction red)"] = (
             out / "overlays" / "contact_sheet.png")
     write_report(out / "report.html", f"NASNet-GCN, scans of {config.scans.name}", [
-        f"{config.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule the most "
-        "probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. low, high: 95 % "
-        f"interval over {config.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of the training "
-        "were left out."],
+        f"{config.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule "
+        "the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. low, "
+        f"high: 95 % interval over {config.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of the "
+        "training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)
-    print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of {n_nodules} "
-          f"nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
+    print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "
+          f"{n_nodules} nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
     print(f"report: {out / 'report.html'}")
 
 

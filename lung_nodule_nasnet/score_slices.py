@@ -74,9 +74,10 @@ def write_results(config, rows, pictures):
                   for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
         f"{config.checkpoint}, cut by the rule '{config.threshold_rule}'.",
-        "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a nodule. "
-        "mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
-        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Patients": by_patient}, figures)
+        "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
+        "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Patients": by_patient},
+        figures)
     print(f"dice {summary['dice']:.3f}  mean slice dice {summary['mean_slice_dice']:.3f}  sensitivity "
           f"{summary['sensitivity']:.3f}  precision {summary['precision']:.3f}  empty slices marked "
           f"{summary['empty_slices_marked']} of {summary['empty_slices']}")

@@ -56,7 +56,8 @@ def _fill(table, cases):
                                                 chunkshape=(1 if shape else 1024, *shape))
                       for name, atom, shape in (
                           ("data", tables.Float32Atom(), (side, side)), ("truth", tables.UInt8Atom(), (side, side)),
-                          ("subject_ids", TEXT, ()), ("series_uids", TEXT, ()), ("slice_index", tables.Int32Atom(), ()))}
+                          ("subject_ids", TEXT, ()), ("series_uids", TEXT, ()),
+                          ("slice_index", tables.Int32Atom(), ()))}
         arrays["data"].append(images.astype(np.float32))
         arrays["truth"].append(masks)
         for name, value in (("subject_ids", facts["patient"]), ("series_uids", facts["seriesuid"])):

@@ -1,7 +1,7 @@
 """Train the optional false-positive reducer: python train_fpr.py --data-dir LUNA16 --candidates candidates_V2.csv
 
-candidates: a table seriesuid,coordX,coordY,coordZ,class (1: nodule), as LUNA16's candidates_V2.csv or what test.py writes
-(candidates_class.csv). Of the candidates that are none so many are drawn as there are nodules, afresh in each epoch.
+candidates: a table seriesuid,coordX,coordY,coordZ,class (1: nodule), as LUNA16's candidates_V2.csv or what test.py
+writes (candidates_class.csv). Of those that are none so many are drawn as there are nodules, afresh in each epoch.
 Writes fpr.npz for `test.py --reducer` and `predict.py --reducer`.
 """
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ def main(argv=None):
               for k in (0, 1)] for side in (False, True)]
     for part, (_, classes) in zip(("training", "validation"), parts):
         if set(classes.tolist()) != {0, 1}:
-            raise InputError(f"{options.candidates}: the {part} scans need candidates of both classes. Give more scans.")
+            raise InputError(f"{options.candidates}: the {part} scans need candidates of both classes. Give more.")
     fit(options, *parts)
     return say_skipped(skipped)
 

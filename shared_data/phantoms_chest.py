@@ -33,8 +33,8 @@ def write_lidc_cohort(folder, patients, seed=0, size=128, slices=24):
             volume = float(mask.sum()) * SLICE_MM * (FIELD_MM / size) ** 2
             listed.append([number, 1, roi, round(volume, 2), round((6 * volume / np.pi) ** (1 / 3), 2), round(x) + 1,
                            round(y) + 1, slices - round(z), ""])
-    _write(folder / "list3.2.csv", ["case", "scan", "roi", "volume", "eq. diam.", "x loc.", "y loc.", "slice no.", "IDs"],
-           listed)
+    columns = ["case", "scan", "roi", "volume", "eq. diam.", "x loc.", "y loc.", "slice no.", "IDs"]
+    _write(folder / "list3.2.csv", columns, listed)
 
 
 def write_luna_cohort(folder, patients, seed=0, size=128, slices=24):

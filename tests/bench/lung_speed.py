@@ -2,8 +2,8 @@
 
     python -m tests.bench.run lung_speed        (in .venv-keras)
 
-Plain: iterative k-means over all pixels as scikit-learn does it (k-means++ starts, ten of them as in the versions of the
-authors' time, and one as today), scikit-image's morphology with full footprints, and a wand of Python loops.
+Plain: iterative k-means over all pixels as scikit-learn does it (k-means++ starts, ten of them as in the versions of
+the authors' time, and one as today), scikit-image's morphology with full footprints, and a wand of Python loops.
 """
 import math
 import time

@@ -21,7 +21,8 @@ def test_a_hand_worked_example():
     scans = [match([(0, 0, 0, 0.9), (50, 0, 0, 0.8), (9, 9, 9, 0.6)], [(0, 0, 0, 8), (20, 0, 0, 8)]),
              match([(0, 0, 0, 0.7), (50, 0, 0, 0.5), (20, 0, 0, 0.4)], [(0, 0, 0, 8), (20, 0, 0, 8)])]
     rates, sensitivity = froc_curve(scans)
-    assert rates.tolist() == [0, 0, 0.5, 0.5, 1, 1.5, 1.5] and sensitivity.tolist() == [0, .25, .25, .5, .5, .5, .75]
+    assert rates.tolist() == [0, 0, 0.5, 0.5, 1, 1.5, 1.5]
+    assert sensitivity.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.5, 0.75]
     # at 1/8 and 1/4 linear between (0, 1/4) and (1/2, 1/2); at 1/2 and 1: 1/2; from 2 on 3/4
     assert sensitivities(scans).tolist() == [0.3125, 0.375, 0.5, 0.5, 0.75, 0.75, 0.75]
     assert cpm(scans) == pytest.approx((0.3125 + 0.375 + 0.5 + 0.5 + 3 * 0.75) / 7)
@@ -50,7 +51,8 @@ def test_thousands_of_candidates_agree_with_a_second_computation():
                 found += any(inside(place, nodule, nodule[3]) for place in kept)
             for place in kept:
                 on_nodule = any(inside(place, nodule, nodule[3]) for nodule in nodules)
-                on_excluded = any(inside(place, finding, 10.0 if finding[3] < 0 else finding[3]) for finding in excluded)
+                on_excluded = any(inside(place, finding, 10.0 if finding[3] < 0 else finding[3])
+                                  for finding in excluded)
                 wrong += not on_nodule and not on_excluded
         points.append((wrong / len(everything), found / n_nodules))
     rates, values = zip(*points)

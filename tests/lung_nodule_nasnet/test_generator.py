@@ -17,7 +17,8 @@ def test_rotation_and_flips_are_the_authors(golden, number):
     values = np.load(golden / "prep_nasnet_augment.npz")
     facts = json.loads((golden / "prep_nasnet_augment.json").read_text())
     case, centre = facts["cases"][number], facts["rotation_centre"]
-    image, label = (turned(values[name].astype(np.float32), case["theta"], centre=centre) for name in ("image", "label"))
+    image, label = (turned(values[name].astype(np.float32), case["theta"], centre=centre)
+                    for name in ("image", "label"))
     for flip, axis in (("flip_horizontal", 1), ("flip_vertical", 0)):
         if case[flip]:
             image, label = np.flip(image, axis), np.flip(label, axis)

@@ -14,7 +14,8 @@ def fixture(golden):
 
 
 @pytest.mark.parametrize("loss, name, prediction", [
-    (losses.generalised_dice_loss, "gen_dice", "y_pred"), (losses.weighted_cross_entropy, "weighted_log_loss", "y_pred"),
+    (losses.generalised_dice_loss, "gen_dice", "y_pred"),
+    (losses.weighted_cross_entropy, "weighted_log_loss", "y_pred"),
     (losses.gdl_wce_loss, "total", "y_pred"), (losses.dice_coefficient, "dice_coef", "y_pred"),
     (losses.weighted_cross_entropy, "weighted_log_loss_unnormalised_input", "y_pred_unnormalised")])
 def test_values_and_gradients(fixture, loss, name, prediction):

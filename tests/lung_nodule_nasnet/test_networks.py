@@ -38,10 +38,12 @@ def test_parameters_are_the_papers(paper):
 def test_output_and_taps_are_the_authors(paper):
     network, values, facts = paper
     joined = {shape: next(layer.output for layer in network.layers if isinstance(layer, keras.layers.Concatenate)
-                          and layer.output.shape[1:] == shape) for shape in ((25, 25, 352), (50, 50, 176), (100, 100, 44))}
+                          and layer.output.shape[1:] == shape)
+              for shape in ((25, 25, 352), (50, 50, 176), (100, 100, 44))}
     model = keras.Model(network.input, [network.output, network.get_layer("logits").output, *joined.values()])
     probability, logits, *taps = [np.array(value) for value in model(values["x"], training=False)]
-    for ours, theirs in ((probability[0, ::4, ::4, 1], values["prob1_sub"]), (logits[0, ::4, ::4], values["logits_sub"])):
+    for ours, theirs in ((probability[0, ::4, ::4, 1], values["prob1_sub"]),
+                         (logits[0, ::4, ::4], values["logits_sub"])):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
     for tap, indices, step in zip(taps, ((537, 549), (300, 301), (63, 64)), (1, 2, 4)):
         half = tap.shape[3] // 2

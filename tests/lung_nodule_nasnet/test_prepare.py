@@ -32,7 +32,8 @@ def rows(path):
 def test_lidc_by_read_outs_and_by_the_list(raw, tmp_path, kind):
     assert preprocess.main(options(raw, tmp_path, "--annotations", kind)) == 0
     nodules, scans = rows(tmp_path / "nodules.csv"), rows(tmp_path / "scans.csv")
-    assert len(scans) == 3 and sum(int(row["nodules"]) for row in scans) == len(nodules) == len(rows(raw / "list3.2.csv"))
+    assert len(scans) == 3 and len(nodules) == len(rows(raw / "list3.2.csv"))
+    assert sum(int(row["nodules"]) for row in scans) == len(nodules)
     assert all(int(row["with_nodule"]) > 0 and int(row["slices"]) >= int(row["with_nodule"]) for row in scans)
 
 

@@ -67,12 +67,12 @@ def test_more_readers_wanted_less_nodule(raw):
 
 
 def test_holes_and_single_points():
-    square = np.array([(x, y) for x in range(5, 15) for y in range(5, 15) if x in (5, 14) or y in (5, 14)])
     ring = np.array([(5, 5), (14, 5), (14, 14), (5, 14)])
     assert enclosed(ring, (20, 20)).sum() == 64 and enclosed(np.array([[3, 4]]), (20, 20)).sum() == 1
     image = sitk.GetImageFromArray(np.zeros((3, 20, 20), np.int16))
     hole = np.array([(8, 8), (11, 8), (11, 11), (8, 11)])
-    mark = Mark("1", True, (Outline(1.0, "", False, hole), Outline(1.0, "", True, square[:0]), Outline(1.0, "", True, ring)))
+    outlines = [Outline(1.0, "", inside, points) for inside, points in ((False, hole), (True, ring[:0]), (True, ring))]
+    mark = Mark("1", True, tuple(outlines))
     nodules, _ = consensus_nodules([[mark]], Volume(image, []), 0.5, 1, Path("x.xml"))
     assert len(nodules[0]["voxels"]) == 64 - 4
 

@@ -137,11 +137,12 @@ def test_the_reducer_learns_and_rates(luna, scored, checkpoint, tmp_path):
             writer.writerow([row["seriesuid"], row["coordX"], row["coordY"], row["coordZ"], 1])
             image = sitk.ReadImage(str(luna / "subset0" / f"{row['seriesuid']}.mhd"))
             for _ in range(3):
-                at = image.TransformContinuousIndexToPhysicalPoint([float(v) for v in rng.uniform((20, 20, 1), (44, 44, 8))])
+                index = rng.uniform((20, 20, 1), (44, 44, 8)).tolist()
+                at = image.TransformContinuousIndexToPhysicalPoint(index)
                 writer.writerow([row["seriesuid"], *at, 0])
     fpr = tmp_path / "fpr.npz"
-    assert train_fpr.main(["--data-dir", str(luna), "--candidates", str(candidates), "--output", str(fpr), "--epochs", "3",
-                           "--validation-share", "0.5"]) == 0
+    assert train_fpr.main(["--data-dir", str(luna), "--candidates", str(candidates), "--output", str(fpr), "--epochs",
+                           "3", "--validation-share", "0.5"]) == 0
     run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer", str(fpr))
     with pytest.raises(InputError, match="of the kind segmentation, not reducer"):
         run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer",
@@ -152,7 +153,8 @@ def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):
     for path in (luna / "subset0").glob("*"):
         shutil.copy(path, tmp_path)
     scan = next(tmp_path.glob("*.mhd"))
-    for output, message in ((scan, "overwrite the input"), (tmp_path, "unknown format"), (tmp_path / "a.png", "unknown")):
+    for output, message in ((scan, "overwrite the input"), (tmp_path, "unknown format"),
+                            (tmp_path / "a.png", "unknown format")):
         with pytest.raises(InputError, match=message):
             run_predict(checkpoint, scan, output)
 
@@ -170,8 +172,9 @@ def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path):
     (tmp_path / "cut.npz").write_bytes(checkpoint.read_bytes()[:5000])
     (tmp_path / "text.npz").write_text("hello")
     (tmp_path / "empty.npz").touch()
-    for name, word in (("missing", "weights, the network has"), ("shape", "the network's"), ("classes", "the network's"),
-                       ("nan", "not numbers"), ("settings", "speed"), ("other", "not a checkpoint of lung_nodule_nasnet"),
+    for name, word in (("missing", "weights, the network has"), ("shape", "the network's"),
+                       ("classes", "the network's"), ("nan", "not numbers"), ("settings", "speed"),
+                       ("other", "not a checkpoint of lung_nodule_nasnet"),
                        ("pickled", "damaged"), ("cut", "damaged"), ("text", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):
         with pytest.raises(InputError, match=word):
@@ -181,7 +184,8 @@ def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path):
 
 def test_a_bad_scan_is_one_line_and_exit_code_2(checkpoint, tmp_path):
     scan = tmp_path / "Löcher und Lücken.nii.gz"
-    write_volume(sitk.GetImageFromArray(np.random.default_rng(0).integers(-900, 300, (4, 30, 30)).astype(np.int16)), scan)
+    noise = np.random.default_rng(0).integers(-900, 300, (4, 30, 30)).astype(np.int16)
+    write_volume(sitk.GetImageFromArray(noise), scan)
     scan.write_bytes(scan.read_bytes()[:2000])
     done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.predict", "--input", str(scan), "--checkpoint",
                            str(checkpoint), "--output", str(tmp_path / "m.nrrd")], capture_output=True, text=True)

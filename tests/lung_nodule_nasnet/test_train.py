@@ -99,13 +99,13 @@ def test_finetuning_starts_from_a_checkpoint_at_the_authors_rate(training, run_d
     config = train.read_settings([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path)])
     assert config.lr == 1e-7
     train.main([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path), "--epochs", "1"])
-    kernels = [groups["weights"][0] for _, groups in map(load_checkpoint, (run_dir / "best.npz", tmp_path / "last.npz"))]
+    kernels = [load_checkpoint(path)[1]["weights"][0] for path in (run_dir / "best.npz", tmp_path / "last.npz")]
     assert np.allclose(*kernels, atol=1e-4) and float(history(tmp_path)[0]["lr"]) == pytest.approx(1e-7)
 
 
 def test_two_parts_of_the_cpu_share_a_batch_and_workers_load(training, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.train", *training, "--devices", "2", "--workers", "2",
-                           "--run-dir", str(tmp_path), "--epochs", "1"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.train", *training, "--devices", "2", "--workers",
+                           "2", "--run-dir", str(tmp_path), "--epochs", "1"], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert float(history(tmp_path)[0]["loss"]) > 0
 
