@@ -1,13 +1,8 @@
 """A small phantom cohort in LIDC-IDRI's layout, prepared and trained for two epochs, once for all tests."""
-import os
+import pytest
 
-os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-from lung_nodule_nasnet import quiet  # noqa: E402, F401  before keras
-
-import pytest  # noqa: E402
-
-from lung_nodule_nasnet import preprocess, slice_idx, table, train  # noqa: E402
-from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort  # noqa: E402
+from lung_nodule_nasnet import preprocess, quiet, slice_idx, table, train  # noqa: F401  quiet: before keras
+from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 
 TINY = ["--encoder-filters", "96", "--encoder-blocks", "2", "--decoder-width", "0.05", "--bn-momentum", "0.8"]
 
