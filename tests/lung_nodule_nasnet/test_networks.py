@@ -37,10 +37,12 @@ def test_parameters_are_the_papers(paper):
 
 def test_output_and_taps_are_the_authors(paper):
     network, values, facts = paper
-    joined = {shape: next(layer.output for layer in network.layers if isinstance(layer, keras.layers.Concatenate)
-                          and layer.output.shape[1:] == shape)
-              for shape in ((25, 25, 352), (50, 50, 176), (100, 100, 44))}
-    model = keras.Model(network.input, [network.output, network.get_layer("logits").output, *joined.values()])
+    rectified = {id(layer.output) for layer in network.layers if isinstance(layer, keras.layers.Activation)}
+    pairs = [layer.output for layer in network.layers if isinstance(layer, keras.layers.Concatenate)
+             and len(layer.input) == 2 and all(id(tensor) in rectified for tensor in layer.input)]
+    taps = sorted(pairs, key=lambda tensor: tensor.shape[1])
+    assert [tensor.shape[1:] for tensor in taps] == [(25, 25, 352), (50, 50, 176), (100, 100, 44)]
+    model = keras.Model(network.input, [network.output, network.get_layer("logits").output, *taps])
     probability, logits, *taps = [np.array(value) for value in model(values["x"], training=False)]
     for ours, theirs in ((probability[0, ::4, ::4, 1], values["prob1_sub"]),
                          (logits[0, ::4, ::4], values["logits_sub"])):
