@@ -19,7 +19,7 @@ class Options:
     folder: Path = ROOT / "demo" / "lung_nodule_nasnet"  # the default is made anew; another must be empty
     patients: int = 16  # phantom patients to train and validate on
     scans: int = 6  # phantom scans to test on
-    epochs: int = 14  # passes over the training slices
+    epochs: int = 9  # passes over the training slices
     size: int = 128  # pixels along a side of the network's input
 
     def __post_init__(self):
