@@ -37,7 +37,8 @@ def main(argv=None):
     write_luna_cohort(luna, options.scans, seed=1)
     cohort = ["--data-dir", str(lidc), "--prepared-dir", str(options.folder / "prepared"), "--size", str(options.size)]
     small = ["--encoder-filters", "192", "--encoder-blocks", "2", "--decoder-width", "0.25", "--bn-momentum", "0.9",
-             "--batch-size", "4", "--lr", "0.02", "--epochs", str(options.epochs), "--run-dir", str(run)]
+             "--batch-size", "4", "--lr", "0.02", "--lr-patience", "2", "--lr-factor", "0.3",
+             "--epochs", str(options.epochs), "--run-dir", str(run)]
     for script in (preprocess, table, slice_idx):
         if script.main(cohort):
             return 1
