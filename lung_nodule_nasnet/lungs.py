@@ -62,14 +62,14 @@ def network_slice(hu, size):
 
 def network_mask(mask, size):
     """A nodule mask (boolean, any matrix) on the same grid."""
-    matrix = to_matrix(mask.astype(np.int16), 0, cv2.INTER_NEAREST)
+    matrix = to_matrix(mask.astype(np.int16), 0, cv2.INTER_NEAREST_EXACT)
     return resized(matrix[CROP, CROP].astype(np.float32), size) > 0.5
 
 
 def onto_slice(values, shape_yx):
     """Values (size, size) of the network's grid back on a slice of `shape_yx`, 0 outside; masks stay masks."""
     matrix = np.zeros((MATRIX, MATRIX), values.dtype)
-    nearest = cv2.INTER_NEAREST if values.dtype == np.uint8 else cv2.INTER_LINEAR
+    nearest = cv2.INTER_NEAREST_EXACT if values.dtype == np.uint8 else cv2.INTER_LINEAR
     matrix[CROP, CROP] = cv2.resize(values, (CROP.stop - CROP.start,) * 2, interpolation=nearest)
     side = max(shape_yx)
     if side != MATRIX:
