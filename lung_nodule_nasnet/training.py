@@ -45,7 +45,7 @@ def train(config):
     while len(history) < config.epochs:
         epoch = len(history)
         keras.utils.set_random_seed(config.seed + epoch)  # a resumed run meets the same chance
-        row = {"epoch": epoch + 1, "lr": float(optimizer.learning_rate)}
+        row = {"epoch": epoch + 1, "lr": float(array_of(optimizer.learning_rate))}
         row |= train_one_epoch(network, train_slices, epoch, config)
         row |= validate(network, val_slices)
         history.append(row)
@@ -55,13 +55,18 @@ def train(config):
             optimizer.learning_rate = max(config.min_lr, row["lr"] * config.lr_factor)
             stalled = 0
         state = {"config": to_plain(config), "history": history, "best_dice": best_dice, "stalled": stalled, **used}
-        weights = [variable.numpy() for variable in network.variables]
+        weights = [array_of(variable) for variable in network.variables]
         if better:  # before last.npz: whatever moment a kill comes, the run goes on as if there had been none
             save_checkpoint(config.run_dir / "best.npz", state, weights=weights)
-        save_checkpoint(last, state, weights=weights, optimizer=[value.numpy() for value in optimizer.variables])
+        save_checkpoint(last, state, weights=weights, optimizer=[array_of(variable) for variable in optimizer.variables])
         report(config.run_dir, history, board)
     board.close()
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def array_of(variable):
+    """The value of a variable, one copy of it where devices share the work."""
+    return keras.ops.convert_to_numpy(variable)
 
 
 def build_sequences(config):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -30,6 +31,24 @@ def checkpoint(run_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(folder / "best.npz", state, weights=groups["weights"])
     return folder / "best.npz"
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    """A good checkpoint is loaded and compiled once for all tests."""
+    monkeypatch.setattr(predict, "prepare_network", prepare_once)
+
+
+@lru_cache
+def prepare_once_of(checkpoint, device, changes):
+    return real_prepare(checkpoint, device, dict(changes))
+
+
+def prepare_once(checkpoint, device, changes):
+    return prepare_once_of(checkpoint, device, tuple(sorted(changes.items())))
+
+
+real_prepare = predict.prepare_network
 
 
 def run_predict(checkpoint, scan, output, *options):

@@ -40,14 +40,14 @@ def test_two_phantom_cases_are_learned_by_heart():
     for seed in (1, 2):
         hu, nodules = chest(seed, (12, 96, 96))
         together = np.any(nodules, axis=0)
-        for k in np.argsort(-together.sum((1, 2)))[:2]:
-            images.append(network_slice(np.maximum(hu[k], -1024), 64))
-            masks.append(network_mask(together[k], 64))
+        k = int(together.sum((1, 2)).argmax())
+        images.append(network_slice(np.maximum(hu[k], -1024), 64))
+        masks.append(network_mask(together[k], 64))
     masks = np.stack(masks)
     truth = np.stack([~masks, masks], -1).astype(np.float32)
     network = nasnet_gcn(64, 96, 2, 0.1, 0.8)
     network.compile(keras.optimizers.SGD(0.03, momentum=0.9), gdl_wce_loss, jit_compile=False)
-    losses = [float(network.train_on_batch(np.stack(images)[..., None], truth)) for _ in range(80)]
+    losses = [float(network.train_on_batch(np.stack(images)[..., None], truth)) for _ in range(60)]
     marked = network.predict_on_batch(np.stack(images)[..., None])[..., 1] > 0.5
     dice = 2 * (marked & masks).sum() / (marked.sum() + masks.sum())
     assert losses[-1] < 0.25 * losses[0] and dice > 0.85, (losses[0], losses[-1], dice)
