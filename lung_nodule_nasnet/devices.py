@@ -6,6 +6,8 @@ with quiet.silenced():
 
 from shared_data.errors import InputError
 
+tf.get_logger().setLevel("ERROR")
+
 
 def choose_strategy(device, devices):
     """tf.distribute's strategy for `devices` GPUs, or as many parts of the CPU; None for a single device.

@@ -1,6 +1,7 @@
 """The training loop: Keras fits one epoch after another, each repeatable from its number."""
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import keras
 import numpy as np
@@ -40,6 +41,7 @@ def train(config):
             history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
         else:
             write_json(config.run_dir / "config.json", to_plain(config))
+    forward = tf.function(partial(network, training=False), reduce_retracing=True)
     board = tf.summary.create_file_writer(str(config.run_dir / "tensorboard"))
 
     while len(history) < config.epochs:
@@ -47,7 +49,7 @@ def train(config):
         keras.utils.set_random_seed(config.seed + epoch)  # a resumed run meets the same chance
         row = {"epoch": epoch + 1, "lr": float(array_of(optimizer.learning_rate))}
         row |= train_one_epoch(network, train_slices, epoch, config)
-        row |= validate(network, val_slices)
+        row |= validate(forward, val_slices)
         history.append(row)
         better = row["val_dice"] > best_dice
         best_dice, stalled = max(best_dice, row["val_dice"]), 0 if better else stalled + 1
@@ -115,15 +117,15 @@ class Progress(keras.callbacks.Callback):
         self.bar.close()
 
 
-def validate(network, slices):
+def validate(forward, slices):
     """Loss and scores of the nodule's pixels over all validation slices together, cut at probability 0.5."""
     loss, soft, counts = [], [], np.zeros(3)  # overlap, reference, prediction
     for number in range(len(slices)):
         image, reference = slices[number]
-        probability = network.predict_on_batch(image)
-        loss.append(float(gdl_wce_loss(reference, keras.ops.convert_to_tensor(probability))))
-        soft.append(float(dice_coefficient(reference, keras.ops.convert_to_tensor(probability))))
-        there, marked = reference[..., 1] > 0, probability[..., 1] > 0.5
+        probability = forward(keras.ops.convert_to_tensor(image))
+        loss.append(float(gdl_wce_loss(reference, probability)))
+        soft.append(float(dice_coefficient(reference, probability)))
+        there, marked = reference[..., 1] > 0, probability.numpy()[..., 1] > 0.5
         counts += (there & marked).sum(), there.sum(), marked.sum()
     overlap, n_reference, n_marked = counts
     return {"val_loss": float(np.mean(loss)), "val_dice": float(2 * overlap / (n_reference + n_marked)),
