@@ -1,10 +1,13 @@
 """Every setting of RetroLN-nnUNet: edit the defaults here, or give `--name value` to any of the scripts."""
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
+Six = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,12 @@ class Config:
     nnunet_dir: Path = ROOT / "runs" / "retroln_nnunet"  # nnUNet_raw, nnUNet_preprocessed, nnUNet_results
 
     # Region
-    vertebra_labels: tuple[int, int, int, int, int, int] = (32, 31, 30, 29, 28, 27)  # T12, L1-L5 in a multi-label file (TotalSegmentator)
+    vertebra_labels: Six = (32, 31, 30, 29, 28, 27)  # T12, L1-L5 in a multi-label file (TotalSegmentator)
     ap_mm: float = 180.0  # length of the region, posterior to anterior, mm (authors)
     ap_offset_mm: float = 30.0  # it starts so far behind the anterior margin of L2, mm (authors)
     lr_mm: float = 150.0  # its width, mm (authors)
-    si_extent: Literal["all", "L2"] = "all"  # height: the vertebrae present (authors' README), or L2 alone (their code)
-    landmark: Literal["correct", "original"] = "correct"  # original: the first vertebra for a missing L2, their axis slip
+    si_extent: Literal["all", "L2"] = "all"  # height: all vertebrae (authors' README), or L2 (their code)
+    landmark: Literal["correct", "original"] = "correct"  # original: first vertebra for a missing L2, axis slip
     normalize: bool = True  # clip and scale to [0, 1]; otherwise HU as they are (authors)
     min_hu: float = -1000.0  # HU that becomes 0 (authors)
     max_hu: float = 400.0  # HU that becomes 1 (authors)
@@ -37,22 +40,24 @@ class Config:
     configuration: str = "3d_fullres"  # nnU-Net configuration (authors)
     fold: int = 0  # fold to validate on, from 0 (nnU-Net)
     patch_zyx: tuple[int, int, int] = (64, 192, 160)  # voxels (authors; published plan only)
-    spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors; likewise)
+    spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors)
     batch_size: int = 2  # patches (authors; likewise)
     base_features: int = 32  # of the first stage; doubled up to ten times as many (authors; likewise)
     epochs: int = 1000  # of 250 iterations (authors)
     iterations: int = 250  # updates in an epoch (authors)
     val_iterations: int = 50  # validation batches in an epoch (nnU-Net)
     lr: float = 0.01  # learning rate of SGD (authors)
+    momentum: float = 0.99  # of SGD, Nesterov's (authors)
     oversample_foreground: float = 0.5  # share of patches centred on a node (authors; nnU-Net: 0.33)
-    save_every: int = 50  # epochs between writing checkpoint_latest.pth (nnU-Net)
+    save_every: int = 1  # epochs between writing checkpoint_latest.pth (ours; nnU-Net: 50)
+    seed: int = 0  # of weights, sampling and augmentation (ours; the same run again only with --num-processes 0)
 
     # Augmentation beside nnU-Net's own
     elastic_probability: float = 0.2  # chance of an elastic deformation (ours; promised by the authors' README)
     elastic_scale: tuple[float, float] = (0.05, 0.2)  # smoothness of the field, as a share of the patch (ours)
     elastic_mm: tuple[float, float] = (2.0, 8.0)  # largest displacement, mm (ours)
     landmark_probability: float = 0.3  # chance of a misplaced region (ours; promised likewise)
-    landmark_shift_mm: tuple[float, float, float] = (4.0, 5.0, 4.0)  # standard deviation of L2's position in z, y, x (ours)
+    landmark_shift_mm: tuple[float, float, float] = (4.0, 5.0, 4.0)  # std deviation of L2's position in z, y, x (ours)
     level_error_mm: float = 10.0  # standard deviation of the distance T12 to L5 (ours)
     levels_mm: float = 200.0  # that distance (ours)
 
@@ -62,20 +67,37 @@ class Config:
     num_processes: int = 2  # processes that prepare
 
     def __post_init__(self):
-        for name in ("ap_mm", "lr_mm", "lr", "levels_mm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive.")
-        for name in ("test_share", "oversample_foreground", "elastic_probability", "landmark_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in 0..1.")
-        for name in ("batch_size", "base_features", "epochs", "iterations", "val_iterations", "save_every", "devices"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
-        for name in ("num_processes", "fold", "level_error_mm", "ap_offset_mm"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0.")
+        _require(self, "must be positive.", lambda value: value > 0, "ap_mm", "lr_mm", "lr", "levels_mm", "spacing_zyx")
+        _require(self, "must lie in 0..1.", lambda value: 0 <= value <= 1, "test_share", "oversample_foreground",
+                 "elastic_probability", "landmark_probability")
+        _require(self, "must lie in 0..1, below 1.", lambda value: 0 <= value < 1, "momentum", "test_share")
+        _require(self, "must be at least 1.", lambda value: value >= 1, "batch_size", "base_features", "epochs",
+                 "iterations", "val_iterations", "save_every", "devices", "vertebra_labels")
+        _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "fold", "level_error_mm",
+                 "ap_offset_mm", "landmark_shift_mm", "seed")
+        for name in ("elastic_scale", "elastic_mm"):
+            _require(self, "must be low, then high, from 0.", lambda value: value >= 0, name)
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
+        if self.seed >= 2**32:
+            raise ValueError(f"--seed {self.seed} must be below 4294967296.")
         if not self.min_hu < self.max_hu:
             raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
+        if len(set(self.vertebra_labels)) < len(VERTEBRAE):
+            raise ValueError(f"--vertebra-labels {self.vertebra_labels} must be six different labels.")
         z, y, x = self.patch_zyx
-        if min(z, y, x) < 16 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
-            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32; 16 32 32 is too small.")
+        if min(z, y, x) < 16 or max(z, y, x) > 1024 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
+            raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32, 1024 at most; "
+                             "16 32 32 is too small.")
+        try:
+            re.compile(self.patient_pattern)
+        except re.error as error:
+            raise ValueError(f"--patient-pattern {self.patient_pattern!r}: no regular expression ({error}).") from error
+
+
+def _require(config, what, allowed, *names):
+    for name in names:
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if not (math.isfinite(value) and allowed(value)):
+                raise ValueError(f"--{name.replace('_', '-')} {values} {what}")

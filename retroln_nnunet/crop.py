@@ -1,11 +1,11 @@
-"""CTs to the region around the retroperitoneal nodes, found from the vertebrae; every voxel keeps its place in the world.
+"""CTs to the region around the retroperitoneal nodes, found from the vertebrae; every voxel keeps its place.
 
     python crop.py --ct_dir CT/ [--mask_dir masks/] --vert_seg_dir vertebrae/ --output_dir processed/ [--parallel]
-    python crop.py --single --ct_file CT --vert_seg_file DIR_OR_FILE --ct_output OUT [--mask_file M --mask_output OUT]
+    python crop.py --single --ct_file CT --vert_seg_file V --ct_output OUT [--mask_file M --mask_output OUT]
 
 Files belong together when their case ids are equal: the name without suffix and without _0000. Writes images/, labels/,
-regions/ (JSON, to paste a prediction back), report.csv and report.json. Stopped at any moment, the same command goes on.
-Exit code 1 when a case had to be skipped.
+regions/ (JSON, to paste a prediction back), report.csv and report.json. Stopped at any moment, the same command goes
+on. Exit code 1 when a case had to be skipped.
 """
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +17,14 @@ import SimpleITK as sitk
 
 from retroln_nnunet.config import Config
 from retroln_nnunet.region import locate
-from shared_data.cohort import all_skipped, each_case, fingerprint, say_skipped
+from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
+                                say_skipped)
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, read_json, write_json, write_table
+from shared_data.files import clear_partials, only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import keep_config, parse_options
-from shared_data.volume import (SUFFIXES, check_output, check_same_grid, geometry, read_ct, read_mask, read_volume,
-                                write_volume)
+from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
+                                open_volume, write_volume)
 
 # Settings that decide what a crop looks like; the others may change between runs over one folder.
 CROP_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
@@ -66,29 +67,43 @@ def find_region(ct_path, vertebrae, config=Config(), **settings):
     vertebrae: a folder of vertebrae_T12 ... vertebrae_L5, a multi-label file, or an unlabelled one.
     settings: of Config, as ap_mm=180, si_extent="L2". Raises InputError without a vertebra, or on another grid.
     """
-    return locate(read_volume(ct_path), Path(vertebrae), replace(config, **settings))
+    return locate(open_volume(ct_path)[0], Path(vertebrae), replace(config, **settings))
 
 
 def main(argv=None):
     config = parse_options(CropConfig, argv, __doc__)
     if config.single:
-        for path in (config.ct_output, config.mask_output or config.ct_output):
-            check_output(path)
-        row, region = crop_case(config.ct_file, config.mask_file, config.vert_seg_file, config.ct_output,
-                                config.mask_output, config)
-        write_json(f"{stem(config.ct_output)}.json", region)
-        print("  ".join(f"{name} {value}" for name, value in row.items() if value not in (None, "")))
-        return 0
+        return crop_single(config)
     cases = find_cases(config.ct_dir)
-    config.output_dir.mkdir(parents=True, exist_ok=True)
-    for folder in ("images", "labels", "regions"):
-        clear_partials(config.output_dir / folder)
-    keep_config(replace(config, single=False), config.output_dir / "config.json",
-                free=[name for name in vars(config) if name not in CROP_SETTINGS])
+    for folder in filter(None, (config.ct_dir, config.mask_dir, config.vert_seg_dir)):
+        check_apart(folder, config.output_dir)
+    with only_run_in(config.output_dir):
+        for folder in ("", "images", "labels", "regions"):
+            clear_partials(config.output_dir / folder)
+        keep_config(replace(config, single=False), config.output_dir / "config.json",
+                    free=[name for name in vars(config) if name not in CROP_SETTINGS])
+        return crop_cohort(cases, config)
+
+
+def crop_single(config):
+    check_output(config.ct_output, config.ct_file)
+    if config.mask_output:
+        check_output(config.mask_output, config.mask_file)
+        if len({config.ct_output, config.mask_output, config.ct_file, config.mask_file}) < 4:
+            raise InputError(f"{config.mask_output}: a file is named twice. CT, mask and the outputs must differ.")
+    row, region = crop_case(config.ct_file, config.mask_file, config.vert_seg_file, config.ct_output,
+                            config.mask_output, config)
+    write_json(f"{stem(config.ct_output)}.json", region)
+    print("  ".join(f"{name} {value}" for name, value in row.items() if value not in (None, "")))
+    return 0
+
+
+def crop_cohort(cases, config):
+    """Crop every case and write the report; 1 when some had to be skipped."""
     rows, skipped = [], {}
     for case, outcome in crop_all(cases, config):
         if isinstance(outcome, str):
-            skipped[case] = outcome
+            skipped[printable(case)] = outcome
         else:
             rows.append({"case": case, **outcome})
     if not rows:
@@ -141,64 +156,97 @@ def crop_job(job, config):
     """Row of the report of one case, its files written; or, as a string, why it has to be skipped."""
     case, *candidates = job
     try:
+        check_case_name(Path(case))
         sources = [None if paths is None else _only(paths, what, case)
                    for paths, what in zip(candidates, ("CT", "mask", "vertebrae"))]
         facts = {str(path): fingerprint(path) for path in sources if path}
-        kept = config.output_dir / "regions" / f"{case}.json"
-        if kept.exists() and read_json(kept).get("sources") == facts:
-            return read_json(kept)["report"]
-        row, region = crop_case(*sources, config.output_dir / "images" / f"{case}_0000.nii.gz",
-                                config.output_dir / "labels" / f"{case}.nii.gz", config)
-        write_json(kept, {"case": case, **region, "report": row, "sources": facts})
+        image, label, kept = (config.output_dir / path for path in (
+            f"images/{case}_0000.nii.gz", f"labels/{case}.nii.gz", f"regions/{case}.json"))
+        row = finished(kept, facts) if image.exists() and (label.exists() or sources[1] is None) else None
+        if row is None:
+            row, region = crop_case(*sources, image, label, config)
+            write_json(kept, {"case": case, **region, "report": row, "sources": facts})
         return row
     except (InputError, OSError) as error:
         return one_line(error)
 
 
+def finished(kept, facts):
+    """Row of the report of a case cropped before from these very files, else None."""
+    try:
+        region = read_json(kept)
+        return region["report"] if region["sources"] == facts and region["report"]["size_xyz"] else None
+    except (InputError, KeyError, TypeError):  # absent, or damaged
+        return None
+
+
 def _only(paths, what, case):
     if len(paths) != 1:
-        names = f" ({', '.join(path.name for path in paths)})" if paths else ""
+        names = f" ({', '.join(printable(path.name) for path in paths)})" if paths else ""
         raise InputError(f"{len(paths)} candidates for the {what} of case {case}{names}. One is needed.")
     return paths[0]
 
 
 def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
-    """Crop one case; (row of the report, region). mask_path may be None."""
-    ct = read_ct(ct_path)
+    """Crop one case; (row of the report, region). mask_path may be None. No more than the crop is held in memory."""
+    ct, slices = open_volume(ct_path)
     region = locate(ct, vertebrae, config)
     notes = list(region["warnings"])
-    cropped = cut(ct, region)
+    cropped = cut_slices(slices, ct, region)
+    check_hu(cropped, ct_path)
     hu_zyx = sitk.GetArrayViewFromImage(cropped)
     row = {"reference": region["reference"], "vertebrae": " ".join(region["vertebrae"]),
            "size_xyz": "x".join(map(str, region["size_xyz"])),
            "hu_min": float(hu_zyx.min()), "hu_mean": float(hu_zyx.mean()), "hu_max": float(hu_zyx.max())}
     if mask_path:
         row |= crop_mask(mask_path, mask_output, ct, region, notes, config)
-    scan = geometry(ct)
-    del ct, hu_zyx  # a large CT need not stay in memory while its crop is written
-    cropped = (to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
-               else sitk.Cast(cropped, sitk.sitkFloat32))
-    write_volume(cropped, ct_output)
+    write_volume(to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
+                 else sitk.Cast(cropped, sitk.sitkFloat32), ct_output)
     row["notes"] = "; ".join(notes)
     paths = {"ct": str(ct_path), "mask": str(mask_path) if mask_path else None, "vertebrae_from": str(vertebrae)}
-    return row, {**region, **paths, "scan": scan,
+    return row, {**region, **paths, "scan": geometry(ct),
                  "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
 
 
 def crop_mask(path, output, ct, region, notes, config):
     """Write the part of the mask within the region, its integer type kept; what the report says about it."""
-    kind = read_volume(path).GetPixelID()
-    mask = read_mask(path, any_label=config.merge_labels)
-    check_same_grid(ct, mask, path)
-    inside = cut(mask, region)
-    total, kept = (int(sitk.GetArrayViewFromImage(image).sum()) for image in (mask, inside))
+    grid, slices = open_volume(path)
+    check_same_grid(ct, grid, path)
+    labels, total = set(), 0
+
+    def counted():
+        nonlocal total
+        for plane in slices:
+            node = plane > 0 if config.merge_labels else plane
+            total += int(np.count_nonzero(node))
+            if node.any():
+                labels.update(np.unique(node).tolist())
+            yield node.astype(np.uint8 if plane.dtype.kind == "f" else plane.dtype)
+
+    inside = cut_slices(counted(), ct, region)
+    check_labels(labels, path)
+    kept = int(np.count_nonzero(sitk.GetArrayViewFromImage(inside)))
     lost_ml = (total - kept) * float(np.prod(ct.GetSpacing())) / 1000
     if not total:
         notes.append("the mask is empty")
     elif lost_ml:
         notes.append(f"the region cuts {lost_ml:.2f} ml ({1 - kept / total:.1%}) off the mask")
-    write_volume(inside if kind in (sitk.sitkFloat32, sitk.sitkFloat64) else sitk.Cast(inside, kind), output)
+    write_volume(inside, output)
     return {"mask_voxels": total, "share_inside": kept / total if total else None, "lost_ml": lost_ml}
+
+
+def cut_slices(slices, grid, region):
+    """The part within the region, as an image, of a volume that passes by slice by slice (`open_volume`)."""
+    (x, y, z), (width, height, depth) = region["start_xyz"], region["size_xyz"]
+    part = None
+    for k, plane in enumerate(slices):  # to the end: a damaged file is found there
+        if part is None:
+            part = np.empty((depth, height, width), plane.dtype.newbyteorder("="))
+        if z <= k < z + depth:
+            part[k - z] = plane[y:y + height, x:x + width]
+    direction = np.reshape(grid.GetDirection(), (3, 3))
+    origin = grid.GetOrigin() + direction @ (np.array(grid.GetSpacing()) * region["start_xyz"])
+    return image_from(part, {**geometry(grid), "origin_xyz": origin.tolist()})
 
 
 def cut(image, region):

@@ -14,31 +14,38 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from retroln_nnunet import crop, predict, test, train
 from retroln_nnunet.config import ROOT, Config
 from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
 from shared_data.phantoms_abdomen import abdomen, write_abdomen_cohort
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import parse_options
 
-PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12",
-        "--oversample-foreground", "1", "--val-iterations", "4", "--save-every", "1"]
+# The published plan in small, and a schedule for some hundred updates in place of 250,000.
+PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12", "--lr", "0.1",
+        "--momentum", "0.9", "--val-iterations", "8", "--num-processes", "0"]
 
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path = ROOT / "demo" / "retroln_nnunet"  # made anew
-    patients: int = 9  # phantom patients: 6 to train on, 2 to validate, 1 to test
-    epochs: int = 6  # of `iterations`
+    folder: Path = ROOT / "demo" / "retroln_nnunet"  # the default is made anew; another must be empty
+    patients: int = 12  # phantom patients: 8 to train on, 2 to validate, 2 to test
+    epochs: int = 10  # of `iterations`
     iterations: int = 50  # updates in an epoch
+
+    def __post_init__(self):
+        if self.patients < 3 or min(self.epochs, self.iterations) < 1:
+            raise ValueError("--patients must be at least 3, --epochs and --iterations 1.")
 
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
+    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
+        raise InputError(f"{options.folder}: not empty. Name a new folder.")
     raw = options.folder / "raw"
     shutil.rmtree(options.folder, ignore_errors=True)
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
     folders = ["--processed-dir", str(options.folder / "processed"), "--nnunet-dir", str(options.folder / "nnunet")]
     crop.main(["--data-dir", str(raw), *folders])
-    train.main([*folders, *PLAN, "--test-share", "0.1", "--epochs", str(options.epochs),
+    train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
                 "--iterations", str(options.iterations)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])

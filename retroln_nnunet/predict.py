@@ -16,7 +16,7 @@ from skimage.measure import regionprops
 
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import Config
-from retroln_nnunet.crop import CROP_SETTINGS, cut, paste, stem, to_unit
+from retroln_nnunet.crop import case_id, cut, paste, stem, to_unit
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
@@ -24,7 +24,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json
 from shared_data.metrics import components, short_axis_mm
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, given_options
+from shared_data.settings import build, config_from_dict, given_options
 from shared_data.volume import check_output, geometry, read_ct, to_lps, write_volume
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
@@ -52,12 +52,11 @@ class Options(Config):
 def main(argv=None):
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
-    check_output(options.output)
+    check_output(options.output, options.input)
     predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
     kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
     if kept.exists():
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in read_json(kept).items()}
-        options = build(Options, {**settings, **given})
+        options = config_from_dict(Options, read_json(kept), kept, given)
     ct = read_ct(options.input)
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     for warning in region["warnings"]:
@@ -82,14 +81,12 @@ def find_vertebrae_and_region(ct, options):
     if options.vertebrae:
         return locate(ct, options.vertebrae, options)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ct.nii.gz"  # TotalSegmentator reads NIfTI
-        write_volume(ct, path)
-        work = vert_seg.Options(input_dir=path.parent, output_dir=Path(folder) / "vertebrae", fast=options.fast,
+        work = vert_seg.Options(input_dir=options.input.parent, output_dir=Path(folder), fast=options.fast,
                                 device=options.vert_seg_device)
-        status, reason = vert_seg.segment(path, vert_seg.find_program(), work)
+        status, reason = vert_seg.segment(options.input, vert_seg.find_program(), work)
         if status not in ("success", "incomplete"):
             raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
-        return locate(ct, work.output_dir / "ct", options)
+        return locate(ct, Path(folder) / case_id(options.input), options)
 
 
 def list_components(mask):

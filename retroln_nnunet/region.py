@@ -4,26 +4,18 @@ import SimpleITK as sitk
 
 from retroln_nnunet.config import VERTEBRAE, Config
 from shared_data.errors import InputError
-from shared_data.volume import SUFFIXES, check_same_grid, read_volume
-
-
-class Grid:
-    """Where an image lies, without its voxels."""
-
-    def __init__(self, image):
-        for name in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
-            setattr(self, name, lambda value=getattr(image, name)(): value)
+from shared_data.volume import SUFFIXES, check_same_grid, open_volume
 
 
 def locate(ct, vertebrae, config=Config()):
-    """The region of `crop.find_region`, of a CT image already read."""
+    """The region of `crop.find_region`, of a CT's grid (an image, or what `open_volume` gives)."""
     points, grid, path = read_vertebrae(vertebrae, config.vertebra_labels)
     check_same_grid(ct, grid, path)
     return region_of(ct, points, config)
 
 
 def region_of(ct, points, config=Config()):
-    """The region from {vertebra: its voxels (n, 3) in (x, y, z)}; millimetres become voxels by truncation in float32."""
+    """The region from {vertebra: its voxels (n, 3) in (x, y, z)}; mm become voxels by truncation in float32."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(ct.GetDirection())
     ap, si, lr = (next(axis for axis in range(3) if code[axis] in pair) for pair in ("AP", "SI", "LR"))
     reference = choose_reference(points, config.landmark)
@@ -56,8 +48,9 @@ def region_of(ct, points, config=Config()):
     for axis, low, high in ((ap, "ap_start", "ap_end"), (lr, "lr_start", "lr_end")):
         start[axis], end[axis] = region[low], region[high]
     start[si], end[si] = region["si_min"], region["si_max"] + 1
-    if not all(low < high for low, high in zip(start, end)):
-        raise InputError(f"the region around {reference} lies outside the CT. Check the vertebrae.")
+    if not all(low + 1 < high for low, high in zip(start, end)):  # a volume has two slices at least
+        raise InputError(f"the region around {reference} is empty, or outside the CT. Check the vertebrae, --ap-mm, "
+                         "--ap-offset-mm and --lr-mm.")
     return {**region, "start_xyz": start, "size_xyz": [high - low for low, high in zip(start, end)]}
 
 
@@ -100,7 +93,7 @@ def warnings(ct, points, reference):
 
 
 def read_vertebrae(path, labels=Config.vertebra_labels):
-    """({vertebra: voxels (n, 3) in (x, y, z)}, their Grid, its path) of a folder with vertebrae_<name>
+    """({vertebra: voxels (n, 3) in (x, y, z)}, their grid, its path) of a folder with vertebrae_<name>
     files, or of one file: multi-label, or unlabelled (then the only name is "unlabelled").
 
     Raises InputError when no vertebra is found, or when the files do not share a grid.
@@ -109,9 +102,11 @@ def read_vertebrae(path, labels=Config.vertebra_labels):
         return _from_one_file(path, labels)
     points, grid, first = {}, None, path
     for name in VERTEBRAE:
-        files = [path / f"vertebrae_{name}{suffix}" for suffix in SUFFIXES if (path / f"vertebrae_{name}{suffix}").exists()]
+        files = [file for suffix in SUFFIXES if (file := path / f"vertebrae_{name}{suffix}").exists()]
         if not files:
             continue
+        if len(files) > 1:
+            raise InputError(f"{path}: {files[0].name} and {files[1].name}. Keep one of the two.")
         (voxels, _), own_grid = _voxels(files[0])
         if grid is None:
             grid, first = own_grid, files[0]
@@ -138,12 +133,12 @@ def _from_one_file(path, labels):
 
 
 def _voxels(path):
-    """((indices (n, 3) in (x, y, z), values (n,)) of what is above 0, the Grid)."""
-    image = read_volume(path)
-    array = sitk.GetArrayViewFromImage(image)
-    index = np.flatnonzero(array)  # an order of magnitude faster than argwhere on a mostly empty volume
-    values = array.reshape(-1)[index]
-    if not np.isfinite(values).all():
-        raise InputError(f"{path}: holds values that are not numbers. Write the mask again.")
-    zyx = np.stack(np.unravel_index(index[values > 0], array.shape), axis=1)
-    return (zyx[:, ::-1], values[values > 0]), Grid(image)
+    """((indices (n, 3) in (x, y, z), values (n,)) of what is above 0, the grid)."""
+    grid, slices = open_volume(path)
+    indices, values = [np.empty((0, 3), int)], [np.empty(0, int)]
+    for k, plane in enumerate(slices):
+        if plane.any():
+            y, x = np.nonzero(plane > 0)
+            indices.append(np.stack([x, y, np.full(len(x), k)], axis=1))
+            values.append(plane[y, x])
+    return (np.concatenate(indices), np.concatenate(values)), grid

@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from retroln_nnunet.crop import paste
-from retroln_nnunet.model import choose_device, load_predictor, predict_crop
-from retroln_nnunet.predict import three_planes
-from retroln_nnunet.train import DATASET, model_dir
 from retroln_nnunet.config import Config
-from shared_data.errors import InputError, run_script
+from retroln_nnunet.crop import paste
+from retroln_nnunet.dataset import DATASET, read_recipe
+from retroln_nnunet.model import choose_device, load_predictor, predict_crop, turned_like
+from retroln_nnunet.predict import three_planes
+from retroln_nnunet.train import model_dir
+from shared_data.cohort import all_skipped, say_skipped
+from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, dice, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options
-from shared_data.volume import check_same_grid, read_ct, read_mask, read_volume, to_lps, write_volume
+from shared_data.volume import check_same_grid, image_from, read_ct, read_mask, read_volume, to_lps, write_volume
 
 SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
@@ -32,7 +35,7 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 class TestConfig(Config):
     split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
-    predictions_dir: Path | None = None  # score these masks (<case>.nii.gz on the crop's grid) instead of predicting
+    predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
     output_dir: Path | None = None  # unset: <fold's folder>/<split>
     mirror: bool = True  # average over mirrored copies (nnU-Net)
 
@@ -48,19 +51,25 @@ def main(argv=None):
     config = parse_options(TestConfig, argv, __doc__)
     device = choose_device(config.device)
     predictor = None if config.predictions_dir else load_predictor(config.checkpoint, device, config.mirror)
-    cases, nodes, pictures = [], [], {}
+    cases, nodes, pictures, skipped = [], [], {}, {}
     for case in tqdm(held_out(config), unit="case", disable=None):
-        scores, found, pictures[case] = score_case(case, predictor, config)
+        try:
+            scores, found, pictures[case] = score_case(case, predictor, config)
+        except (InputError, OSError) as error:
+            skipped[case] = one_line(error)
+            continue
         cases.append(scores)
         nodes += [{"case": case, **node} for node in found]
+    if not cases:
+        raise all_skipped(config.processed_dir, skipped)
     write_results(config, cases, nodes, pictures)
-    return 0
+    return say_skipped(skipped)
 
 
 def held_out(config):
     """Case ids of the split; raises InputError when train.py has not made it, or it is empty."""
     raw = config.nnunet_dir / "nnUNet_raw" / DATASET
-    recipe = read_json(raw / "recipe.json")
+    recipe = read_recipe(raw)
     if config.split == "test":
         cases = [case for case in recipe["recipe"]["test"] if case not in recipe["skipped"]]
     else:
@@ -75,15 +84,16 @@ def held_out(config):
 
 def score_case(case, predictor, config):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB); the mask is written on the CT's own grid."""
-    region = read_json(config.processed_dir / "regions" / f"{case}.json")
+    region = read_region(config.processed_dir / "regions" / f"{case}.json")
     ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
+    crop = read_volume(config.processed_dir / "images" / f"{case}_0000.nii.gz")
     if predictor:
-        crop = read_volume(config.processed_dir / "images" / f"{case}_0000.nii.gz")
-        prediction = paste(predict_crop(predictor, crop), region)
+        prediction = predict_crop(predictor, crop)
     else:
-        prediction = paste(read_mask(config.predictions_dir / f"{case}.nii.gz"), region)
+        prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
+    prediction = paste(prediction, region)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
     one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
     spacing = to_lps(ct).GetSpacing()
@@ -97,6 +107,20 @@ def score_case(case, predictor, config):
            "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
            "lost_by_region_ml": region["report"]["lost_ml"]}
     return row, nodes, three_planes(ct, region, reference, prediction)
+
+
+def read_region(path):
+    """What crop.py wrote about a case. Raises InputError when it is absent or damaged."""
+    region = read_json(path)
+    try:
+        image_from(np.zeros((1, 1, 1), np.uint8), region["scan"])
+        usable = region["ct"] and region["mask"] and len(region["start_xyz"]) == len(region["size_xyz"]) == 3
+        usable = usable and {"settings", "report"} <= region.keys() and "lost_ml" in region["report"]
+    except Exception:  # whatever a damaged file may hold
+        usable = False
+    if not usable:
+        raise InputError(f"{path}: damaged, or of a case without a mask. Run crop.py again.")
+    return region
 
 
 def write_results(config, cases, nodes, pictures):
@@ -114,8 +138,8 @@ def write_results(config, cases, nodes, pictures):
         save_picture(path, pictures[row["case"]])
         figures[f"{row['case']}, Dice {row['dice']:.3f} (reference green, prediction red, region yellow)"] = path
     fold = model_dir(config) / f"fold_{config.fold}"
-    if (fold / "progress.png").exists():
-        figures["training"] = fold / "progress.png"
+    if (fold / "curves.png").exists():
+        figures["training"] = fold / "curves.png"
     write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],

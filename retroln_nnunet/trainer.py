@@ -4,16 +4,20 @@ nnU-Net finds it through the environment variable nnUNet_extTrainer (this folder
 nnUNetTrainerRetroLN. Its settings stand in the plans under "retroln", put there by train.py; without them: config.py's.
 """
 import os
+import random
 
+import matplotlib
 import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
 
 from retroln_nnunet.config import Config
 from shared_data.files import write_table
+from shared_data.pictures import draw_curves
 
 
 class LandmarkTransform(BasicTransform):
@@ -73,12 +77,29 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         self.settings = Config(**{name: tuple(value) if isinstance(value, list) else value
                                   for name, value in plans.get("retroln", {}).items()})
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # nnU-Net takes every core
+            torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations
         self.num_val_iterations_per_epoch = self.settings.val_iterations
         self.initial_lr = self.settings.lr
         self.oversample_foreground_percent = self.settings.oversample_foreground
-        self.save_every = self.settings.save_every
+        self.save_every = self.num_epochs + 1  # on_epoch_end below writes checkpoint_latest.pth
+        self.board = None
+
+    def initialize(self):
+        _seed(self.settings.seed)
+        super().initialize()
+
+    def on_epoch_start(self):
+        """Chance depends on the epoch alone: with one process (--num-processes 0) a resumed run meets the same."""
+        _seed(self.settings.seed + 1 + self.current_epoch + 10_000 * self.local_rank)
+        super().on_epoch_start()
+
+    def configure_optimizers(self):
+        optimizer, scheduler = super().configure_optimizers()
+        optimizer.param_groups[0]["momentum"] = self.settings.momentum
+        return optimizer, scheduler
 
     def get_training_transforms(self, *args, **kwargs):
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
@@ -94,13 +115,31 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         return pipeline
 
     def on_epoch_end(self):
+        """best before latest, so that a kill between them loses nothing; then history, curves, TensorBoard."""
         super().on_epoch_end()
+        if self.current_epoch % self.settings.save_every == 0 and self.current_epoch < self.num_epochs:
+            self.current_epoch -= 1  # super counted on; the checkpoint adds one
+            self.save_checkpoint(os.path.join(self.output_folder, "checkpoint_latest.pth"))
+            self.current_epoch += 1
         if self.local_rank == 0:
-            kept = self.logger.get_checkpoint()
-            columns = {"train_loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice", "lr": "lrs"}
-            write_table(os.path.join(self.output_folder, "history.csv"), [
-                {"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
-                for epoch in range(self.current_epoch)])
+            self.write_history()
+
+    def write_history(self):
+        kept = self.logger.get_checkpoint()
+        columns = {"train_loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice",
+                   "lr": "lrs"}
+        history = [{"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
+                   for epoch in range(self.current_epoch)]
+        write_table(os.path.join(self.output_folder, "history.csv"), history)
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()  # nnU-Net sets large letters for its own picture
+            draw_curves(history, os.path.join(self.output_folder, "curves.png"),
+                        {"loss": ["train_loss", "val_loss"], "Dice of validation patches": ["pseudo_dice"]})
+        if self.board is None:
+            self.board = SummaryWriter(os.path.join(self.output_folder, "tensorboard"), purge_step=self.current_epoch)
+        for name in columns:
+            self.board.add_scalar(name, history[-1][name], self.current_epoch)
+        self.board.flush()
 
     def save_checkpoint(self, filename):
         """Whole or not at all; plain numbers only, so that it opens with weights_only=True."""
@@ -111,19 +150,29 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
             os.replace(filename + ".partial", filename)
 
     def load_checkpoint(self, filename_or_checkpoint):
-        from retroln_nnunet.model import read_checkpoint
+        from retroln_nnunet.original_checkpoint import read_checkpoint
         read_checkpoint(filename_or_checkpoint)  # nnU-Net opens it as a pickle: refuse what holds more than data
+        own = self.my_init_kwargs
         super().load_checkpoint(filename_or_checkpoint)
+        self.my_init_kwargs = own  # a run made longer stays so
 
 
-def main():
-    """nnUNetv2_train with this trainer at hand: nnU-Net's own search imports every trainer it has, and what they need."""
+def _seed(seed):
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def hand_over():
+    """Give nnUNetv2_train this trainer: nnU-Net's own search imports every trainer it has, and what they need."""
     from nnunetv2.run import run_training
 
     from retroln_nnunet import trainer
     run_training.recursive_find_trainer_class_by_name = lambda name: getattr(trainer, name)
-    run_training.run_training_entry()
+    return run_training
 
 
+if __name__ == "__mp_main__":  # a process of nnU-Net's DDP, one for each GPU
+    hand_over()
 if __name__ == "__main__":
-    main()
+    hand_over().run_training_entry()

@@ -1,6 +1,6 @@
 """Vertebrae T12, L1-L5 of every CT of a folder by TotalSegmentator: <output_dir>/<case>/vertebrae_<name>.nii.gz
 
-    python vert_seg.py --input_dir CT/ --output_dir vertebrae/ --num_processes 4 [--batch_size N] [--fast] [--device cpu]
+    python vert_seg.py --input_dir CT/ --output_dir vertebrae/ --num_processes 4 [--batch_size N] [--fast]
 
 Finished cases are skipped, so the same command goes on after a stop. Exit code 1 when any case failed.
 """
@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from retroln_nnunet.config import ROOT, VERTEBRAE
 from retroln_nnunet.crop import case_id
+from shared_data.cohort import check_apart, check_case_name, printable
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, whole_folder, write_table
+from shared_data.files import clear_partials, only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import parse_options
-from shared_data.volume import check_same_grid, read_ct, read_volume
+from shared_data.volume import NIFTI, check_same_grid, read_ct, read_volume, write_volume
 
 STATUSES = ("success", "skipped", "failed", "corrupted", "incomplete")
 MIN_VOXELS, MAX_SPACING_MM = 10, 10.0  # authors
@@ -64,12 +65,21 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     program = find_program()
     cts = find_cts(options)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    clear_partials(options.output_dir)
-    with ThreadPoolExecutor(options.num_processes) as pool:
+    check_apart(options.input_dir, options.output_dir)
+    with only_run_in(options.output_dir):
+        clear_partials(options.output_dir)
+        return segment_cohort(cts, program, options)
+
+
+def segment_cohort(cts, program, options):
+    """Segment every CT and write summary.csv; 1 when some failed."""
+    pool = ThreadPoolExecutor(options.num_processes)
+    try:
         outcomes = pool.map(bind(segment, program=program, options=options), cts)
-        rows = [{"case": case_id(path), "status": status, "reason": reason}
+        rows = [{"case": printable(case_id(path)), "status": status, "reason": reason}
                 for path, (status, reason) in zip(cts, tqdm(outcomes, total=len(cts), unit="case", disable=None))]
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C ends the cases at work, and starts no more
     write_table(options.output_dir / "summary.csv", rows)
     counts = Counter(row["status"] for row in rows)
     print("  ".join(f"{status} {counts[status]}" for status in STATUSES))
@@ -89,10 +99,11 @@ def find_program():
 
 
 def find_cts(options):
-    """The CTs in natural order of their names, cut to the batch; raises InputError when there is none, or two of a case."""
+    """The CTs in natural order, cut to the batch; raises InputError when there is none, or two of a case."""
     if not options.input_dir.is_dir():
         raise InputError(f"{options.input_dir}: no such folder. Give the CTs with --input-dir.")
-    names = [path.name for path in options.input_dir.iterdir() if fnmatch(path.name, options.file_pattern)]
+    names = [path.name for path in options.input_dir.iterdir()
+             if fnmatch(path.name, options.file_pattern) and path.name[0] != "."]
     if not names:
         raise InputError(f"{options.input_dir}: no file fits {options.file_pattern!r}. Give another --file-pattern.")
     cts = [options.input_dir / name for name in natural_sort(names)]
@@ -106,6 +117,10 @@ def segment(path, program, options):
     """(status, reason) of one CT."""
     folder = options.output_dir / case_id(path)
     try:
+        check_case_name(folder, ("summary.csv",))
+    except InputError as error:
+        return "failed", str(error)
+    try:
         if check_outputs(folder) is None:
             return "skipped", ""
     except InputError:
@@ -116,8 +131,13 @@ def segment(path, program, options):
             return "corrupted", (f"{path}: size {ct.GetSize()}, spacing {ct.GetSpacing()} mm; at least {MIN_VOXELS} "
                                  f"voxels and at most {MAX_SPACING_MM:g} mm are needed.")
         with whole_folder(folder) as partial:
-            run(program, path, partial, options)
+            source = path
+            if not path.name.lower().endswith(NIFTI):  # TotalSegmentator reads no other format
+                source = partial / "ct.nii.gz"
+                write_volume(ct, source)
+            run(program, source, partial, options)
             missing = check_outputs(partial, ct)
+            (partial / "ct.nii.gz").unlink(missing_ok=True)
     except InputError as error:
         return "corrupted", str(error)
     except (ToolFailed, OSError) as error:
@@ -135,8 +155,8 @@ def run(program, ct_path, folder, options):
         return
     said = (done.stderr + done.stdout).lower()
     cause = next((cause for words, cause in CAUSES.items() if any(word in said for word in words)), None)
-    last = next((line.strip() for line in reversed((done.stdout + done.stderr).splitlines()) if line.strip()), "no word")
-    raise ToolFailed(f"TotalSegmentator: {cause or f'exit code {done.returncode}, {last}'}")
+    words = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["no word"]
+    raise ToolFailed(f"TotalSegmentator: {cause or f'exit code {done.returncode}, {words[-1]}'}")
 
 
 def check_outputs(folder, ct=None):

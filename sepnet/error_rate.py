@@ -58,6 +58,7 @@ def write_error_rates(folder, rows):
     axes = figure.subplots()
     axes.bar([f"{row['votes']}\n{abs(row['entropy']):.3f}" for row in rows], [row["error_rate"] for row in rows])
     axes.set(xlabel="split of the votes, its entropy", ylabel="error rate of the ensemble", ylim=(0, 1))
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(alpha=0.3, axis="y")
     with whole_file(folder / "error_rate.png") as partial:
         figure.savefig(partial, dpi=120)

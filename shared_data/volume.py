@@ -3,24 +3,23 @@
 ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z, y, x).
 """
 import errno
-import gzip
 import math
 import os
-import re
-import zlib
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, whole_file
+from shared_data.integrity import DAMAGE, check_compressed, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
 
 
@@ -33,35 +32,54 @@ def read_volume(path):
     if path.is_dir():
         image = read_dicom_series(path)
     else:
-        _check_file(path)
+        _check_access(path)
+        for _ in _checked_slices(path):
+            pass
         image = _read_file(path)
-    if "complex" in image.GetPixelIDTypeAsString():
-        raise InputError(f"{path}: complex numbers. Hounsfield units are needed.")
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f"{path}: {image.GetNumberOfComponentsPerPixel()} numbers per voxel (a colour image?). "
-                         "One is needed.")
-    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
-        raise InputError(f"{path}: its size is {image.GetSize()}. A 3-D volume is needed.")
-    low, high = SPACING_LIMITS_MM
-    if not all(low <= spacing <= high for spacing in image.GetSpacing()):
-        raise InputError(f"{path}: voxel spacing {image.GetSpacing()} mm is impossible. Correct the header.")
-    direction = np.reshape(image.GetDirection(), (3, 3))
-    if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all():
-        raise InputError(f"{path}: its origin or direction is not a number. Correct the header.")
-    if np.abs(direction @ direction.T - np.eye(3)).max() > 0.02:
-        raise InputError(f"{path}: its axes are not at right angles (sheared). Resample it to a plain grid.")
+    _check_grid(image, image.GetNumberOfComponentsPerPixel(), path)
     return image
+
+
+def open_volume(path):
+    """(grid, slices) of what `read_volume` gives, without holding it: an object with GetSize, GetSpacing, GetOrigin,
+    GetDirection and GetPixelID; the slices (y, x) in stored order, one at a time.
+
+    A NIfTI file passes by once, checked while its slices are taken: take them all. Other formats are read whole.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.name.lower().endswith(NIFTI):
+        _check_access(path)
+        slices = _checked_slices(path)
+        first = next(slices)  # tells of a bad header
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            with _quiet():
+                reader.ReadImageInformation()
+        except RuntimeError:
+            pass  # read_volume says why, or mends it
+        else:
+            _check_grid(reader, reader.GetNumberOfComponents(), path)
+            return reader, chain([first], slices)
+    image = read_volume(path)
+    _extremes(image, path)
+    return image, iter(sitk.GetArrayViewFromImage(image))
 
 
 def read_ct(path):
     """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
     image = read_volume(path)
+    check_hu(image, path)
+    return image
+
+
+def check_hu(image, path):
+    """Raise InputError when an image cannot be (a part of) a CT: a value not finite, all the same, or all air."""
     smallest, largest = _extremes(image, path)
     if smallest == largest:
         raise InputError(f"{path}: every voxel is {smallest:g}. A CT is needed.")
     if largest <= -900:
         raise InputError(f"{path}: nothing but air (at most {largest:g} HU). A CT in Hounsfield units is needed.")
-    return image
 
 
 def read_mask(path, foreground=(1,), any_label=False):
@@ -73,12 +91,17 @@ def read_mask(path, foreground=(1,), any_label=False):
     _extremes(image, path)
     if any_label:
         return sitk.Greater(image, 0)
-    labels = set().union(*(np.unique(plane).tolist() for plane in sitk.GetArrayViewFromImage(image)))
+    planes = sitk.GetArrayViewFromImage(image)
+    check_labels(set().union(*(np.unique(plane).tolist() for plane in planes)), path, foreground)
+    return sitk.Cast(image, sitk.sitkUInt8)
+
+
+def check_labels(labels, path, foreground=(1,)):
+    """Raise InputError when a mask holds others than 0 and the foreground labels."""
     unknown = sorted(labels - {0, *foreground})
     if unknown:
         raise InputError(f"{path}: labels {', '.join(f'{label:g}' for label in unknown[:8])} are unknown. "
                          f"The mask may hold 0 and {', '.join(map(str, foreground))}.")
-    return sitk.Cast(image, sitk.sitkUInt8)
 
 
 def check_same_grid(image, mask, mask_path):
@@ -159,8 +182,25 @@ def write_volume(image, path):
         plain.rename(partial)
 
 
-def _check_file(path):
-    """Raise InputError for what ITK reads without complaint although a part is missing."""
+def _check_grid(image, n_components, path):
+    if "complex" in sitk.GetPixelIDValueAsString(image.GetPixelIDValue()):
+        raise InputError(f"{path}: complex numbers. Hounsfield units are needed.")
+    if n_components != 1:
+        raise InputError(f"{path}: {n_components} numbers per voxel (a colour image?). One is needed.")
+    if image.GetDimension() != 3 or min(image.GetSize()) < 2:
+        raise InputError(f"{path}: its size is {image.GetSize()}. A 3-D volume is needed.")
+    low, high = SPACING_LIMITS_MM
+    if not all(low <= spacing <= high for spacing in image.GetSpacing()):
+        raise InputError(f"{path}: voxel spacing {image.GetSpacing()} mm is impossible. Correct the header.")
+    direction = np.reshape(image.GetDirection(), (3, 3))
+    if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all():
+        raise InputError(f"{path}: its origin or direction is not a number. Correct the header.")
+    if np.abs(direction @ direction.T - np.eye(3)).max() > 0.02:
+        raise InputError(f"{path}: its axes are not at right angles (sheared). Resample it to a plain grid.")
+
+
+def _check_access(path):
+    """Raise InputError for what no reader should be given."""
     name = path.name.lower()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")
@@ -173,77 +213,38 @@ def _check_file(path):
         raise InputError(f"{path}: ITK cannot read MetaImages whose path holds a %. Rename it.")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. Fetch it again.")
+
+
+def _checked_slices(path):
+    """The slices of a NIfTI file, none of other formats; InputError for what ITK reads although a part is missing."""
     try:
-        if name.endswith((".nii", ".nii.gz")):
-            _check_nifti(path)
+        if path.name.lower().endswith(NIFTI):
+            yield from read_planes(path)
         else:
-            _check_compressed(path)
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError) as error:
+            check_compressed(path)
+    except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 
 
-def _check_nifti(path):
-    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
-        first = stream.read(4)
-        stream.seek(0)
-        two = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
-        header = (nibabel.Nifti2Header if two else nibabel.Nifti1Header).from_fileobj(stream, check=False)
-        kind, size = header.get_data_dtype(), max(int(header["vox_offset"]), 352)
-        needed = size + math.prod(header.get_data_shape()) * kind.itemsize
-        stream.seek(size)
-        while block := stream.read(1 << 22):  # to the end: the checksum stands there
-            size += len(block)
-            if kind.kind == "f" and not np.isfinite(np.frombuffer(block, kind, len(block) // kind.itemsize)).all():
-                raise InputError(f"{path}: holds values that are not numbers (NaN or infinite). "  # ITK would put 0
-                                 "Replace them, by air say.")
-    if size < needed:
-        raise EOFError(f"{size} bytes of {needed}")
-    zooms = header.get_zooms()[:3]
-    if not all(zoom > 0 and math.isfinite(zoom) for zoom in zooms):  # ITK would put 1 mm
-        raise InputError(f"{path}: voxel spacing {tuple(map(float, zooms))} mm is impossible. Correct the header.")
-    affine = [f"{name}_{axis}" for name, axes in {"srow": "xyz", "qoffset": "xyz", "quatern": "bcd"}.items()
-              for axis in axes]
-    if not all(np.isfinite(header[place]).all() for place in affine):
-        raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
-
-
-def _check_compressed(path):
-    """The checksum of the data of a compressed NRRD or MetaImage file: ITK goes on with what it could unpack."""
-    lines = []
-    with open(path, "rb") as stream:
-        while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
-            lines.append(os.fsdecode(line))
-            if line.startswith(b"ElementDataFile"):  # the last line of a MetaImage header; an empty one ends NRRD's
-                break
-        data, offset = path, stream.tell()
-    fields = {name.strip().lower(): value.strip() for name, _, value in
-              (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
-    zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
-    if not zipped:
-        return
-    place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
-    if place != "LOCAL":
-        data, offset = path.parent / place, 0
-    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
-    with open(data, "rb") as stream:
-        stream.seek(offset)
-        while block := stream.read(1 << 22):
-            unpack.decompress(block)
-    if not unpack.eof:
-        raise EOFError("the compressed data ends early")
-
-
-def _read_file(path):
+@contextmanager
+def _quiet():
+    """No warnings of ITK on standard error."""
     display = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        return sitk.ReadImage(str(path))
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(display)
+
+
+def _read_file(path):
+    try:
+        with _quiet():
+            return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):
             return _read_nearly_orthonormal(path)
         raise InputError(f"{path}: not a readable volume ({_first_line(error)}). Fetch it again.") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(display)
 
 
 def _read_nearly_orthonormal(path):

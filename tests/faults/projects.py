@@ -17,6 +17,7 @@ class Project:
     predict: Callable  # (ct, checkpoint, output) -> command
     test: Callable  # (prepared, run, output) -> command
     history: str = "history.csv"  # below the run folder: equal after a kill
+    last: str = "last.pt"  # below the run folder: where something fits it, a run goes on with --resume
 
 
 def _snet():
@@ -58,4 +59,30 @@ def _sepnet():
                                                             "--device", "cpu"]))
 
 
-PROJECTS = {"snet": _snet, "sepnet": _sepnet}
+def _retroln():
+    from shared_data.phantoms_abdomen import write_abdomen_cohort
+
+    small = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "2", "--epochs",
+             "2", "--iterations", "2", "--val-iterations", "1", "--num-processes", "0", "--device", "cpu"]
+    fold = "nnUNet_results/Dataset600_RetroLN/nnUNetTrainerRetroLN__RetroLNPlans__3d_fullres/fold_0"
+
+    def vertebrae(ct):
+        raw = ct.parents[1]
+        return (raw if raw.name == "raw" else raw / "raw") / "vertebrae" / "P2"
+
+    return Project(
+        config="retroln_nnunet.config", write_cohort=lambda raw: write_abdomen_cohort(raw, 4, size=40, slices=30),
+        ct_of=lambda raw: raw / "CT" / "P2_0000.nii.gz", mask_of=lambda raw: raw / "masks" / "P2.nii.gz",
+        prepare=lambda raw, prepared: [("retroln_nnunet.crop", ["--data-dir", raw, "--output-dir", prepared])],
+        train=lambda prepared, run: [
+            ("retroln_nnunet.train", ["--processed-dir", prepared, "--nnunet-dir", run, *small])],
+        checkpoint=f"{fold}/checkpoint_final.pth", last=f"{fold}/checkpoint_*.pth", history=f"{fold}/history.csv",
+        predict=lambda ct, checkpoint, output: ("retroln_nnunet.predict", [
+            "--input", ct, "--vertebrae", vertebrae(ct), "--checkpoint", checkpoint, "--output", output, "--device",
+            "cpu", "--no-mirror"]),
+        test=lambda prepared, run, output: ("retroln_nnunet.test", [
+            "--processed-dir", prepared, "--nnunet-dir", run, "--output-dir", output, "--device", "cpu",
+            "--no-mirror"]))
+
+
+PROJECTS = {"snet": _snet, "sepnet": _sepnet, "retroln": _retroln}

@@ -152,7 +152,7 @@ class Suite:
                 for module, argv in self.into(what, out):
                     attempt(module, argv, kill_after=after)
                     self.expect_whole("kills", f"{what}, {after:.2f} s", out)
-                    going_on = ["--resume"] if what == "train" and (out / "last.pt").exists() else []
+                    going_on = ["--resume"] if what == "train" and any(out.glob(self.project.last)) else []
                     again = attempt(module, [*argv, *going_on])
                     self.count["kills"] += 1
                     if again.code:

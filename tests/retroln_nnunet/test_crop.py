@@ -1,8 +1,10 @@
 """Crops: every voxel where it was in the world; cases told apart; bad cases named; stopped and run again."""
-import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -16,7 +18,8 @@ from retroln_nnunet import crop
 from retroln_nnunet.config import VERTEBRAE
 from retroln_nnunet.crop import cut, paste, to_unit
 from shared_data.errors import InputError
-from shared_data.files import read_json, read_table
+from shared_data.files import only_run_in, read_json, read_table
+from shared_data.phantoms_abdomen import write_abdomen_cohort
 from shared_data.volume import geometry, write_volume
 
 CODES = ["RAS", "LPS", "LAI", "PIR", "SRA", "ILP", "ASL", "SAR"]
@@ -29,7 +32,7 @@ def run(*options):
 def tree(folder):
     """{relative path: bytes}, without the settings (they name folders)."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != "config.json"}
+            if path.is_file() and path.name not in ("config.json", ".lock")}
 
 
 def write(image, path):
@@ -40,7 +43,8 @@ def write(image, path):
 def merged(raw, case, labels=None):
     """The six vertebra files of a case in one image; labels: one for each, or all 1."""
     images = [sitk.ReadImage(str(raw / "vertebrae" / case / f"vertebrae_{name}.nii.gz")) for name in VERTEBRAE]
-    return sum((image * label for image, label in zip(images[1:], (labels or [1] * 6)[1:])), images[0] * (labels or [1])[0])
+    first, *others = (image * label for image, label in zip(images, labels or [1] * 6))
+    return sum(others, first)
 
 
 def worlds(image, step=5):
@@ -57,8 +61,8 @@ def test_every_voxel_keeps_its_place_in_the_world(raw, tmp_path, code):
 
     def turned(image):
         if code != "oblique":
-            turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(code))
-            return image.as_reoriented(turn)
+            return image.as_reoriented(nib.orientations.ornt_transform(
+                nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(code)))
         angle = np.radians(8)
         tilt = np.array([[1, 0, 0, 5], [0, np.cos(angle), -np.sin(angle), 3], [0, np.sin(angle), np.cos(angle), 1],
                          [0, 0, 0, 1]])
@@ -66,7 +70,8 @@ def test_every_voxel_keeps_its_place_in_the_world(raw, tmp_path, code):
 
     nib.save(turned(ct), tmp_path / "ct.nii.gz")
     for name in VERTEBRAE:
-        nib.save(turned(nib.load(raw / "vertebrae" / "P1" / f"vertebrae_{name}.nii.gz")), vertebrae / f"vertebrae_{name}.nii.gz")
+        file = f"vertebrae_{name}.nii.gz"
+        nib.save(turned(nib.load(raw / "vertebrae" / "P1" / file)), vertebrae / file)
     assert run("--single", "--ct-file", tmp_path / "ct.nii.gz", "--vert-seg-file", vertebrae, "--ct-output",
                tmp_path / "c.nii.gz", "--no_normalize") == 0
     whole, part = nib.load(tmp_path / "ct.nii.gz"), nib.load(tmp_path / "c.nii.gz")
@@ -103,7 +108,8 @@ def test_window_equals_the_authors(golden):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(4, 12), st.integers(0, 6), st.integers(1, 6)), min_size=3, max_size=3), st.integers(0, 99))
+@given(st.lists(st.tuples(st.integers(4, 12), st.integers(0, 6), st.integers(1, 6)), min_size=3, max_size=3),
+       st.integers(0, 99))
 def test_what_was_cut_is_pasted_back(axes, seed):
     size, start = [axis[0] for axis in axes], [min(axis[1], axis[0] - 1) for axis in axes]
     region = {"start_xyz": start, "size_xyz": [min(axis[2], n - s) for axis, n, s in zip(axes, size, start)]}
@@ -167,7 +173,8 @@ def test_a_mask_cut_by_the_region_is_reported(raw, tmp_path, capsys):
         write(mask if name == "P1" else mask * 0, tmp_path / "masks" / f"{name}.nii.gz")
     vertebrae = raw / "vertebrae" / "P1"
     assert run("--single", "--ct-file", raw / "CT" / "P1_0000.nii.gz", "--vert-seg-file", vertebrae, "--mask-file",
-               tmp_path / "masks" / "P1.nii.gz", "--ct-output", tmp_path / "c.nrrd", "--mask-output", tmp_path / "m.mha") == 0
+               tmp_path / "masks" / "P1.nii.gz", "--ct-output", tmp_path / "c.nrrd", "--mask-output",
+               tmp_path / "m.mha") == 0
     assert "the region cuts 0.34 ml" in capsys.readouterr().out
     assert sitk.ReadImage(str(tmp_path / "m.mha")).GetPixelID() == mask.GetPixelID()
     run("--single", "--ct-file", raw / "CT" / "P1_0000.nii.gz", "--vert-seg-file", vertebrae, "--mask-file",
@@ -215,6 +222,23 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
     (cohort / "CT" / "text_0000.nii.gz").write_text("hello")
     case("twice")
     write(ct, cohort / "CT" / "twice.nii.gz")
+    case("spacing")
+    header = nib.load(cohort / "CT" / "good_0000.nii.gz").header
+    header["pixdim"][3], header["sform_code"] = 0, 0
+    (cohort / "CT" / "spacing_0000.nii.gz").unlink()
+    plain = cohort / "CT" / "spacing_0000.nii"
+    sitk.WriteImage(ct, str(plain))
+    plain.write_bytes(header.binaryblock + plain.read_bytes()[348:])
+    case("nan in nifti")
+    array = sitk.GetArrayFromImage(ct).astype(np.float32)
+    array[-1, -1, -1] = np.nan
+    affine = nib.load(cohort / "CT" / "good_0000.nii.gz").affine
+    nib.save(nib.Nifti1Image(array.T, affine), cohort / "CT" / "nan in nifti_0000.nii.gz")
+    case("2-D")
+    nib.save(nib.Nifti1Image(np.zeros((40, 40), np.int16), np.eye(4)), cohort / "CT" / "2-D_0000.nii.gz")
+    case("mask cut")
+    whole = (cohort / "masks" / "mask cut.nii.gz").read_bytes()
+    (cohort / "masks" / "mask cut.nii.gz").write_bytes(whole[:-9])
     case("4-D")
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), cohort / "CT" / "4-D_0000.nii.gz")
     assert run("--data-dir", cohort, "--output-dir", tmp_path / "out") == 1
@@ -222,13 +246,73 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
     for name, word in (("air", "every voxel is -1000"), ("nan", "NaN"), ("labels", "labels 3 are unknown"),
                        ("size", "size"), ("shifted", "origin"), ("no vertebra", "no vertebra found"),
                        ("other grid", "differs from the CT"), ("cut", "damaged or cut short"), ("empty", "is empty"),
-                       ("text", "damaged"), ("twice", "2 candidates for the CT"), ("4-D", "3-D")):
+                       ("text", "damaged"), ("twice", "2 candidates for the CT"), ("4-D", "3-D"), ("2-D", "3-D"),
+                       ("spacing", "impossible"), ("nan in nifti", "NaN"), ("mask cut", "damaged or cut short")):
         assert word in skipped.pop(name), name
     assert not skipped
     rows = {row["case"]: row["notes"] for row in read_table(tmp_path / "out" / "report.csv", [])}
     assert rows == {"good": "", "only L5": rows["only L5"], "empty mask": "the mask is empty"}
     assert "L2 is missing, L5 takes its place" in rows["only L5"]
     assert "note on only L5" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_gives_the_same_files(tmp_path):
+    write_abdomen_cohort(tmp_path / "raw", patients=3, size=128, slices=60)
+    command = [sys.executable, "-m", "retroln_nnunet.crop", "--data-dir", str(tmp_path / "raw"), "--parallel",
+               "--num_processes", "2", "--output-dir"]
+    killed = subprocess.Popen([*command, str(tmp_path / "killed")], start_new_session=True, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "killed").glob("regions/*.json")):
+        assert killed.poll() is None
+        time.sleep(0.002)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (tmp_path / "killed" / "report.json").exists()
+    for out in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / out)], check=True, capture_output=True)
+    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob(".writing-*"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "null", '{"sources": {}, "report": 5}'])
+def test_a_damaged_case_is_cropped_again(raw, processed, tmp_path, content):
+    shutil.copytree(processed, tmp_path / "out")
+    (tmp_path / "out" / "regions" / "P3.json").write_text(content)
+    (tmp_path / "out" / "images" / "P2_0000.nii.gz").unlink()
+    assert run("--data-dir", raw, "--output-dir", tmp_path / "out") == 0
+    assert tree(tmp_path / "out") == tree(processed)
+
+
+def test_odd_names_do_not_stop_the_others(raw, tmp_path, capsys):
+    for name in ("ok", "line\nbreak", "byte\udcff", "n" * 210):
+        for folder, file in (("CT", f"{name}_0000.nii.gz"), ("masks", f"{name}.nii.gz")):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            shutil.copy(raw / folder / file.replace(name, "P1"), tmp_path / folder / file)
+        shutil.copytree(raw / "vertebrae" / "P1", tmp_path / "vertebrae" / name)
+    assert run("--data-dir", tmp_path, "--output-dir", tmp_path / "out") == 1
+    assert capsys.readouterr().err.count("cannot be prepared. Rename it.") == 3
+    assert [row["case"] for row in read_table(tmp_path / "out" / "report.csv", [])] == ["ok"]
+
+
+def test_inputs_are_not_overwritten_and_two_runs_are_refused(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    before = tree(tmp_path / "raw")
+    for folder in ("CT", "masks/o", "vertebrae", "."):
+        with pytest.raises(InputError, match="must lie apart"):
+            run("--data-dir", tmp_path / "raw", "--output-dir", tmp_path / "raw" / folder)
+    ct, mask = tmp_path / "raw" / "CT" / "P1_0000.nii.gz", tmp_path / "raw" / "masks" / "P1.nii.gz"
+    single = ["--single", "--ct-file", ct, "--vert-seg-file", tmp_path / "raw" / "vertebrae" / "P1"]
+    for outputs, message in ((["--ct-output", ct], "overwrite the input"),
+                             (["--ct-output", tmp_path / "c.nrrd", "--mask-file", mask, "--mask-output", mask],
+                              "overwrite the input"),
+                             (["--ct-output", mask, "--mask-file", mask, "--mask-output", tmp_path / "m.nrrd"],
+                              "twice"),
+                             (["--ct-output", tmp_path / "c.nrrd", "--mask-file", mask, "--mask-output",
+                               tmp_path / "c.nrrd"], "twice")):
+        with pytest.raises(InputError, match=message):
+            run(*single, *outputs)
+    assert tree(tmp_path / "raw") == before
+    with only_run_in(tmp_path / "out"), pytest.raises(InputError, match="another run is at work here"):
+        run("--data-dir", raw, "--output-dir", tmp_path / "out")
 
 
 @pytest.mark.parametrize("options, message", [

@@ -25,7 +25,7 @@ def stored(golden, tmp_path):
 
     def write(case, code):
         mask = nib.Nifti1Image(masks[f"mask_{case}"], np.array(GOLDEN["cases"][case]["affine_ras"]))
-        turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(code))
+        turn = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, ("RAS", code)))
         nib.save(mask.as_reoriented(turn), tmp_path / "mask.nii.gz")
         return tmp_path / "mask.nii.gz"
 

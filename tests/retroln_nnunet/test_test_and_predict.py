@@ -1,26 +1,19 @@
 """Scores and masks in the geometry of the whole CT; bad checkpoints and scans are one line."""
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
+import zipfile
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
-from retroln_nnunet import predict, test, train
-from retroln_nnunet.config import Config
+from retroln_nnunet import crop, predict, test, train
+from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.volume import geometry, write_volume
-
-
-@pytest.fixture(scope="module")
-def checkpoint(trained):
-    return train.model_dir(Config(nnunet_dir=trained)) / "fold_0" / "checkpoint_final.pth"
 
 
 def run_predict(checkpoint, ct, vertebrae, output):
@@ -67,6 +60,63 @@ def test_formats_orders_and_dicom(checkpoint, raw, tmp_path):
     assert np.array_equal(sitk.GetArrayFromImage(first), sitk.GetArrayFromImage(second))
 
 
+def test_without_vertebrae_totalsegmentator_finds_them(checkpoint, raw, stand_in, tmp_path, monkeypatch, capsys):
+    log, ct = stand_in(case="P4"), sitk.ReadImage(str(raw / "CT" / "P4_0000.nii.gz"))
+    write_dicom_series(ct, tmp_path / "ct dicom")
+    expected = run_predict(checkpoint, raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4", tmp_path / "m.nii.gz")
+    for source in (raw / "CT" / "P4_0000.nii.gz", tmp_path / "ct dicom"):
+        predict.main(["--checkpoint", str(checkpoint), "--input", str(source), "--output", str(tmp_path / "n.nii.gz"),
+                      "--device", "cpu", "--no-mirror", "--fast", "--vert-seg-device", "cpu"])
+        mask = sitk.ReadImage(str(tmp_path / "n.nii.gz"))
+        assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
+    assert all("--device cpu" in line and "--fast" in line for line in log.read_text().splitlines())
+    shutil.copy(raw / "CT" / "P4_0000.nii.gz", tmp_path / "memory_0000.nii.gz")
+    with pytest.raises(InputError, match="out of GPU memory. Add --fast, or --device cpu. Or give --vertebrae"):
+        predict.main(["--checkpoint", str(checkpoint), "--input", str(tmp_path / "memory_0000.nii.gz"), "--output",
+                      str(tmp_path / "o.nii.gz"), "--device", "cpu"])
+
+
+def test_predict_never_writes_over_its_input(checkpoint, raw, tmp_path):
+    scan = tmp_path / "ct.nii.gz"
+    shutil.copy(raw / "CT" / "P4_0000.nii.gz", scan)
+    for output, message in ((scan, "overwrite the input"), (tmp_path, "unknown format")):
+        with pytest.raises(InputError, match=message):
+            run_predict(checkpoint, scan, raw / "vertebrae" / "P4", output)
+    assert scan.read_bytes() == (raw / "CT" / "P4_0000.nii.gz").read_bytes()
+
+
+def test_a_checkpoint_alone_is_enough(checkpoint, raw, tmp_path):
+    """As the authors' would come: without plans.json, dataset.json and region.json beside it."""
+    shutil.copy(checkpoint, tmp_path / "authors.pth")
+    one, other = (run_predict(path, raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4", tmp_path / "m.nrrd")
+                  for path in (checkpoint, tmp_path / "authors.pth"))
+    assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other))
+
+
+def test_original_checkpoints_become_networks(checkpoint, tmp_path):
+    state = torch.load(checkpoint, weights_only=False)
+    network = load_original_checkpoint(checkpoint)
+    wrapped = {f"module._orig_mod.{key}": value for key, value in state["network_weights"].items()}
+    image = torch.randn(1, 1, 32, 32, 32)
+    with torch.inference_mode():
+        expected = network(image)
+        assert expected.shape == (1, 2, 32, 32, 32)
+        assert load_original_checkpoint({**state, "network_weights": wrapped})(image).equal(expected)
+        assert load_original_checkpoint(state["network_weights"], base_features=4)(image).equal(expected)
+    with pytest.raises(InputError, match="the state dict: encoder.stages.0.0.convs.0.conv.weight has shape"):
+        load_original_checkpoint(state["network_weights"])
+    torch.save(state["network_weights"], tmp_path / "bare.pth")
+    assert load_original_checkpoint(tmp_path / "bare.pth", base_features=4)(image).equal(expected)
+
+
+def test_checkpoints_of_older_numpy_are_read(checkpoint, tmp_path):
+    """Before NumPy 2 its scalars were pickled under another address."""
+    with zipfile.ZipFile(checkpoint) as old, zipfile.ZipFile(tmp_path / "old.pth", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+    assert read_checkpoint(tmp_path / "old.pth")["trainer_name"] == train.TRAINER
+
+
 class Evil:
     """A pickle that would run code."""
 
@@ -77,34 +127,57 @@ class Evil:
 def test_bad_checkpoints_are_refused(checkpoint, raw, tmp_path, capsys):
     state = torch.load(checkpoint, weights_only=False)
     key = next(name for name, value in state["network_weights"].items() if name.endswith("seg_layers.4.weight"))
-    classes = {**state["network_weights"], key: torch.zeros(3, 4, 1, 1, 1)}
+    weights = state["network_weights"]
+    classes = {**weights, key: torch.zeros(3, 4, 1, 1, 1)}
+    three = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "tumour": 2}}
+    liver = {**state, "init_args": {**state["init_args"], "dataset_json": three}, "network_weights": {
+        name: torch.cat([value, value[:1]]) if ".seg_layers." in name else value for name, value in weights.items()}}
+    nan = {**weights, key: weights[key] * torch.nan}
+    less = {name: value for name, value in weights.items() if name != key}
+    more = {**weights, "more.weight": torch.zeros(1)}
     shutil.copytree(checkpoint.parents[1], tmp_path / "model")
     fold = tmp_path / "model" / "fold_0"
     for name, content in {"evil": Evil(), "list": [1], "foreign": {"model": {}},
-                          "classes": {**state, "network_weights": classes}}.items():
+                          "classes": {**state, "network_weights": classes}, "nan": {**state, "network_weights": nan},
+                          "less": {**state, "network_weights": less}, "more": {**state, "network_weights": more},
+                          "planless": {**state, "init_args": {}}, "liver": liver}.items():
         torch.save(content, fold / f"{name}.pth")
     (fold / "cut.pth").write_bytes(checkpoint.read_bytes()[:5000])
     (fold / "text.pth").write_text("hello")
     for name, word in (("evil", "more than plain tensors"), ("list", "not a checkpoint of nnU-Net"),
-                       ("foreign", "not a checkpoint"), ("classes", "does not fit its plans.json"), ("cut", "damaged"),
-                       ("text", "damaged"), ("absent", "no such checkpoint")):
+                       ("foreign", "not a checkpoint"), ("classes", f"{key} has shape"), ("cut", "damaged"),
+                       ("nan", f"{key} holds values"), ("less", f"{key} is missing"),
+                       ("more", "more.weight has no place"), ("planless", "its plans are missing"),
+                       ("liver", "1 channels and 3 classes"), ("text", "damaged"), ("absent", "no such checkpoint")):
         with pytest.raises(InputError, match=word):
-            run_predict(fold / f"{name}.pth", raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4", tmp_path / "m.nrrd")
+            run_predict(fold / f"{name}.pth", raw / "CT" / "P4_0000.nii.gz", raw / "vertebrae" / "P4",
+                        tmp_path / "m.nrrd")
     assert "executed" not in capsys.readouterr().out and not (tmp_path / "m.nrrd").exists()
 
 
-def test_bad_input_is_one_line_and_exit_code_2(checkpoint, raw, tmp_path):
+def test_bad_input_is_refused(checkpoint, raw, tmp_path):
     scan = tmp_path / "Löcher und Lücken.nii.gz"
     scan.write_bytes((raw / "CT" / "P1_0000.nii.gz").read_bytes()[:3000])
-    command = [sys.executable, "-m", "retroln_nnunet.predict", "--checkpoint", str(checkpoint), "--input", str(scan),
-               "--vertebrae", str(raw / "vertebrae" / "P1"), "--output"]
-    done = subprocess.run([*command, str(tmp_path / "m.nrrd")], capture_output=True, text=True)
-    assert done.returncode == 2 and f"predict.py: error: {scan}: damaged or cut short" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    with pytest.raises(InputError, match=f"{scan}: damaged or cut short"):
+        run_predict(checkpoint, scan, raw / "vertebrae" / "P1", tmp_path / "m.nrrd")
     with pytest.raises(InputError, match="unknown format"):
         run_predict(checkpoint, scan, raw, tmp_path / "m.png")
     with pytest.raises(InputError, match="--input and --output are needed"):
         predict.main(["--checkpoint", str(checkpoint)])
+
+
+def test_predictions_in_lps_are_scored_whatever_the_order_of_the_ct(folders, processed, raw, tmp_path, capsys):
+    """nnU-Net sees the crops in LPS, and so the plain commands predict."""
+    for path in raw.rglob("*.nii.gz"):
+        write_volume(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SLP"), tmp_path / "raw" / path.relative_to(raw))
+    assert crop.main(["--data-dir", str(tmp_path / "raw"), "--output-dir", str(tmp_path / "p")]) == 0
+    options = ["--processed-dir", str(tmp_path / "p"), *folders[2:], "--predictions-dir", str(processed / "labels"),
+               "--output-dir", str(tmp_path / "out")]
+    assert test.main(options) == 0
+    assert float(read_table(tmp_path / "out" / "cases.csv", ["dice"])[0]["dice"]) == 1
+    (tmp_path / "p" / "regions" / "P4.json").write_text("{}")
+    with pytest.raises(InputError, match="no case could be used. P4: .*damaged, or of a case without a mask"):
+        test.main(options)
 
 
 def test_test_needs_a_prepared_data_set(tmp_path):

@@ -1,10 +1,11 @@
-"""vert_seg.py around the real TotalSegmentator (which has no weights here) and around a stand-in that obeys its command line."""
+"""vert_seg.py around the real TotalSegmentator (without weights), and around a stand-in that obeys its command line."""
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,51 +13,10 @@ import SimpleITK as sitk
 
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import VERTEBRAE
+from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
-from shared_data.files import read_table
-
-# Copies the phantom's vertebrae; the name of the CT says what goes wrong.
-STAND_IN = """#!{python}
-import argparse, pathlib, shutil, sys, time
-parser = argparse.ArgumentParser()
-parser.add_argument("-i", type=pathlib.Path)
-parser.add_argument("-o", type=pathlib.Path)
-parser.add_argument("--roi_subset", nargs="+")
-parser.add_argument("--device", choices=["gpu", "cpu"])
-parser.add_argument("--fast", action="store_true")
-given = parser.parse_args()
-pathlib.Path("{log}").open("a").write(" ".join(sys.argv[1:]) + "\\n")
-name = given.i.name.split("_")[0]
-messages = {{"memory": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
-            "gpu": "RuntimeError: Found no NVIDIA driver on your system", "other": "ValueError: something odd"}}
-if name in messages:
-    sys.exit("Traceback\\n" + messages[name])
-time.sleep({delay})
-given.o.mkdir(exist_ok=True)
-for roi in given.roi_subset:
-    shutil.copy(pathlib.Path("{vertebrae}") / (roi + ".nii.gz"), given.o)
-if name == "incomplete":
-    (given.o / "vertebrae_L4.nii.gz").unlink()
-if name == "corrupted":
-    (given.o / "vertebrae_L4.nii.gz").write_bytes(b"half")
-"""
-
-
-@pytest.fixture
-def stand_in(raw, tmp_path, monkeypatch):
-    """Function: puts the stand-in first on the PATH; returns the file with its command lines."""
-
-    def install(delay=0):
-        program = tmp_path / "bin" / "TotalSegmentator"
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(STAND_IN.format(python=sys.executable, log=tmp_path / "log", delay=delay,
-                                           vertebrae=raw / "vertebrae" / "P1"))
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-        return tmp_path / "log"
-
-    return install
-
+from shared_data.files import only_run_in, read_table
+from shared_data.volume import write_volume
 
 @pytest.fixture
 def cts(raw, tmp_path):
@@ -79,9 +39,10 @@ def run(folder, out, *options):
 def test_one_file_per_vertebra_and_finished_cases_are_skipped(stand_in, cts, tmp_path):
     log, folder = stand_in(), cts("5", "539")
     assert run(folder, tmp_path / "v") == (0, {"5": "success", "539": "success"})
-    assert {path.name for path in (tmp_path / "v" / "5").iterdir()} == {f"vertebrae_{name}.nii.gz" for name in VERTEBRAE}
+    names = [f"vertebrae_{name}" for name in VERTEBRAE]
+    assert {path.name for path in (tmp_path / "v" / "5").iterdir()} == {f"{name}.nii.gz" for name in names}
     words = log.read_text().splitlines()[0].split()
-    assert "--ml" not in words and words[words.index("--roi_subset") + 1:] == [f"vertebrae_{name}" for name in VERTEBRAE]
+    assert "--ml" not in words and words[words.index("--roi_subset") + 1:] == names
     assert run(folder, tmp_path / "v") == (0, {"5": "skipped", "539": "skipped"})
     assert len(log.read_text().splitlines()) == 2
 
@@ -108,20 +69,74 @@ def test_batch_size_takes_the_first_cts(stand_in, cts, tmp_path):
     assert run(cts("2", "10", "1"), tmp_path / "v", "--batch_size", "2")[1] == {"1": "success", "2": "success"}
 
 
-def test_killed_and_run_again(stand_in, cts, tmp_path):
-    stand_in(delay=0.5)
+def test_what_was_not_finished_is_made_again(stand_in, cts, tmp_path):
+    stand_in()
+    folder = cts("good", "incomplete", "corrupted", "memory")
+    run(folder, tmp_path / "v")
+    (tmp_path / "v" / "good" / "vertebrae_L1.nii.gz").write_bytes(b"half")
+    for name, other in (("incomplete", "whole"), ("corrupted", "sound"), ("memory", "fitting")):
+        (folder / f"{name}_0000.nii.gz").rename(folder / f"{other}_0000.nii.gz")
+        if (tmp_path / "v" / name).exists():
+            (tmp_path / "v" / name).rename(tmp_path / "v" / other)
+    code, statuses = run(folder, tmp_path / "v")
+    assert code == 0 and set(statuses.values()) == {"success"} and len(statuses) == 4
+    assert run(folder, tmp_path / "v") == (0, dict.fromkeys(statuses, "skipped"))
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_killed_and_run_again(stand_in, cts, tmp_path, processes):
+    stand_in(delay=0.4)
     command = [sys.executable, "-m", "retroln_nnunet.vert_seg", "--input_dir", str(cts("1", "2", "3")), "--output_dir",
-               str(tmp_path / "v")]
+               str(tmp_path / "v"), "--num_processes", processes]
     killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "v" / "1").exists():
         assert killed.poll() is None
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    assert not (tmp_path / "v" / "3").exists()
+    assert not (tmp_path / "v" / "3").exists() and not (tmp_path / "v" / "summary.csv").exists()
+    stand_in()
     code, statuses = run(tmp_path / "CT", tmp_path / "v")
     assert code == 0 and statuses["1"] == "skipped" and statuses["3"] == "success"
     assert not list((tmp_path / "v").glob(".writing-*"))
+
+
+def test_interrupted_it_starts_no_more(stand_in, cts, tmp_path):
+    log = stand_in(delay=1)
+    command = [sys.executable, "-m", "retroln_nnunet.vert_seg", "--input_dir", str(cts("1", "2", "3", "4")),
+               "--output_dir", str(tmp_path / "v")]
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    stopped = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                               preexec_fn=heed)
+    while not log.exists():
+        time.sleep(0.02)
+    os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
+    error = stopped.communicate()[1].decode()
+    assert stopped.returncode == 130 and "the same command goes on" in error and "Traceback" not in error
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_other_formats_reach_totalsegmentator_as_nifti(stand_in, cts, raw, tmp_path):
+    log = stand_in()
+    ct = sitk.ReadImage(str(raw / "CT" / "P1_0000.nii.gz"))
+    write_volume(ct, tmp_path / "CT" / "a.nrrd")
+    write_dicom_series(ct, tmp_path / "CT" / "b ä")
+    code, statuses = run(tmp_path / "CT", tmp_path / "v", "--file_pattern", "*")
+    assert code == 0 and statuses == {"a": "success", "b ä": "success"}
+    assert all("ct.nii.gz" in line for line in log.read_text().splitlines())
+    assert not (tmp_path / "v" / "a" / "ct.nii.gz").exists()
+
+
+def test_odd_names_locks_and_folders_within_each_other(stand_in, cts, raw, tmp_path, capsys):
+    stand_in()
+    folder = cts("line\nbreak", "byte\udcff", "n" * 190, "summary.csv")
+    code, statuses = run(folder, tmp_path / "v")
+    assert code == 1 and list(statuses.values()).count("success") == 1
+    assert capsys.readouterr().err.count("cannot be prepared. Rename it.") == 3
+    with pytest.raises(InputError, match="must lie apart"):
+        run(folder, folder / "v")
+    with only_run_in(tmp_path / "v"), pytest.raises(InputError, match="another run is at work here"):
+        run(folder, tmp_path / "v")
 
 
 @pytest.mark.skipif((Path.home() / ".totalsegmentator" / "nnunet" / "results").exists(), reason="its weights are here")

@@ -16,6 +16,7 @@ from shared_data.volume import (
     geometry,
     image_from,
     onto_scan,
+    open_volume,
     read_ct,
     read_mask,
     read_volume,
@@ -273,3 +274,43 @@ def test_read_volume_takes_any_number_type(ct, tmp_path):
     for kind in (sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat64, sitk.sitkInt32):
         sitk.WriteImage(sitk.Cast(sitk.Abs(ct), kind), str(tmp_path / "x.nrrd"))
         assert read_volume(tmp_path / "x.nrrd").GetSize() == ct.GetSize()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_slices_that_pass_by_are_those_of_the_volume(ct, tmp_path, suffix):
+    write_volume(sitk.DICOMOrient(ct, "PIR"), tmp_path / f"ct{suffix}")
+    whole = read_volume(tmp_path / f"ct{suffix}")
+    grid, slices = open_volume(tmp_path / f"ct{suffix}")
+    assert geometry(grid) == geometry(whole) and grid.GetPixelID() == whole.GetPixelID()
+    assert np.array_equal(np.stack(list(slices)), array(whole))
+
+
+@pytest.mark.parametrize("kind, slope, inter", [
+    ("<i2", 1, 0), (">i2", 1, 0), ("<u1", 0.5, -10), ("<f4", 2, 3), ("<i4", 1, 0), ("<f8", 1, 0)])
+def test_slices_of_nifti_are_scaled_and_ordered_as_itk_does(tmp_path, kind, slope, inter):
+    stored = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(kind)
+    image = nibabel.Nifti1Image(stored, np.diag([2.0, 3, 4, 1]))
+    image.header.set_data_dtype(kind)
+    image.header.set_slope_inter(slope, inter)
+    nibabel.save(image, tmp_path / "x.nii")
+    header = nibabel.load(tmp_path / "x.nii").header
+    start = int(header["sizeof_hdr"]) + 4
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = slope, inter, start
+    header = header.as_byteswapped(kind[0]) if header.endianness != kind[0] else header
+    (tmp_path / "x.nii").write_bytes(header.binaryblock.ljust(start, b"\0") + stored.tobytes("F"))
+    whole = array(read_volume(tmp_path / "x.nii"))
+    assert np.allclose(np.stack(list(open_volume(tmp_path / "x.nii")[1])), whole, rtol=1e-6)
+    assert np.allclose(whole, stored.T * float(slope) + inter)
+
+
+def test_a_damaged_nifti_file_is_told_when_its_slices_have_passed(ct, tmp_path):
+    path = tmp_path / "ct.nii.gz"
+    write_volume(ct, path)
+    path.write_bytes(path.read_bytes()[:-4])  # the checksum
+    with pytest.raises(InputError, match="ct.nii.gz: damaged or cut short"):
+        list(open_volume(path)[1])
+    nifti_with(tmp_path / "ct.nii", ct, (0, 1, 1))
+    with pytest.raises(InputError, match="spacing .* impossible"):
+        open_volume(tmp_path / "ct.nii")
+    with pytest.raises(InputError, match="no such file"):
+        open_volume(tmp_path / "absent.nii")

@@ -1,0 +1,86 @@
+"""Files of volumes read to their last byte: ITK goes on with what it could unpack. Only volume.py needs this."""
+import gzip
+import math
+import os
+import re
+import zlib
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from shared_data.errors import InputError
+
+DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+
+
+def read_planes(path):
+    """The slices (y, x) of a NIfTI file in stored order, one at a time, scaled as its header says, time points joined.
+
+    Raises InputError for impossible geometry and values that are not finite, one of DAMAGE for a damaged file; a file
+    is known to be whole only after its last slice.
+    """
+    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+        header = _read_header(stream)
+        _check_geometry(header, path)
+        shape, kind = (*header.get_data_shape(), 1, 1), header.get_data_dtype()
+        if min(shape) < 1:
+            raise ValueError(f"its size is {shape}")
+        width, height = shape[:2]
+        slope, inter = header.get_slope_inter()
+        stream.seek(max(int(header["vox_offset"]), header["sizeof_hdr"] + 4))
+        for _ in range(math.prod(shape[2:])):
+            block = stream.read(width * height * kind.itemsize)
+            if len(block) < width * height * kind.itemsize:
+                raise EOFError("the last slices are missing")
+            plane = np.frombuffer(block, kind).reshape(height, width)
+            if kind.kind == "f" and not np.isfinite(plane).all():
+                raise InputError(f"{path}: holds values that are not numbers (NaN or infinite). "  # ITK would put 0
+                                 "Replace them, by air say.")
+            yield plane if slope in (None, 1) and not inter else plane * np.float64(slope) + inter
+        while stream.read(1 << 22):  # the checksum stands at the end
+            pass
+
+
+def _read_header(stream):
+    first = stream.read(4)
+    stream.seek(0)
+    two = 540 in (int.from_bytes(first, "little"), int.from_bytes(first, "big"))
+    return (nibabel.Nifti2Header if two else nibabel.Nifti1Header).from_fileobj(stream, check=False)
+
+
+def _check_geometry(header, path):
+    zooms = header.get_zooms()[:3]
+    if not all(zoom > 0 and math.isfinite(zoom) for zoom in zooms):  # ITK would put 1 mm
+        raise InputError(f"{path}: voxel spacing {tuple(map(float, zooms))} mm is impossible. Correct the header.")
+    affine = [f"{name}_{axis}" for name, axes in {"srow": "xyz", "qoffset": "xyz", "quatern": "bcd"}.items()
+              for axis in axes]
+    if not all(np.isfinite(header[place]).all() for place in affine):
+        raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
+
+
+def check_compressed(path):
+    """Read the data of a compressed NRRD or MetaImage file to its checksum; one of DAMAGE when it does not fit."""
+    lines = []
+    with open(path, "rb") as stream:
+        while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
+            lines.append(os.fsdecode(line))
+            if line.startswith(b"ElementDataFile"):  # the last line of a MetaImage header; an empty one ends NRRD's
+                break
+        data, offset = path, stream.tell()
+    fields = {name.strip().lower(): value.strip() for name, _, value in
+              (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
+    zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
+    if not zipped:
+        return
+    place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    if place != "LOCAL":
+        data, offset = path.parent / place, 0
+    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    with open(data, "rb") as stream:
+        stream.seek(offset)
+        while block := stream.read(1 << 22):
+            unpack.decompress(block)
+    if not unpack.eof:
+        raise EOFError("the compressed data ends early")
