@@ -20,6 +20,7 @@ prepare_snet := process_data.data_process_lymph_node process_data.data_parser
 prepare_sepnet := preprocess
 prepare_focusnet := data_preprocess.data_preprocess data_preprocess.crop_data
 prepare_retroln := crop
+prepare_lung := preprocess table slice_idx
 
 venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
 python = $(call venv,$(1))/bin/python
@@ -81,6 +82,7 @@ test-shared: installed-snet .venv/.installed-tests
 
 bench: $(PRESENT:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)
+	@! test -f $(lung)/train.py || .venv-keras/bin/python -m tests.bench.run $(ARGS)
 
 clean:
 	rm -rf .venv .venv-keras

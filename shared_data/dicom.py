@@ -12,7 +12,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from shared_data.errors import InputError
 
 NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
-TAGS = ["Modality", "SeriesInstanceUID", "ImageType", "PixelData", *NEEDED]
+TAGS = ["Modality", "SeriesInstanceUID", "ImageType", "PixelData", "PatientID", "SeriesNumber", "SOPInstanceUID",
+        *NEEDED]
 
 
 def read_dicom_series(folder):
@@ -26,7 +27,14 @@ def read_dicom_series(folder):
     if len(series) > 1:
         found = ", ".join(f"{uid} ({len(slices)} slices in {slices[0][0].parent})" for uid, slices in series.items())
         raise InputError(f"{folder}: {len(series)} CT series: {found}. Name the folder of one.")
-    slices = next(iter(series.values()))
+    return read_slices(next(iter(series.values())), folder)[0]
+
+
+def read_slices(slices, folder):
+    """(image in HU, [(file, header)] from the lowest to the highest) of one series of `find_ct_series`.
+
+    Raises InputError as `read_dicom_series` does; `folder` names the series in it.
+    """
     files, spacing_z = _sorted_slices(slices, folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(file) for file in files])
@@ -37,13 +45,17 @@ def read_dicom_series(folder):
     if image.GetDimension() != 3:
         raise InputError(f"{folder}: several frames in one file. Convert it to one slice per file.")
     image.SetSpacing((*image.GetSpacing()[:2], spacing_z))
-    return image
+    headers = dict(slices)
+    return image, [(file, headers[file]) for file in files]
 
 
-def find_ct_series(folder):
-    """{series uid: [(file, header)]} of the CT slices under `folder`; overview images are left out."""
+def find_ct_series(folder, pattern="**/*"):
+    """{series uid: [(file, header)]} of the CT slices under `folder`; overview images are left out.
+
+    pattern: "*" looks at the files of the folder itself alone.
+    """
     series = defaultdict(list)
-    for file in sorted(Path(folder).rglob("*")):
+    for file in sorted(Path(folder).glob(pattern)):
         if not file.is_file():
             continue
         try:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from shared_data.errors import run_script
 from shared_data.phantoms_abdomen import write_abdomen_cohort
+from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 from shared_data.phantoms_head import head as head
 from shared_data.phantoms_head import write_pddca_cohort, write_structseg_cohort
 from shared_data.settings import parse_options
@@ -81,13 +82,13 @@ def neck(seed, shape_zyx, spacing_xyz):
 
 
 COHORTS = {"neck": write_neck_cohort, "structseg": write_structseg_cohort, "pddca": write_pddca_cohort,
-           "abdomen": write_abdomen_cohort}
+           "abdomen": write_abdomen_cohort, "lidc": write_lidc_cohort, "luna16": write_luna_cohort}
 
 
 @dataclass(frozen=True)
 class Options:
     folder: Path  # where the cohort is written
-    kind: Literal["neck", "structseg", "pddca", "abdomen"] = "neck"  # which project's layout
+    kind: Literal["neck", "structseg", "pddca", "abdomen", "lidc", "luna16"] = "neck"  # which project's layout
     patients: int = 12  # number of patients
     seed: int = 0  # same seed, same cohort
     size: int = 128  # pixels along x and y

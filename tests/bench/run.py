@@ -2,9 +2,11 @@
 
     python -m tests.bench.run [module ...]
 
-Prints one table and saves it as tests/bench/results.json.
+Prints one table and saves it in tests/bench/results.json. Modules that need the other environment are left out: lung_*
+run in .venv-keras, all others in .venv.
 """
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -14,13 +16,16 @@ FOLDER = Path(__file__).parent
 
 
 def main():
+    keras = importlib.util.find_spec("keras") is not None
     names = sys.argv[1:] or sorted(path.stem for path in FOLDER.glob("*_*.py"))
-    results = {}
+    names = [name for name in names if name.startswith("lung_") == keras]
+    saved = FOLDER / "results.json"
+    results = json.loads(saved.read_text())["ratios"] if saved.exists() else {}
     for name in names:
         results[name] = importlib.import_module(f"tests.bench.{name}").run()
         for what, ratio in results[name].items():
             print(f"{name:24s} {what:68s} {ratio:8.2f}", flush=True)
-    (FOLDER / "results.json").write_text(json.dumps({"cores": os.cpu_count(), "ratios": results}, indent=2) + "\n")
+    saved.write_text(json.dumps({"cores": os.cpu_count(), "ratios": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from shared_data.phantoms import head, main, neck
+from shared_data.phantoms_chest import chest
 from shared_data.volume import check_same_grid, read_ct, read_mask
 
 SPACING = (1.5, 1.5, 3.0)
@@ -67,3 +68,28 @@ def test_a_head_in_pddcas_layout_misses_some_structures(tmp_path):
         voxels = np.argwhere(sitk.GetArrayViewFromImage(mask)).mean(0)[::-1]
         side[name] = mask.TransformContinuousIndexToPhysicalPoint(voxels.tolist())[0]  # mm to the left
     assert all(side[f"{name}_L"] > side[f"{name}_R"] + 20 for name in ("OpticNerve", "Parotid", "Submandibular"))
+
+
+def test_a_chest_in_both_layouts(tmp_path):
+    main(["--kind", "lidc", "--folder", str(tmp_path / "lidc"), "--patients", "1", "--size", "64", "--slices", "8"])
+    series = tmp_path / "lidc" / "LIDC-IDRI-0001" / "study" / "series"
+    ct = sitk.GetArrayFromImage(read_ct(series))
+    assert ct.shape == (8, 64, 64) and ct.min() == -3024  # -2000 as stored
+    assert (series / "readings.xml").read_text().count("<readingSession>") == 4
+    main(["--kind", "luna16", "--folder", str(tmp_path / "luna"), "--patients", "2", "--size", "64", "--slices", "8"])
+    rows = (tmp_path / "luna" / "annotations.csv").read_text().splitlines()[1:]
+    directions = set()
+    for path in sorted((tmp_path / "luna" / "subset0").glob("*.mhd")):
+        scan = read_ct(path)
+        directions.add(scan.GetDirection())
+        for uid, x, y, z, diameter in (row.split(",") for row in rows if row.startswith(path.stem + ",")):
+            at = [round(v) for v in scan.TransformPhysicalPointToContinuousIndex((float(x), float(y), float(z)))]
+            assert scan[at] > -500 and 5 < float(diameter) < 40
+    assert len(directions) == 2
+
+
+def test_no_threshold_finds_the_nodules_of_a_lung():
+    hu, nodules = chest(3, (16, 96, 96))
+    nodules = np.any(nodules, axis=0)
+    best = max(2 * ((hu > cut) & nodules).sum() / ((hu > cut).sum() + nodules.sum()) for cut in range(-700, 100, 50))
+    assert best < 0.5

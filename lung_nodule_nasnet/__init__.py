@@ -1,0 +1,1 @@
+"""NASNet-GCN: pulmonary nodules in chest CT."""

@@ -1,0 +1,77 @@
+"""Our checkpoints: one .npz of plain arrays and a JSON text; read without executing anything."""
+import io
+import json
+import zipfile
+from dataclasses import asdict
+
+import numpy as np
+
+from lung_nodule_nasnet.config import Config
+from shared_data.errors import InputError
+from shared_data.files import whole_file
+from shared_data.settings import config_from_dict
+
+PROJECT = "lung_nodule_nasnet"
+KINDS = ("segmentation", "reducer")
+
+
+def save_checkpoint(path, state, kind="segmentation", **groups):
+    """Write `state` (JSON values) and named groups of arrays; a kill or a full disk leaves the old file."""
+    arrays = {f"{group}_{number:04d}": np.asarray(value)
+              for group, values in groups.items() for number, value in enumerate(values)}
+    buffer = io.BytesIO()
+    np.savez(buffer, state=json.dumps({"project": PROJECT, "kind": kind, **state}), **arrays)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(path, kind="segmentation"):
+    """(state, {group: arrays in order}) of one of our checkpoints. Raises InputError for anything else."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            state = json.loads(str(file["state"]))
+            groups = {}
+            for name in sorted(set(file.files) - {"state"}):
+                groups.setdefault(name.rsplit("_", 1)[0], []).append(file[name])
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint. Train first, or name another.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder. Name a checkpoint in it, best.npz say.") from None
+    except PermissionError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
+        raise InputError(f"{path}: damaged, or not one of our checkpoints (.npz). Take another.") from error
+    if not isinstance(state, dict) or state.get("project") != PROJECT or not isinstance(state.get("config"), dict):
+        raise InputError(f"{path}: not a checkpoint of {PROJECT}. Name one of this project.")
+    if state.get("kind") != kind:
+        raise InputError(f"{path}: a checkpoint of the kind {state.get('kind')}, not {kind}. Name another.")
+    return state, groups
+
+
+def set_weights(network, arrays, path):
+    """Give a network the weights of a checkpoint. Raises InputError when they are not this network's."""
+    variables = network.variables
+    if len(variables) != len(arrays):
+        raise InputError(f"{path}: {len(arrays)} weights, the network has {len(variables)}. Made by other settings?")
+    for variable, array in zip(variables, arrays):
+        if tuple(variable.shape) != array.shape:
+            raise InputError(f"{path}: {variable.path} is {array.shape}, the network's {tuple(variable.shape)}.")
+        if not np.isfinite(array).all():
+            raise InputError(f"{path}: {variable.path} holds values that are not numbers. Take another checkpoint.")
+        variable.assign(array)
+
+
+def load_network(path):
+    """(network, its Config, state) of a checkpoint."""
+    from lung_nodule_nasnet import quiet  # noqa: F401
+    from lung_nodule_nasnet.nasnet_v2 import build_network
+    state, groups = load_checkpoint(path)
+    config = config_from_dict(Config, state["config"], path)
+    network = build_network(config)
+    set_weights(network, groups.get("weights", []), path)
+    return network, config, state
+
+
+def to_plain(config):
+    """The settings as JSON values."""
+    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}

@@ -1,0 +1,103 @@
+"""Every setting of NASNet-GCN: edit the defaults here, or give `--name value` to any of the scripts."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+Annotations = Literal["auto", "xml", "list", "luna16"]
+MaskRule = Literal["edge", "authors"]
+ThresholdRule = Literal["floor", "authors"]
+Device = Literal["auto", "cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The comment behind a field is its help text; in brackets where the value comes from."""
+
+    # Folders
+    data_dir: Path = ROOT / "data" / "raw" / "lung_nodule_nasnet"  # LIDC-IDRI or LUNA16, as unpacked
+    prepared_dir: Path = ROOT / "data" / "prepared" / "lung_nodule_nasnet"  # lung slices, table and split
+    run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # config, checkpoints and results
+
+    # Slices and masks
+    annotations: Annotations = "auto"  # auto: luna16 where .mhd files lie, else xml if there are read-outs, else list
+    nodule_list: Path | None = None  # list3.2.csv; unset: in data_dir
+    luna_annotations: Path | None = None  # annotations.csv of LUNA16; unset: in data_dir
+    consensus: float = 0.5  # share of the readers of a nodule that makes a voxel nodule (xml)
+    min_readers: int = 1  # nodules marked by fewer readers are left out, and their slices not used (xml)
+    mask_rule: MaskRule = "edge"  # outlines of list and luna16: steepest closed edge (ours), or wand and HU > -500
+    list_convention: Literal["list", "authors"] = "list"  # authors: columns counted from 0, mm taken for pixels
+    negatives_per_positive: float = 1.0  # slices without a nodule kept for each with one (ours)
+    min_negatives: int = 2  # at least so many of each scan (ours)
+    size: int = 400  # pixels along a side of the network's input: the central 400 of 512, resized (authors: 400)
+
+    # Split
+    split: Literal["patient", "slice"] = "patient"  # slice: neighbouring slices on both sides (authors)
+    validation_share: float = 0.2  # of the patients, or slices (authors)
+    split_seed: int = 85  # of the split (authors)
+    leave_out: Path | None = None  # CSV with a column seriesuid: these scans are kept out of training (for testing)
+
+    # Training
+    epochs: int = 200  # passes over the training slices (authors)
+    batch_size: int = 12  # slices in one update, over all devices (authors)
+    lr: float = 1e-2  # first learning rate of SGD (ours: the authors' is not known)
+    momentum: float = 0.9  # of SGD (authors)
+    lr_factor: float = 0.1  # learning rate x this when validation Dice stalls (ours)
+    lr_patience: int = 5  # epochs without a better Dice before that (ours)
+    min_lr: float = 1e-7  # lower bound of the learning rate (authors' last one)
+    finetune: Path | None = None  # start from this checkpoint, at 1e-7 (authors) unless --lr is given
+    flip_probability: float = 0.5  # chance of a flip, along each axis (authors)
+    rotate_degrees: float = 6.0  # largest rotation, either direction (authors)
+    zoom: float = 0.0  # largest relative change of size, either direction (authors: 0)
+    seed: int = 85  # of weights, order and augmentation
+    resume: bool = False  # go on from last.npz of the run folder
+
+    # Network; the defaults are the paper's
+    encoder_filters: int = 1056  # channels of the encoder's last map, a multiple of 96 (NASNet-Mobile: 1056)
+    encoder_blocks: int = 4  # normal cells in each of three groups, at least 2 (NASNet-Mobile: 4)
+    decoder_width: float = 1.0  # factor on the decoder's channels 192, 128, 96, 64
+    bn_momentum: float | None = None  # of all batch normalisations; unset: 0.9997 encoder, 0.99 decoder (authors)
+
+    # From probability to nodules
+    threshold_rule: ThresholdRule = "floor"  # authors: the two-means cut even where a slice holds nothing
+    centre_distance: float = 0.2  # floor: a slice whose two class centres are closer stays empty (ours)
+    erode: bool = False  # erode the mask of a slice by 5x5 (authors: optional)
+    min_pixels: int = 4  # a slice with fewer mask pixels counts as empty (authors: more than 3)
+
+    # Machine
+    device: Device = "auto"  # auto: gpu where there is one
+    devices: int = 1  # GPUs (or CPU parts) one batch is shared by
+    workers: int = 2  # processes that prepare or load
+    compiled: bool = True  # TensorFlow compiles the training step (half a minute, once); off: for trials of few steps
+    predict_batch: int = 4  # slices at a time without training
+
+    def __post_init__(self):
+        _at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
+              "min_readers")
+        _at_least(self, 2, "encoder_blocks")
+        _at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
+                  "rotate_degrees", "centre_distance")
+        for name in ("flip_probability", "momentum"):
+            _within(self, name, 0 <= getattr(self, name) <= 1, "in 0..1")
+        for name in ("validation_share", "lr_factor", "bn_momentum"):
+            value = getattr(self, name)
+            if value is not None:
+                _within(self, name, 0 < value < 1, "between 0 and 1")
+        _within(self, "consensus", 0 < self.consensus <= 1, "above 0, up to 1")
+        _within(self, "zoom", 0 <= self.zoom < 0.5, "from 0, below 0.5")
+        _within(self, "lr", self.lr > 0, "above 0")
+        _within(self, "decoder_width", 0 < self.decoder_width <= 8, "above 0, up to 8")
+        _within(self, "size", 32 <= self.size <= 400, "in 32..400")
+        _within(self, "seed", self.seed < 2**32 - self.epochs, "below 4294967296 less --epochs")
+        if self.encoder_filters < 96 or self.encoder_filters % 96:
+            raise ValueError(f"--encoder-filters {self.encoder_filters} must be a multiple of 96.")
+
+
+def _at_least(config, lowest, *names):
+    for name in names:
+        _within(config, name, getattr(config, name) >= lowest, f"at least {lowest}")
+
+
+def _within(config, name, holds, where):
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} must be {where}.")

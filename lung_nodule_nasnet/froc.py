@@ -1,0 +1,66 @@
+"""Detection scores as the LUNA16 challenge counts them.
+
+A candidate closer than a nodule's radius to its centre is a hit; of several hits on one nodule the most probable
+counts and the others are left out; so are candidates within findings that the challenge excludes. The rest are false
+positives.
+"""
+import numpy as np
+
+FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
+EXCLUDED_DIAMETER_MM = 10.0  # of excluded findings whose diameter is not given (the challenge's script)
+
+
+def match(candidates, nodules, excluded=()):
+    """(probability of each nodule's best hit or -inf, probabilities of the false positives) of one scan.
+
+    candidates: rows (x, y, z, probability); nodules, excluded: rows (x, y, z, diameter), mm.
+    """
+    candidates = np.reshape(np.asarray(candidates, float), (-1, 4))
+    nodules, excluded = (np.reshape(np.asarray(rows, float), (-1, 4)) for rows in (nodules, excluded))
+    excluded = excluded.copy()
+    excluded[excluded[:, 3] < 0, 3] = EXCLUDED_DIAMETER_MM
+    hits = _within(candidates, nodules)  # (candidates, nodules)
+    best = np.where(hits, candidates[:, 3:], -np.inf).max(0, initial=-np.inf)
+    free = ~hits.any(1) & ~_within(candidates, excluded).any(1)
+    return best, candidates[free, 3]
+
+
+def _within(candidates, findings):
+    apart = ((candidates[:, None, :3] - findings[None, :, :3]) ** 2).sum(-1)
+    return apart < (findings[:, 3] / 2) ** 2
+
+
+def froc_curve(scans):
+    """(false positives a scan, sensitivity): points of the curve, from no candidate to all; scans: of `match`."""
+    best = np.concatenate([found for found, _ in scans])
+    false = np.concatenate([wrong for _, wrong in scans])
+    if not len(best):
+        raise ValueError("no nodule in any scan: no sensitivity")
+    cuts = np.unique(np.concatenate([best[np.isfinite(best)], false]))[::-1]
+    found = np.searchsorted(np.sort(-best), -cuts, side="right")
+    wrong = np.searchsorted(np.sort(-false), -cuts, side="right")
+    return np.append(0, wrong) / len(scans), np.append(0, found) / len(best)
+
+
+def sensitivities(scans, at=FALSE_POSITIVES_PER_SCAN):
+    """Sensitivity at so many false positives a scan, linear between the points of the curve."""
+    rates, sensitivity = froc_curve(scans)
+    last = np.append(rates[1:] > rates[:-1], True)  # the highest sensitivity of each rate
+    return np.interp(at, rates[last], sensitivity[last])
+
+
+def cpm(scans):
+    """Competition performance metric: the mean of the seven sensitivities."""
+    return float(sensitivities(scans).mean())
+
+
+def bootstrap(scans, samples=1000, seed=0):
+    """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over scans drawn with replacement."""
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(samples):
+        chosen = [scans[i] for i in rng.integers(0, len(scans), len(scans))]
+        if sum(len(best) for best, _ in chosen):
+            drawn.append(sensitivities(chosen))
+    drawn = np.array(drawn)
+    interval = np.percentile(drawn, (2.5, 97.5), axis=0).T
+    return {"cpm": tuple(np.percentile(drawn.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}

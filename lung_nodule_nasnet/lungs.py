@@ -1,0 +1,97 @@
+"""The lungs of a slice, and the slice the network sees. The authors' steps; offsets of even footprints as theirs."""
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lung_nodule_nasnet.two_means import counted_centres
+
+MATRIX = 512  # pixels along a side: all lengths below are meant for it
+CENTRE = slice(100, 400)  # rows and columns the classes are found in
+CROP = slice(57, 457)  # rows and columns kept
+OUTSIDE_HU, AIR_HU = -2000, -1024  # at or below the first lies nothing that was scanned
+ERODE, DILATE = np.ones((4, 4), np.uint8), np.ones((10, 10), np.uint8)
+
+
+@dataclass(frozen=True)
+class Lungs:
+    image: np.ndarray  # (512, 512) float32: standardised slice, 0 outside the lungs
+    mask: np.ndarray  # (512, 512) uint8
+    threshold: float  # between the classes, standardised
+
+
+def extract_lungs(hu):
+    """`Lungs` of a slice (512, 512) in whole Hounsfield units.
+
+    The slice's extremes count as the mean of its centre; what is below the middle of the two class centres there and
+    forms components of plausible place and size is lung. Grown by 10x10, so that nodules at the wall stay in.
+    """
+    low = int(hu.min())
+    level = (hu.astype(np.int32) - low).astype(np.uint16)
+    counts = np.bincount(level.ravel())
+    levels = np.arange(len(counts), dtype=np.float64)
+    mean = levels @ counts / hu.size
+    std = np.sqrt((levels - mean) ** 2 @ counts / hu.size)
+    if std == 0:
+        return Lungs(np.zeros(hu.shape, np.float32), np.zeros(hu.shape, np.uint8), 0.0)
+    centre = np.bincount(level[CENTRE, CENTRE].ravel(), minlength=len(counts))
+    central_mean = levels @ centre / centre.sum()
+    standardised = (levels - mean) / std
+    extremes = [0, len(counts) - 1]
+    standardised[extremes] = (central_mean - mean) / std
+    order = np.argsort(standardised, kind="stable")
+    threshold = sum(counted_centres(standardised[order], centre[order])) / 2
+    mask = plausible_lungs((standardised < threshold).astype(np.uint8)[level])
+    return Lungs(standardised.astype(np.float32)[level] * mask, mask, float(threshold))
+
+
+def plausible_lungs(dark):
+    """Lung mask (uint8) of what is dark (uint8): opened, components of lung-like place and size, grown by 10x10."""
+    opened = cv2.dilate(cv2.erode(dark, ERODE, anchor=(1, 1)), DILATE, anchor=(4, 4))
+    _, components, boxes, _ = cv2.connectedComponentsWithStats(opened, connectivity=8, ltype=cv2.CV_16U)
+    left, top, width, height, _ = boxes.T
+    kept = (height < 475) & (width < 475) & (top > 40) & (top + height < 472)
+    kept[0] = False
+    return cv2.dilate(kept.astype(np.uint8)[components], DILATE, anchor=(4, 4))
+
+
+def network_slice(hu, size):
+    """(size, size) float32 of a slice of any matrix in HU: its lungs, the central 400 of 512, resized to `size`."""
+    return resized(extract_lungs(to_matrix(hu)).image[CROP, CROP], size)
+
+
+def network_mask(mask, size):
+    """A nodule mask (boolean, any matrix) on the same grid."""
+    matrix = to_matrix(mask.astype(np.int16), 0, cv2.INTER_NEAREST_EXACT)
+    return resized(matrix[CROP, CROP].astype(np.float32), size) > 0.5
+
+
+def onto_slice(values, shape_yx):
+    """Values (size, size) of the network's grid back on a slice of `shape_yx`, 0 outside; masks stay masks."""
+    matrix = np.zeros((MATRIX, MATRIX), values.dtype)
+    nearest = cv2.INTER_NEAREST_EXACT if values.dtype == np.uint8 else cv2.INTER_LINEAR
+    matrix[CROP, CROP] = cv2.resize(values, (CROP.stop - CROP.start,) * 2, interpolation=nearest)
+    side = max(shape_yx)
+    if side != MATRIX:
+        matrix = cv2.resize(matrix, (side, side), interpolation=nearest)
+    top, left = ((side - n) // 2 for n in shape_yx)
+    return matrix[top:top + shape_yx[0], left:left + shape_yx[1]]
+
+
+def to_matrix(plane, outside=AIR_HU, interpolation=None):
+    """A slice of another matrix resampled to 512x512, its field of view kept; made square with `outside` before."""
+    if plane.shape == (MATRIX, MATRIX):
+        return plane
+    side = max(plane.shape)
+    square = np.full((side, side), outside, plane.dtype)
+    top, left = ((side - n) // 2 for n in plane.shape)
+    square[top:top + plane.shape[0], left:left + plane.shape[1]] = plane
+    if interpolation is None:
+        interpolation = cv2.INTER_AREA if side > MATRIX else cv2.INTER_LINEAR
+    return cv2.resize(square, (MATRIX, MATRIX), interpolation=interpolation)
+
+
+def resized(plane, size):
+    if plane.shape[0] == size:
+        return plane
+    return cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA)

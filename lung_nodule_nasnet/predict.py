@@ -1,0 +1,90 @@
+"""Find the nodules of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
+
+input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
+beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes in ml, nodules).
+"""
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from lung_nodule_nasnet.checkpoint import load_network
+from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from lung_nodule_nasnet.postprocess import find_nodules, write_nodules
+from lung_nodule_nasnet.reducer import load_reducer, rate
+from shared_data.errors import run_script
+from shared_data.files import write_json
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.settings import build, given_options
+from shared_data.volume import check_output, geometry, onto_scan, read_ct, write_volume
+
+WINDOW_HU = (-1200.0, 300.0)  # of the pictures
+
+
+@dataclass(frozen=True)
+class Options:
+    input: Path  # the CT
+    output: Path  # the mask; its suffix is its format
+    checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py
+    reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
+    min_probability: float = 0.0  # nodules below it are left out
+    threshold_rule: ThresholdRule | None = None  # unset: the checkpoint's
+    centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
+    predict_batch: int = 4  # slices at a time
+    save_probability: Path | None = None  # write the probability of each voxel there
+    device: Device = "auto"  # auto: gpu where there is one
+
+    def __post_init__(self):
+        if not 0 <= self.min_probability <= 1:
+            raise ValueError(f"--min-probability {self.min_probability} must lie in 0..1.")
+
+
+def main(argv=None):
+    given = given_options(Options, argv, __doc__)
+    options = build(Options, given)
+    for path in filter(None, (options.output, options.save_probability)):
+        check_output(path, options.input)
+    ct = read_ct(options.input)
+    network, config = prepare_network(options.checkpoint, options.device, {
+        name: given[name] for name in ("threshold_rule", "centre_distance", "predict_batch") if name in given})
+    from lung_nodule_nasnet.inference import segment
+    mask, probability, lps = segment(network, ct, config,
+                                     partial(tqdm, desc=options.input.name, unit="batch", disable=None))
+    nodules, labels = find_nodules(mask, probability, lps)
+    if options.reducer:
+        nodules = rate(load_reducer(options.reducer), nodules, lps)
+    nodules = [nodule for nodule in nodules if nodule["probability"] >= options.min_probability]
+    mask = np.isin(labels, [nodule["label"] for nodule in nodules]).astype(np.uint8)
+    write_volume(onto_scan(mask, geometry(ct)), options.output)
+    if options.save_probability:
+        write_volume(onto_scan(probability, geometry(ct)), options.save_probability)
+    stem = write_nodules(options.output, nodules)
+    write_json(f"{stem}.json", {
+        "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "components": nodules,
+        "volume_ml": sum(nodule["volume_ml"] for nodule in nodules)})
+    save_picture(f"{stem}_overlay.png", draw(sitk.GetArrayViewFromImage(lps), mask))
+    print(f"{len(nodules)} nodules, {sum(nodule['volume_ml'] for nodule in nodules):.2f} ml: {options.output}")
+
+
+def prepare_network(checkpoint, device, changes):
+    """(network, its Config with `changes`), on the device."""
+    from lung_nodule_nasnet.devices import choose_strategy
+    choose_strategy(device, 1)
+    network, config, _ = load_network(checkpoint)
+    return network, build(Config, {**vars(config), **changes})
+
+
+def draw(hu, mask, tiles=8):
+    """Contact sheet (RGB) of the slices with most mask; of slices through the volume when there is none."""
+    area = mask.sum((1, 2), dtype=np.int64)
+    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
+    low, high = WINDOW_HU
+    return contact_sheet([(overlay((hu[k] - low) / (high - low), prediction=mask[k], side=320), f"slice {k}")
+                          for k in sorted({int(k) for k in chosen})])
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,127 @@
+"""Detection on whole scans: candidates, FROC, CPM."""
+
+import numpy as np
+import SimpleITK as sitk
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
+from lung_nodule_nasnet.inference import segment
+from lung_nodule_nasnet.nodules import read_luna_annotations
+from lung_nodule_nasnet.postprocess import find_nodules
+from lung_nodule_nasnet.predict import WINDOW_HU, prepare_network
+from lung_nodule_nasnet.reducer import load_reducer, rate
+from lung_nodule_nasnet.scans import find_scans, read_scan
+from shared_data.cohort import all_skipped, say_skipped
+from shared_data.errors import InputError, one_line
+from shared_data.files import whole_file, write_json, write_table
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.report import write_report
+
+PLACE = ("coordX", "coordY", "coordZ")
+TILES = 16
+
+
+def score_scans(config, seen):
+    """Score every scan of the folder that training has not seen; 1 when some had to be skipped."""
+    annotations = config.nodules or config.scans / "annotations.csv"
+    listed = read_luna_annotations(annotations)
+    excluded = read_luna_annotations(config.excluded) if config.excluded else {}
+    scans, skipped = find_scans(config.scans)
+    fresh = [scan for scan in scans if config.seen_scans or scan.uid not in seen]
+    if not fresh:
+        raise InputError(f"{config.scans}: training has seen all {len(scans)} scans. Keep some out with slice_idx.py "
+                         "--leave-out, or score them nevertheless with --seen-scans.")
+    if not any(listed.get(scan.uid) for scan in fresh):
+        raise InputError(f"{annotations}: no nodule of the {len(fresh)} scans in it. Give their table with --nodules.")
+    network, _ = prepare_network(config.checkpoint, config.device, {})
+    reducer = load_reducer(config.reducer) if config.reducer else None
+    results, candidates, pictures = {}, [], []
+    for scan in tqdm(fresh, unit="scan", disable=None):
+        try:
+            mask, probability, ct = segment(network, read_scan(scan).image, config)
+        except (InputError, OSError) as error:
+            skipped[scan.uid] = one_line(error)
+            continue
+        found, _ = find_nodules(mask, probability, ct)
+        found = rate(reducer, found, ct) if reducer else found
+        truth = listed.get(scan.uid, [])
+        places = [[nodule[name] for name in (*PLACE, "probability")] for nodule in found]
+        results[scan.uid] = match(places, truth, excluded.get(scan.uid, []))
+        for place in places:
+            hit = np.isfinite(match([place], truth)[0]).any()
+            ignored = not hit and not len(match([place], truth, excluded.get(scan.uid, []))[1])
+            candidates.append({"seriesuid": scan.uid, **dict(zip((*PLACE, "probability"), place)),
+                               "class": "" if ignored else int(hit)})
+        pictures += draw(ct, mask, truth, scan.patient)
+    if not results:
+        raise all_skipped(config.scans, skipped)
+    write_results(config, results, candidates, pictures, len(scans) - len(fresh))
+    return say_skipped(skipped)
+
+
+def draw(ct, mask, truth, name):
+    """An (RGB, caption) pair for the largest nodule of a scan, its sphere in green."""
+    if not truth:
+        return []
+    x, y, z, diameter = max(truth, key=lambda row: row[3])
+    at = ct.TransformPhysicalPointToContinuousIndex((x, y, z))
+    hu, spacing = sitk.GetArrayViewFromImage(ct), ct.GetSpacing()
+    k = int(np.clip(round(at[2]), 0, len(hu) - 1))
+    rows, columns = np.ogrid[:hu.shape[1], :hu.shape[2]]
+    sphere = ((rows - at[1]) * spacing[1]) ** 2 + ((columns - at[0]) * spacing[0]) ** 2 <= (diameter / 2) ** 2
+    low, high = WINDOW_HU
+    return [(overlay((hu[k] - low) / (high - low), sphere, mask[k], 320), f"{name[-30:]} slice {k}")]
+
+
+def write_results(config, results, candidates, pictures, n_seen):
+    out, scans = config.output_dir, list(results.values())
+    n_nodules = sum(len(best) for best, _ in scans)
+    found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
+    at = sensitivities(scans)
+    interval = bootstrap(scans, config.bootstrap_samples)
+    rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()),
+             "false_positives": len(false)} for uid, (best, false) in results.items()]
+    curve = [{"false positives per scan": rate_, "sensitivity": float(value), "low": low, "high": high}
+             for rate_, value, (low, high) in zip(FALSE_POSITIVES_PER_SCAN, at, interval["sensitivity"])]
+    summary = {"scans": len(scans), "scans_of_the_training_left_out": n_seen, "nodules": n_nodules, "found": found,
+               "sensitivity": found / n_nodules,
+               "false_positives_per_scan": sum(len(false) for _, false in scans) / len(scans),
+               "cpm": cpm(scans), "cpm_low": interval["cpm"][0], "cpm_high": interval["cpm"][1]}
+    write_table(out / "cases.csv", rows)
+    columns = ("seriesuid", *PLACE, "probability")
+    write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates]
+                or [dict.fromkeys(columns, "")])
+    write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""]
+                or [dict.fromkeys((*columns, "class"), "")])
+    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "reducer": config.reducer, "scores": summary,
+                                      "froc": curve})
+    draw_froc(scans, out / "froc.png")
+    figures = {"FROC": out / "froc.png"}
+    if pictures:
+        save_picture(out / "overlays" / "contact_sheet.png", contact_sheet(pictures[:TILES]))
+        figures["the largest nodule of each scan (annotation green, prediction red)"] = (
+            out / "overlays" / "contact_sheet.png")
+    write_report(out / "report.html", f"NASNet-GCN, scans of {config.scans.name}", [
+        f"{config.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule "
+        "the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. low, "
+        f"high: 95 % interval over {config.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of the "
+        "training were left out."],
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
+        figures)
+    print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "
+          f"{n_nodules} nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
+    print(f"report: {out / 'report.html'}")
+
+
+def draw_froc(scans, path):
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    rates, sensitivity = froc_curve(scans)
+    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post")
+    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o")
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="false positives per scan", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    with whole_file(path) as partial_path:
+        figure.savefig(partial_path, dpi=120)

@@ -1,0 +1,84 @@
+"""Scores of the validation slices."""
+import math
+
+import numpy as np
+
+from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
+from lung_nodule_nasnet.postprocess import slice_mask
+from lung_nodule_nasnet.predict import prepare_network
+from lung_nodule_nasnet.slice_idx import read_split
+from lung_nodule_nasnet.table import read_columns
+from shared_data.errors import InputError
+from shared_data.files import write_json, write_table
+from shared_data.metrics import dice
+from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.report import write_report
+
+TILES = 16
+
+
+def score_slices(config):
+    network, _ = prepare_network(config.checkpoint, config.device, {})
+    table = config.prepared_dir / "table.h5"
+    columns = read_columns(table)
+    if columns["size"] != config.size:
+        raise InputError(f"{table}: slices of {columns['size']} pixels, the checkpoint's are {config.size}.")
+    indices = read_split(config.prepared_dir, len(columns["series_uids"]))["validation"]
+    slices = SliceSequence(table, indices, config, augmented=False)
+    rows, pictures = [], []
+    for number in range(len(slices)):
+        images, references = slices[number]
+        for image, reference, probability in zip(images, references, network.predict_on_batch(images)):
+            index = indices[len(rows)]
+            there, mask = reference[..., 1] > 0, slice_mask(probability[..., 1], config) > 0
+            soft = 2 * float((there * probability[..., 1]).sum()) + 1
+            rows.append({
+                "patient": columns["subject_ids"][index], "seriesuid": columns["series_uids"][index], "row": index,
+                "dice": dice(there, mask), "reference_pixels": int(there.sum()), "mask_pixels": int(mask.sum()),
+                "overlap_pixels": int((there & mask).sum()),
+                "soft_dice": soft / (float(there.sum() + probability[..., 1].sum()) + 1)})
+            if there.any():
+                pictures.append((overlay((image[..., 0] + 1) / 3, there, mask, 320), f"{rows[-1]['dice']:.3f}"))
+    write_results(config, rows, pictures)
+    return 0
+
+
+def summarise(rows):
+    """Scores over the slices with a nodule, over all pixels, and of the slices without one."""
+    positive = [row for row in rows if row["reference_pixels"]]
+    overlap, there, marked = (sum(row[name] for row in rows)
+                              for name in ("overlap_pixels", "reference_pixels", "mask_pixels"))
+    empty = [row for row in rows if not row["reference_pixels"]]
+    return {
+        "slices": len(rows), "slices_with_nodule": len(positive),
+        "dice": 2 * overlap / (there + marked) if there + marked else math.nan,
+        "sensitivity": overlap / there if there else math.nan, "precision": overlap / marked if marked else math.nan,
+        "mean_slice_dice": float(np.mean([row["dice"] for row in positive])),
+        "mean_soft_dice": float(np.mean([row["soft_dice"] for row in positive])),
+        "slices_found": sum(row["overlap_pixels"] > 0 for row in positive),
+        "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
+
+
+def write_results(config, rows, pictures):
+    out, summary = config.output_dir, summarise(rows)
+    write_table(out / "cases.csv", rows)
+    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": "validation",
+                                      "threshold_rule": config.threshold_rule, "scores": summary})
+    sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
+    save_picture(out / "overlays" / "contact_sheet.png", sheet)
+    figures = {"validation slices with a nodule, Dice (reference green, prediction red)":
+               out / "overlays" / "contact_sheet.png"}
+    if (config.run_dir / "curves.png").exists():
+        figures["training"] = config.run_dir / "curves.png"
+    by_patient = [{"patient": patient, **summarise([row for row in rows if row["patient"] == patient])}
+                  for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
+    write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
+        f"{config.checkpoint}, cut by the rule '{config.threshold_rule}'.",
+        "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
+        "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Patients": by_patient},
+        figures)
+    print(f"dice {summary['dice']:.3f}  mean slice dice {summary['mean_slice_dice']:.3f}  sensitivity "
+          f"{summary['sensitivity']:.3f}  precision {summary['precision']:.3f}  empty slices marked "
+          f"{summary['empty_slices_marked']} of {summary['empty_slices']}")
+    print(f"report: {out / 'report.html'}")

@@ -1,0 +1,81 @@
+"""Which slices of the table train and which validate: python slice_idx.py
+
+Writes <prepared>/slice_idx.json. By patient, so that no patient is on both sides; `--split slice` is the authors' way.
+`--leave-out annotations.csv` keeps the scans of a table with a column seriesuid out of both: LUNA16 is a part of
+LIDC-IDRI, and what is tested must not train.
+"""
+import numpy as np
+
+from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.table import read_columns
+from shared_data.errors import InputError, run_script
+from shared_data.files import only_run_in, read_json, read_table, write_json
+from shared_data.folds import natural_sort
+from shared_data.settings import parse_options
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    table = config.prepared_dir / "table.h5"
+    columns = read_columns(table)
+    left_out = set()
+    if config.leave_out:
+        left_out = {row["seriesuid"].strip() for row in read_table(config.leave_out, ["seriesuid"])}
+        left_out &= set(columns["series_uids"])
+    split = split_slices(columns, left_out, config, table)
+    with only_run_in(config.prepared_dir):
+        write_json(config.prepared_dir / "slice_idx.json", {
+            "split": config.split, "n_slices": len(columns["series_uids"]), "left_out": sorted(left_out), **split})
+    for part in ("train", "validation"):
+        chosen = split[part]
+        patients = {columns["subject_ids"][i] for i in chosen}
+        print(f"{part}: {len(chosen)} slices, {int(columns['has_nodule'][chosen].sum())} with a nodule, "
+              f"{len(patients)} patients")
+    if config.leave_out:
+        print(f"left out: {len(left_out)} scans named in {config.leave_out}")
+
+
+def split_slices(columns, left_out, config, table):
+    """{"train", "validation": indices into the table}. Raises InputError when a side would have no nodule."""
+    free = [i for i, uid in enumerate(columns["series_uids"]) if uid not in left_out]
+    rng = np.random.default_rng(config.split_seed)
+    if config.split == "slice":
+        units = {i: [i] for i in free}
+    else:
+        units = {patient: [] for patient in natural_sort({columns["subject_ids"][i] for i in free})}
+        for i in free:
+            units[columns["subject_ids"][i]].append(i)
+    if len(units) < 2:
+        raise InputError(f"{table}: {len(units)} {config.split}{'s' * (len(units) != 1)} to split; training and "
+                         "validation need one each. Prepare more scans, or leave fewer out.")
+    names = list(units)
+    n_held = min(len(names) - 1, max(1, round(len(names) * config.validation_share)))
+    held = {names[k] for k in rng.permutation(len(names))[:n_held]}
+    split = {"train": sorted(i for name in names if name not in held for i in units[name]),
+             "validation": sorted(i for name in held for i in units[name])}
+    for part, chosen in split.items():
+        if not columns["has_nodule"][chosen].any():
+            raise InputError(f"{table}: no {part} slice holds a nodule. Prepare more scans, or give another "
+                             "--split-seed.")
+    return split
+
+
+def read_split(prepared_dir, n_slices):
+    """{"train", "validation": indices, "left_out"} as written; InputError when it is not of this table."""
+    path = prepared_dir / "slice_idx.json"
+    if not path.exists():
+        raise InputError(f"{path}: no such file. Run slice_idx.py.")
+    split = read_json(path)
+    try:
+        both = split["train"] + split["validation"]
+        usable = (split["n_slices"] == n_slices and len(set(both)) == len(both) and split["train"]
+                  and split["validation"] and all(type(i) is int and 0 <= i < n_slices for i in both))
+    except (KeyError, TypeError):
+        usable = False
+    if not usable:
+        raise InputError(f"{path}: damaged, or of another table. Run slice_idx.py again.")
+    return split
+
+
+if __name__ == "__main__":
+    run_script(main)

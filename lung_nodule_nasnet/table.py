@@ -1,0 +1,102 @@
+"""Prepared slices to one compressed HDF5 table: python table.py
+
+<prepared>/table.h5 holds, slice by slice, `data` (N, size, size) float32, `truth` uint8, `subject_ids` (patients),
+`series_uids` and `slice_index`. It gets its name when it is complete.
+"""
+import numpy as np
+import tables
+
+from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.preprocess import finished, read_slices_of
+from shared_data.errors import InputError, run_script
+from shared_data.files import check_free_space, clear_partials, only_run_in, read_table, whole_file
+from shared_data.settings import parse_options
+
+FILTERS = tables.Filters(complevel=5, complib="blosc")
+TEXT = tables.StringAtom(128)
+
+
+def main(argv=None):
+    config = parse_options(Config, argv, __doc__)
+    rows = read_table(config.prepared_dir / "scans.csv", ["seriesuid", "patient"])
+    with only_run_in(config.prepared_dir):
+        clear_partials(config.prepared_dir)
+        path = config.prepared_dir / "table.h5"
+        n = write_slices(path, [config.prepared_dir / row["seriesuid"] for row in rows])
+    print(f"{n} slices of {len(rows)} scans: {path}")
+
+
+def write_slices(path, cases):
+    """Write all slices of the prepared scans; their number."""
+    check_free_space(path.parent, 50e6)
+    with whole_file(path) as partial:
+        try:
+            with tables.open_file(str(partial), "w") as table:
+                n = _fill(table, cases)
+        except tables.HDF5ExtError as error:
+            raise OSError(28, "could not be written whole", str(path)) from error
+        with open_slices(partial):  # read back
+            pass
+    return n
+
+
+def _fill(table, cases):
+    arrays = None
+    for case in cases:
+        facts = finished(case)
+        if facts is None:
+            raise InputError(f"{case}: not prepared, or damaged. Run preprocess.py again.")
+        images, masks = read_slices_of(case)
+        if images.shape != masks.shape or len(images) != len(facts["slices"]) or (
+                arrays and images.shape[1:] != arrays["data"].shape[1:]):
+            raise InputError(f"{case}: its slices do not fit its case.json. Delete the folder, and prepare again.")
+        if arrays is None:
+            side = images.shape[1]
+            arrays = {name: table.create_earray("/", name, atom, (0, *shape), filters=FILTERS,
+                                                chunkshape=(1 if shape else 1024, *shape))
+                      for name, atom, shape in (
+                          ("data", tables.Float32Atom(), (side, side)), ("truth", tables.UInt8Atom(), (side, side)),
+                          ("subject_ids", TEXT, ()), ("series_uids", TEXT, ()),
+                          ("slice_index", tables.Int32Atom(), ()))}
+        arrays["data"].append(images.astype(np.float32))
+        arrays["truth"].append(masks)
+        for name, value in (("subject_ids", facts["patient"]), ("series_uids", facts["seriesuid"])):
+            arrays[name].append(np.array([value.encode("utf-8")[:128]] * len(images)))
+        arrays["slice_index"].append(np.array(facts["slices"], np.int32))
+    table.root._v_attrs.n_slices = int(arrays["data"].nrows)
+    return int(arrays["data"].nrows)
+
+
+def open_slices(path):
+    """The table, open for reading. Raises InputError when it is absent, cut short or another file."""
+    if not path.exists():
+        raise InputError(f"{path}: no such table. Run table.py.")
+    try:
+        table = tables.open_file(str(path), "r")
+    except (tables.HDF5ExtError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise InputError(f"{path}: damaged or cut short. Run table.py again.") from error
+    try:
+        lengths = {int(table.root[name].nrows) for name in
+                   ("data", "truth", "subject_ids", "series_uids", "slice_index")}
+        usable = lengths == {int(table.root._v_attrs.n_slices)} and table.root.data.shape == table.root.truth.shape
+    except (LookupError, AttributeError, tables.HDF5ExtError):
+        usable = False
+    if not usable:
+        table.close()
+        raise InputError(f"{path}: not a whole table of slices. Run table.py again.")
+    return table
+
+
+def read_columns(path):
+    """{"subject_ids", "series_uids": lists of strings, "has_nodule": booleans, "size"} of the table."""
+    with open_slices(path) as table:
+        return {"size": int(table.root.data.shape[1]),
+                "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()]),
+                **{name: [text.decode("utf-8") for text in table.root[name].read()]
+                   for name in ("subject_ids", "series_uids")}}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,44 @@
+"""Train NASNet-GCN on the table: python train.py [--resume] [--finetune best.npz]
+
+Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.npz, best.npz.
+"""
+from lung_nodule_nasnet.checkpoint import load_checkpoint
+from lung_nodule_nasnet.config import Config
+from shared_data.errors import InputError, run_script
+from shared_data.files import check_free_space, clear_partials, only_run_in
+from shared_data.settings import build, changed_config, config_from_dict, given_options
+
+# What may change when a run goes on; everything else would make it another experiment.
+FREE = ("resume", "epochs", "device", "devices", "workers", "data_dir", "prepared_dir", "run_dir", "predict_batch",
+        "threshold_rule", "centre_distance", "erode", "min_pixels")
+FINETUNE_LR = 1e-7  # authors
+
+
+def main(argv=None):
+    config = read_settings(argv)
+    with only_run_in(config.run_dir):
+        clear_partials(config.run_dir)
+        check_free_space(config.run_dir, 50e6)
+        from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
+        from lung_nodule_nasnet.training import train
+        train(config)
+
+
+def read_settings(argv):
+    """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
+    given = given_options(Config, argv, __doc__)
+    if given.get("finetune") and "lr" not in given:
+        given["lr"] = FINETUNE_LR
+    config = build(Config, given)
+    last = config.run_dir / "last.npz"
+    if config.resume:
+        if not last.exists():
+            raise InputError(f"{config.run_dir}: no last.npz to go on from. Leave out --resume.")
+        return changed_config(config_from_dict(Config, load_checkpoint(last)[0]["config"], last), given, FREE, last)
+    if last.exists():
+        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    return config
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,145 @@
+"""The training loop: Keras fits one epoch after another, each repeatable from its number."""
+import math
+from contextlib import nullcontext
+from functools import partial
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights, to_plain
+from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
+from lung_nodule_nasnet.devices import choose_strategy
+from lung_nodule_nasnet.losses import dice_coefficient, gdl_wce_loss
+from lung_nodule_nasnet.nasnet_v2 import build_network
+from lung_nodule_nasnet.slice_idx import read_split
+from lung_nodule_nasnet.table import read_columns
+from shared_data.errors import InputError
+from shared_data.files import write_json, write_table
+from shared_data.pictures import draw_curves
+
+
+def train(config):
+    """All epochs, from the start or from last.npz."""
+    last = config.run_dir / "last.npz"
+    columns, train_slices, val_slices, used = build_sequences(config)
+    strategy = choose_strategy(config.device, config.devices)
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope() if strategy else nullcontext():
+        network = build_network(config)
+        optimizer = keras.optimizers.SGD(config.lr, momentum=config.momentum)
+        network.compile(optimizer, gdl_wce_loss, jit_compile=False, run_eagerly=not config.compiled)
+        optimizer.build(network.trainable_variables)
+        if config.finetune:
+            set_weights(network, load_checkpoint(config.finetune)[1].get("weights", []), config.finetune)
+        history, best_dice, stalled = [], -1.0, 0
+        if config.resume:
+            state, groups = load_checkpoint(last)
+            set_weights(network, groups["weights"], last)
+            set_weights(optimizer, groups["optimizer"], last)
+            history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
+        else:
+            write_json(config.run_dir / "config.json", to_plain(config))
+    forward = tf.function(partial(network, training=False), reduce_retracing=True)
+    board = tf.summary.create_file_writer(str(config.run_dir / "tensorboard"))
+
+    while len(history) < config.epochs:
+        epoch = len(history)
+        keras.utils.set_random_seed(config.seed + epoch)  # a resumed run meets the same chance
+        row = {"epoch": epoch + 1, "lr": float(array_of(optimizer.learning_rate))}
+        row |= train_one_epoch(network, train_slices, epoch, config)
+        row |= validate(forward, val_slices)
+        history.append(row)
+        better = row["val_dice"] > best_dice
+        best_dice, stalled = max(best_dice, row["val_dice"]), 0 if better else stalled + 1
+        if stalled >= config.lr_patience:
+            optimizer.learning_rate = max(config.min_lr, row["lr"] * config.lr_factor)
+            stalled = 0
+        state = {"config": to_plain(config), "history": history, "best_dice": best_dice, "stalled": stalled, **used}
+        weights = [array_of(variable) for variable in network.variables]
+        if better:  # before last.npz: whatever moment a kill comes, the run goes on as if there had been none
+            save_checkpoint(config.run_dir / "best.npz", state, weights=weights)
+        save_checkpoint(last, state, weights=weights, optimizer=[array_of(variable) for variable in optimizer.variables])
+        report(config.run_dir, history, board)
+    board.close()
+    print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def array_of(variable):
+    """The value of a variable, one copy of it where devices share the work."""
+    return keras.ops.convert_to_numpy(variable)
+
+
+def build_sequences(config):
+    """(columns of the table, training batches, validation batches, what they are made of)."""
+    path = config.prepared_dir / "table.h5"
+    columns = read_columns(path)
+    if columns["size"] != config.size:
+        raise InputError(f"{path}: slices of {columns['size']} pixels, --size is {config.size}. Give --size "
+                         f"{columns['size']}, or prepare again.")
+    split = read_split(config.prepared_dir, len(columns["series_uids"]))
+    used = {f"{part}_series": sorted({columns["series_uids"][i] for i in split[part]})
+            for part in ("train", "validation")}
+    return (columns, SliceSequence(path, split["train"], config, augmented=True),
+            SliceSequence(path, split["validation"], config, augmented=False), used)
+
+
+def train_one_epoch(network, slices, epoch, config):
+    """One pass over the training slices; the mean loss."""
+    slices.epoch = epoch
+    bar = Progress(len(slices), f"epoch {epoch + 1}/{config.epochs}")
+    try:
+        done = network.fit(slices, epochs=epoch + 1, initial_epoch=epoch, shuffle=False, verbose=0, callbacks=[bar])
+    except tf.errors.OpError as error:  # what a loading process raises comes as text
+        if "InputError: " in error.message:
+            raise InputError(error.message.split("InputError: ")[1].splitlines()[0]) from error
+        raise
+    return {"loss": float(done.history["loss"][0])}
+
+
+class Progress(keras.callbacks.Callback):
+    """A progress bar, and an error when the loss is no longer a number."""
+
+    def __init__(self, n_batches, name):
+        super().__init__()
+        self.bar = tqdm(total=n_batches, desc=name, unit="batch", leave=False, disable=None)
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            self.bar.close()
+            raise InputError(f"loss {loss} in batch {batch + 1}. Try a smaller --lr.")
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        self.bar.update()
+
+    def on_train_end(self, logs=None):
+        self.bar.close()
+
+
+def validate(forward, slices):
+    """Loss and scores of the nodule's pixels over all validation slices together, cut at probability 0.5."""
+    loss, soft, counts = [], [], np.zeros(3)  # overlap, reference, prediction
+    for number in range(len(slices)):
+        image, reference = slices[number]
+        probability = forward(keras.ops.convert_to_tensor(image))
+        loss.append(float(gdl_wce_loss(reference, probability)))
+        soft.append(float(dice_coefficient(reference, probability)))
+        there, marked = reference[..., 1] > 0, probability.numpy()[..., 1] > 0.5
+        counts += (there & marked).sum(), there.sum(), marked.sum()
+    overlap, n_reference, n_marked = counts
+    return {"val_loss": float(np.mean(loss)), "val_dice": float(2 * overlap / (n_reference + n_marked)),
+            "val_soft_dice": float(np.mean(soft)), "val_sensitivity": float(overlap / n_reference),
+            "val_precision": float(overlap / n_marked) if n_marked else 0.0}
+
+
+def report(run_dir, history, board):
+    row = history[-1]
+    write_table(run_dir / "history.csv", history)
+    draw_curves(history, run_dir / "curves.png",
+                {"loss": ["loss", "val_loss"], "validation": ["val_dice", "val_sensitivity", "val_precision"]})
+    with board.as_default(step=row["epoch"]):
+        for name in row.keys() - {"epoch"}:
+            tf.summary.scalar(name, row[name])
+    print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  "
+          f"sensitivity {row['val_sensitivity']:.3f}  lr {row['lr']:.1e}", flush=True)

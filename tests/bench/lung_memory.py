@@ -1,0 +1,51 @@
+"""Peak memory of predicting a 300-slice 512x512 CT with the paper's network, over 6 GB.
+
+    python -m tests.bench.run lung_memory       (in .venv-keras)
+
+On a CPU this takes minutes; --slices of the network's batches are what the memory goes to, so a CT with fewer slices
+peaks at little less.
+"""
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from lung_nodule_nasnet.checkpoint import save_checkpoint, to_plain
+from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.lungs import to_matrix
+from lung_nodule_nasnet.nasnet_v2 import build_network
+from shared_data.phantoms_chest import chest
+
+LIMIT_GB = 6
+
+
+def run(slices=300):
+    with tempfile.TemporaryDirectory() as folder:
+        hu, _ = chest(1, (10, 128, 128))
+        image = sitk.GetImageFromArray(np.stack([to_matrix(np.maximum(hu[k % 10], -1024)) for k in range(slices)]))
+        image.SetSpacing((0.7, 0.7, 1.0))
+        sitk.WriteImage(image, f"{folder}/ct.nrrd")
+        network = build_network(Config())
+        save_checkpoint(Path(folder) / "best.npz", {"config": to_plain(Config())},
+                        weights=[variable.numpy() for variable in network.variables])
+        command = [sys.executable, "-m", "lung_nodule_nasnet.predict", "--input", f"{folder}/ct.nrrd", "--output",
+                   f"{folder}/mask.nrrd", "--checkpoint", f"{folder}/best.npz"]
+        process, peak, start = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0.0, time.perf_counter()
+        while process.poll() is None:
+            peak = max(peak, resident_gb(process.pid))
+            time.sleep(0.05)
+        assert process.returncode == 0
+        print(f"{slices} slices: {peak:.2f} GB, {time.perf_counter() - start:.0f} s")
+    return {f"peak memory of predicting {slices} slices / {LIMIT_GB} GB": peak / LIMIT_GB}
+
+
+def resident_gb(pid):
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0) * 1024 / 1e9

@@ -1,0 +1,44 @@
+"""A small phantom cohort in LIDC-IDRI's layout, prepared and trained for two epochs, once for all tests."""
+import pytest
+
+from lung_nodule_nasnet import preprocess, quiet, slice_idx, table, train  # noqa: F401  quiet: before keras
+from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
+
+TINY = ["--encoder-filters", "96", "--encoder-blocks", "2", "--decoder-width", "0.05", "--bn-momentum", "0.8"]
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lidc")
+    write_lidc_cohort(folder, patients=3, size=64, slices=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def luna(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("luna16")
+    write_luna_cohort(folder, patients=2, seed=1, size=64, slices=10)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared(raw, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    cohort = ["--data-dir", str(raw), "--prepared-dir", str(folder), "--size", "64", "--workers", "0"]
+    for script in (preprocess, table, slice_idx):
+        assert not script.main(cohort)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def training(prepared):
+    """Options of train.py for a run of seconds."""
+    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+            "--epochs", "2", "--no-compiled", *TINY]
+
+
+@pytest.fixture(scope="session")
+def run_dir(training, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    train.main([*training, "--run-dir", str(folder)])
+    return folder

@@ -1,0 +1,217 @@
+"""Scores of slices and scans, masks on the grid of their CT; bad input is one line."""
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lung_nodule_nasnet import postprocess, predict, test, train_fpr
+from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint
+from lung_nodule_nasnet.postprocess import find_nodules
+from shared_data.dicom import write_dicom_series
+from shared_data.errors import InputError
+from shared_data.metrics import dice
+from shared_data.volume import geometry, to_lps, write_volume
+
+
+def rows(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run_dir, tmp_path_factory):
+    """A network that marks the bright pixels of the lungs: quick to make, and its scores can be checked."""
+    state, groups = load_checkpoint(run_dir / "last.npz")
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(folder / "best.npz", state, weights=groups["weights"])
+    return folder / "best.npz"
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    """A good checkpoint is loaded and compiled once for all tests."""
+    monkeypatch.setattr(predict, "prepare_network", prepare_once)
+
+
+@lru_cache
+def prepare_once_of(checkpoint, device, changes):
+    return real_prepare(checkpoint, device, dict(changes))
+
+
+def prepare_once(checkpoint, device, changes):
+    return prepare_once_of(checkpoint, device, tuple(sorted(changes.items())))
+
+
+real_prepare = predict.prepare_network
+
+
+def run_predict(checkpoint, scan, output, *options):
+    predict.main(["--input", str(scan), "--output", str(output), "--checkpoint", str(checkpoint), "--device", "cpu",
+                  "--centre-distance", "0", *options])
+    return sitk.ReadImage(str(output))
+
+
+@pytest.fixture(scope="module")
+def scored(checkpoint, run_dir, luna, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scored")
+    assert test.main(["--run-dir", str(run_dir), "--checkpoint", str(checkpoint), "--output-dir", str(out), "--scans",
+                      str(luna), "--centre-distance", "0", "--bootstrap-samples", "50"]) == 0
+    return out
+
+
+def test_validation_slices(checkpoint, run_dir, prepared, tmp_path):
+    assert test.main(["--run-dir", str(run_dir), "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path),
+                      "--centre-distance", "0"]) == 0
+    cases, summary = rows(tmp_path / "cases.csv"), json.loads((tmp_path / "summary.json").read_text())["scores"]
+    assert len(cases) == summary["slices"] == len(json.loads((prepared / "slice_idx.json").read_text())["validation"])
+    overlap, there, marked = (sum(int(row[name]) for row in cases)
+                              for name in ("overlap_pixels", "reference_pixels", "mask_pixels"))
+    assert summary["dice"] == pytest.approx(2 * overlap / (there + marked))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png") == 1 + (run_dir / "curves.png").exists()
+
+
+def test_scans_are_scored_as_the_challenge_does(scored, luna):
+    summary = json.loads((scored / "summary.json").read_text())
+    assert summary["scores"]["nodules"] == len(rows(luna / "annotations.csv")) and len(summary["froc"]) == 7
+    candidates = rows(scored / "candidates.csv")
+    assert list(candidates[0]) == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
+    assert {row["class"] for row in rows(scored / "candidates_class.csv")} <= {"0", "1"}
+    assert {path.name for path in scored.iterdir()} >= {"froc.png", "report.html", "cases.csv"}
+
+
+def test_scans_of_the_training_are_left_out(checkpoint, run_dir, raw, prepared, tmp_path):
+    with pytest.raises(InputError, match="training has seen all 3 scans"):
+        test.main(["--run-dir", str(run_dir), "--checkpoint", str(checkpoint), "--scans", str(raw), "--nodules",
+                   str(prepared / "nodules.csv"), "--output-dir", str(tmp_path)])
+
+
+def test_predict_equals_test(scored, checkpoint, luna, tmp_path):
+    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    run_predict(checkpoint, scan, tmp_path / "mask.nii.gz")
+    ours = [row for row in rows(tmp_path / "mask_nodules.csv") if row["coordX"]]
+    theirs = [row for row in rows(scored / "candidates.csv") if row["seriesuid"] == scan.stem]
+    assert [row["probability"] for row in ours] == [row["probability"] for row in theirs]
+
+
+def test_one_ct_in_four_formats_gives_one_mask_on_its_own_grid(checkpoint, luna, tmp_path):
+    ct = sitk.ReadImage(str(sorted((luna / "subset0").glob("*.mhd"))[1]))
+    write_dicom_series(to_lps(ct), tmp_path / "dicom")
+    turned = sitk.DICOMOrient(ct, "RAS")
+    scans = [tmp_path / "dicom"]
+    for suffix in (".nii.gz", ".nrrd", ".mha"):
+        write_volume(turned, tmp_path / f"ct{suffix}")
+        scans.append(tmp_path / f"ct{suffix}")
+    masks = [run_predict(checkpoint, scan, tmp_path / f"mask {i}{suffix}")
+             for i, (scan, suffix) in enumerate(zip(scans, (".nii.gz", ".nrrd", ".mha", ".mhd")))]
+    first = sitk.GetArrayFromImage(to_lps(masks[0]))
+    for mask in masks:
+        assert np.array_equal(sitk.GetArrayFromImage(to_lps(mask)), first)
+    for key, value in geometry(turned).items():
+        assert np.allclose(geometry(masks[1])[key], value, atol=1e-4), key
+    summary = json.loads((tmp_path / "mask 1.json").read_text())
+    assert summary["volume_ml"] == pytest.approx(first.sum() * np.prod(ct.GetSpacing()) / 1000)
+    assert (tmp_path / "mask 1_overlay.png").stat().st_size > 1000
+
+
+def test_postprocess_alone_equals_predict(checkpoint, luna, tmp_path):
+    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    mask = run_predict(checkpoint, scan, tmp_path / "a.nii.gz", "--save-probability", str(tmp_path / "p.nii.gz"))
+    postprocess.main(["--probability", str(tmp_path / "p.nii.gz"), "--output", str(tmp_path / "b.nii.gz"),
+                      "--centre-distance", "0"])
+    other = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "b.nii.gz"))) > 0
+    ours = sitk.GetArrayFromImage(mask) > 0
+    assert ours.any() == other.any() and (not ours.any() or dice(ours, other) > 0.5)  # cut on the CT's own grid
+
+
+def test_nodules_are_listed_with_place_and_size():
+    image = sitk.GetImageFromArray(np.zeros((20, 40, 40), np.int16))
+    image.SetSpacing((0.5, 0.5, 2.0))
+    image.SetOrigin((-10, 5, 100))
+    mask, probability = np.zeros((20, 40, 40), np.uint8), np.zeros((20, 40, 40), np.float32)
+    mask[5:8, 10:14, 20:24], probability[5:8] = 1, 0.5
+    mask[15, 30, 30], probability[15] = 1, 0.9
+    nodules, labels = find_nodules(mask, probability, image)
+    assert [nodule["probability"] for nodule in nodules] == pytest.approx([0.9, 0.5])
+    large = nodules[1]
+    assert (large["coordX"], large["coordY"], large["coordZ"]) == pytest.approx((0.75, 10.75, 112))
+    assert large["volume_ml"] == pytest.approx(48 * 0.5e-3) and large["slices"] == 3
+    assert (labels == large["label"]).sum() == 48
+    assert find_nodules(np.zeros_like(mask), probability, image)[0] == []
+
+
+def test_the_reducer_learns_and_rates(luna, scored, checkpoint, tmp_path):
+    candidates = tmp_path / "candidates.csv"
+    rng = np.random.default_rng(0)
+    with open(candidates, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["seriesuid", "coordX", "coordY", "coordZ", "class"])
+        for row in rows(luna / "annotations.csv"):
+            writer.writerow([row["seriesuid"], row["coordX"], row["coordY"], row["coordZ"], 1])
+            image = sitk.ReadImage(str(luna / "subset0" / f"{row['seriesuid']}.mhd"))
+            for _ in range(3):
+                index = rng.uniform((20, 20, 1), (44, 44, 8)).tolist()
+                at = image.TransformContinuousIndexToPhysicalPoint(index)
+                writer.writerow([row["seriesuid"], *at, 0])
+    fpr = tmp_path / "fpr.npz"
+    assert train_fpr.main(["--data-dir", str(luna), "--candidates", str(candidates), "--output", str(fpr), "--epochs",
+                           "3", "--validation-share", "0.5"]) == 0
+    run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer", str(fpr))
+    with pytest.raises(InputError, match="of the kind segmentation, not reducer"):
+        run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer",
+                    str(checkpoint))
+
+
+def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):
+    for path in (luna / "subset0").glob("*"):
+        shutil.copy(path, tmp_path)
+    scan = next(tmp_path.glob("*.mhd"))
+    for output, message in ((scan, "overwrite the input"), (tmp_path, "unknown format"),
+                            (tmp_path / "a.png", "unknown format")):
+        with pytest.raises(InputError, match=message):
+            run_predict(checkpoint, scan, output)
+
+
+def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path):
+    state, groups = load_checkpoint(checkpoint)
+    weights = groups["weights"]
+    save_checkpoint(tmp_path / "missing.npz", state, weights=weights[:-1])
+    save_checkpoint(tmp_path / "shape.npz", state, weights=[np.zeros((3, 3, 3, 3)), *weights[1:]])
+    save_checkpoint(tmp_path / "classes.npz", state, weights=[*weights[:-1], np.zeros(3)])
+    save_checkpoint(tmp_path / "nan.npz", state, weights=[np.full(weights[0].shape, np.nan), *weights[1:]])
+    save_checkpoint(tmp_path / "settings.npz", {"config": {"speed": 3}}, weights=weights)
+    np.savez(tmp_path / "other.npz", state=json.dumps({"project": "sepnet", "config": {}}))
+    np.savez(tmp_path / "pickled.npz", state=np.array([print], dtype=object))
+    (tmp_path / "cut.npz").write_bytes(checkpoint.read_bytes()[:5000])
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").touch()
+    for name, word in (("missing", "weights, the network has"), ("shape", "the network's"),
+                       ("classes", "the network's"), ("nan", "not numbers"), ("settings", "speed"),
+                       ("other", "not a checkpoint of lung_nodule_nasnet"),
+                       ("pickled", "damaged"), ("cut", "damaged"), ("text", "damaged"), ("empty", "damaged"),
+                       ("absent", "no such checkpoint")):
+        with pytest.raises(InputError, match=word):
+            run_predict(tmp_path / f"{name}.npz", sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd")
+    assert not (tmp_path / "m.nrrd").exists()
+
+
+def test_a_bad_scan_is_one_line_and_exit_code_2(checkpoint, tmp_path):
+    scan = tmp_path / "Löcher und Lücken.nii.gz"
+    noise = np.random.default_rng(0).integers(-900, 300, (4, 30, 30)).astype(np.int16)
+    write_volume(sitk.GetImageFromArray(noise), scan)
+    scan.write_bytes(scan.read_bytes()[:2000])
+    done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.predict", "--input", str(scan), "--checkpoint",
+                           str(checkpoint), "--output", str(tmp_path / "m.nrrd")], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(f"predict.py: error: {scan}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_test_needs_a_run(tmp_path):
+    with pytest.raises(InputError, match="best.npz: no such checkpoint"):
+        test.main(["--run-dir", str(tmp_path)])

@@ -1,0 +1,136 @@
+"""Training learns, resumes after kill -9 as if nothing had been, and refuses what it cannot do."""
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import keras
+import numpy as np
+import pytest
+
+from lung_nodule_nasnet import train
+from lung_nodule_nasnet.checkpoint import load_checkpoint
+from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.losses import gdl_wce_loss
+from lung_nodule_nasnet.lungs import network_mask, network_slice
+from lung_nodule_nasnet.nasnet_v2 import nasnet_gcn
+from shared_data.errors import InputError
+from shared_data.files import only_run_in
+from shared_data.phantoms_chest import chest
+
+
+def history(run_dir):
+    with open(run_dir / "history.csv", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def same_state(one, other):
+    (first, groups), (second, others) = load_checkpoint(one), load_checkpoint(other)
+    return first["history"] == second["history"] and all(
+        np.array_equal(a, b) for name in groups for a, b in zip(groups[name], others[name], strict=True))
+
+
+def test_two_phantom_cases_are_learned_by_heart():
+    keras.utils.set_random_seed(0)
+    images, masks = [], []
+    for seed in (1, 2):
+        hu, nodules = chest(seed, (12, 96, 96))
+        together = np.any(nodules, axis=0)
+        k = int(together.sum((1, 2)).argmax())
+        images.append(network_slice(np.maximum(hu[k], -1024), 64))
+        masks.append(network_mask(together[k], 64))
+    masks = np.stack(masks)
+    truth = np.stack([~masks, masks], -1).astype(np.float32)
+    network = nasnet_gcn(64, 96, 2, 0.1, 0.8)
+    network.compile(keras.optimizers.SGD(0.03, momentum=0.9), gdl_wce_loss, jit_compile=False)
+    losses = [float(network.train_on_batch(np.stack(images)[..., None], truth)) for _ in range(60)]
+    marked = network.predict_on_batch(np.stack(images)[..., None])[..., 1] > 0.5
+    dice = 2 * (marked & masks).sum() / (marked.sum() + masks.sum())
+    assert losses[-1] < 0.25 * losses[0] and dice > 0.85, (losses[0], losses[-1], dice)
+
+
+def test_a_run_folder_holds_what_the_readme_says(run_dir):
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"config.json", "history.csv", "curves.png", "tensorboard", "last.npz", "best.npz"} <= names
+    assert [row["epoch"] for row in history(run_dir)] == ["1", "2"]
+    assert list((run_dir / "tensorboard").iterdir())
+    state, groups = load_checkpoint(run_dir / "last.npz")
+    assert set(groups) == {"weights", "optimizer"} and state["train_series"] and state["validation_series"]
+    with np.load(run_dir / "best.npz", allow_pickle=False) as file:
+        assert not any(array.dtype == object for array in map(file.__getitem__, file.files))
+
+
+def test_killed_and_resumed_equals_uninterrupted(training, run_dir, tmp_path):
+    """`run_dir` holds the first two epochs of the same run."""
+    command = [sys.executable, "-m", "lung_nodule_nasnet.train", "--run-dir", str(tmp_path / "killed")]
+    killed = subprocess.Popen([*command, *training], start_new_session=True, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    while not (tmp_path / "killed" / "history.csv").exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert len(history(tmp_path / "killed")) == 1
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert history(tmp_path / "killed") == history(run_dir)
+    assert same_state(tmp_path / "killed" / "last.npz", run_dir / "last.npz")
+
+
+def test_a_run_is_neither_overwritten_nor_changed(training, run_dir, tmp_path):
+    with pytest.raises(InputError, match="holds a run already. Add --resume"):
+        train.main([*training, "--run-dir", str(run_dir)])
+    with pytest.raises(InputError, match="lr 0.01 .now 0.1."):
+        train.main(["--run-dir", str(run_dir), "--resume", "--lr", "0.1"])
+    with pytest.raises(InputError, match="no last.npz to go on from"):
+        train.main([*training, "--run-dir", str(tmp_path / "new"), "--resume"])
+    with only_run_in(tmp_path), pytest.raises(InputError, match="another run is at work here"):
+        train.main([*training, "--run-dir", str(tmp_path)])
+    shutil.copytree(run_dir, tmp_path / "cut")
+    (tmp_path / "cut" / "last.npz").write_bytes((run_dir / "last.npz").read_bytes()[:9000])
+    with pytest.raises(InputError, match="last.npz: damaged"):
+        train.main(["--run-dir", str(tmp_path / "cut"), "--resume", "--epochs", "3"])
+
+
+def test_finetuning_starts_from_a_checkpoint_at_the_authors_rate(training, run_dir, tmp_path):
+    config = train.read_settings([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path)])
+    assert config.lr == 1e-7
+    train.main([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path), "--epochs", "1"])
+    kernels = [load_checkpoint(path)[1]["weights"][0] for path in (run_dir / "best.npz", tmp_path / "last.npz")]
+    assert np.allclose(*kernels, atol=1e-4) and float(history(tmp_path)[0]["lr"]) == pytest.approx(1e-7)
+
+
+def test_two_parts_of_the_cpu_share_a_batch_and_workers_load(training, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.train", *training, "--devices", "2", "--workers",
+                           "2", "--run-dir", str(tmp_path), "--epochs", "1"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert float(history(tmp_path)[0]["loss"]) > 0
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--lr", "0"], "--lr 0.0 must be above 0"),
+    (["--lr", "nan"], "--lr nan must be a finite number"),
+    (["--size", "20"], "--size 20 must be in 32..400"),
+    (["--size", "80"], "slices of 64 pixels, --size is 80"),
+    (["--epochs", "0"], "--epochs 0 must be at least 1"),
+    (["--encoder-filters", "100"], "--encoder-filters 100 must be a multiple of 96"),
+    (["--bn-momentum", "1"], "--bn-momentum 1.0 must be between 0 and 1"),
+    (["--zoom", "0.7"], "--zoom 0.7 must be from 0, below 0.5"),
+    (["--device", "gpu"], "--device gpu: none on this machine"),
+    (["--prepared-dir", "/nowhere"], "no such table"),
+])
+def test_impossible_settings_are_refused(training, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        train.main([*training, "--run-dir", str(tmp_path), *options])
+
+
+def test_every_setting_has_a_help_text(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    shown = capsys.readouterr().out
+    for field in fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in shown
+    assert "slices in one update, over all devices (authors) [12]" in shown
