@@ -11,13 +11,14 @@ from tqdm import tqdm
 
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_v2.config import STAGES, Config
+from focusnet_v2.data_preprocess.data_preprocess import VOLUME_SETTINGS
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.inference import choose_device, choose_precision
 from focusnet_v2.original_checkpoint import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, changed_config, config_from_dict, given_options
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
 FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
@@ -100,7 +101,7 @@ def read_settings(stage, given):
         return changed_config(kept, given, (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs"), last)
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    return config
+    return build(Config, as_prepared(Config, given, config.prepared_dir / "config.json", VOLUME_SETTINGS))
 
 
 def settings_of_others(stage):

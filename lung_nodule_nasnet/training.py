@@ -60,7 +60,7 @@ def train(config):
         weights = [array_of(variable) for variable in network.variables]
         if better:  # before last.npz: whatever moment a kill comes, the run goes on as if there had been none
             save_checkpoint(config.run_dir / "best.npz", state, weights=weights)
-        save_checkpoint(last, state, weights=weights, optimizer=[array_of(variable) for variable in optimizer.variables])
+        save_checkpoint(last, state, weights=weights, optimizer=[array_of(value) for value in optimizer.variables])
         report(config.run_dir, history, board)
     board.close()
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")

@@ -1,7 +1,7 @@
 """SepNet from nothing to pictures on a phantom cohort: python demo.py
 
-Small slices, a narrow network, two members; everything lands in demo/sepnet. With voxels of 4 mm some organs are a
-handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, whose smoothing is 22 voxels.
+Small slices, a narrow network, two members; everything lands in demo/sepnet. With voxels of 4 mm some organs are
+a handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, which smooths with 22.
 """
 import shutil
 from dataclasses import dataclass

@@ -19,8 +19,8 @@ def choose_device(name):
 def choose_precision(name):
     """Fabric's precision for "auto": 32-true.
 
-    In bfloat16 on CPUs (PyTorch 2.13) convolutions with a kernel longer than the volume is deep, (3, 1, 1) over 2 slices
-    at the bottom of this network, give gradients that are not numbers.
+    In bfloat16 on CPUs (PyTorch 2.13) a convolution whose kernel is longer than the volume is deep, (3, 1, 1) over 2
+    slices at the bottom of this network, gives gradients that are not numbers.
     """
     return "32-true" if name == "auto" else name
 

@@ -123,7 +123,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _argument(kind):
-    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None`, or a callable."""
+    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None` or callable."""
     parts = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _argument(next(part for part in parts if part is not type(None)))

@@ -1,6 +1,6 @@
 """The shape auto-encoder on real organs: optic nerves, parotids and submandibular glands, unseen patients held out.
 
-    python -m tests.bench.focusnet_shapes --data /path/to/han_contours [--steps 300] [--ae-width 64] [--batch 4] [--lr 2e-4]
+    python -m tests.bench.focusnet_shapes --data han_contours [--steps 300] [--ae-width 64] [--batch 4] [--lr 2e-4]
 
 --data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its
 middle 20 mm), jittered in training; contours of both observers of the training patients. Prints the reconstruction Dice

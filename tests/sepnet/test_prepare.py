@@ -37,7 +37,8 @@ def array(path):
 
 @pytest.mark.parametrize("hu, name, knots", [
     ("hu", "slf1", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))),
-    ("hu_float", "slf1_float", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))), ("hu", "slf_other", ((-300, 0, 200, 900), (0.05, 0.3, 0.9, 1))), ("hu", "single_window", ((-200, 400), (0, 1)))])
+    ("hu_float", "slf1_float", ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1))),
+    ("hu", "slf_other", ((-300, 0, 200, 900), (0.05, 0.3, 0.9, 1))), ("hu", "single_window", ((-200, 400), (0, 1)))])
 def test_intensities_equal_the_authors(golden, hu, name, knots):
     arrays = np.load(golden / "prep_sepnet_intensity.npz")
     before = arrays[hu].copy()
