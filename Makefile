@@ -71,7 +71,7 @@ test-all: test-shared $(PRESENT:%=test-%)
 	@$(MAKE) --no-print-directory test-faults ARGS=--quick
 
 # Bad files and settings, full disks, kills, for every script: counts, and what was not answered clearly.
-FAULTS := $(filter $(PRESENT),snet sepnet retroln)
+FAULTS := $(filter $(PRESENT),snet retroln focusnet sepnet)
 test-faults: $(FAULTS:%=installed-%)
 	@for p in $(FAULTS); do \
 		$$([ $$p = lung ] && echo .venv-keras || echo .venv)/bin/python -m tests.faults.run $(ARGS) $$p || exit 1; done

@@ -6,6 +6,7 @@ import torch
 
 from focusnet_v2.networks import FocusNet, ShapeAutoencoder, SNet
 from shared_data.errors import InputError
+from shared_data.files import check_archive
 
 KINDS = ("snet", "focusnet", "focusnet_sos", "autoencoder")
 
@@ -114,6 +115,7 @@ def read_checkpoint(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            check_archive(path)
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: no such checkpoint.") from None
