@@ -10,10 +10,11 @@ from shared_data.errors import InputError
 KEYS = {
     "base_chns": "base_channels", "base_feature_number": "base_channels", "n_class": "n_classes",
     "class_num": "n_classes", "num_classes": "n_classes", "droprate": "dropout", "drop_rate": "dropout",
-    "train_batch": "batch_size", "learning_rate": "lr", "decay": "weight_decay", "maximal_epoch": "epochs", "num_epoch": "epochs",
-    "max_epoch": "epochs", "iteration": "steps_per_epoch", "iters_per_epoch": "steps_per_epoch",
+    "train_batch": "batch_size", "learning_rate": "lr", "decay": "weight_decay", "maximal_epoch": "epochs",
+    "num_epoch": "epochs", "max_epoch": "epochs", "iteration": "steps_per_epoch", "iters_per_epoch": "steps_per_epoch",
     "data_root": "data_dir", "model_save_prefix": "run_dir", "data_shape": "patch_zyx", "patch_size": "patch_zyx",
-    "loss_type": "loss", "loss_function": "loss", "net_type": "network", "random_seed": "seed", "dataset_name": "transform"}
+    "loss_type": "loss", "loss_function": "loss", "net_type": "network", "random_seed": "seed",
+    "dataset_name": "transform"}
 # Their values -> ours.
 VALUES = {
     "loss": {"attentionexpdiceloss": "attention_exp_dice", "attention_exp_dice_loss": "attention_exp_dice",

@@ -98,7 +98,8 @@ def _focusnet():
         prepare=lambda raw, prepared: [
             (f"focusnet_v2.data_preprocess.{step}", ["--data-dir", raw, "--prepared-dir", prepared, *grid])
             for step in ("data_preprocess", "crop_data")],
-        train=lambda prepared, run: [("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *grid, *tiny])],
+        train=lambda prepared, run: [
+            ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *grid, *tiny])],
         checkpoint="adversarial/best.pt", last="never", history="adversarial/history.csv",
         predict=lambda ct, checkpoint, output: ("focusnet_v2.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
