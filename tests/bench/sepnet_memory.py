@@ -1,6 +1,6 @@
 """Peak memory of predicting a 200x512x512 CT with 23 classes, over 8 GB.
 
-    python -m tests.bench.sepnet_memory [--crop-size 256] [--window-step 16]
+    python -m tests.bench.sepnet_memory [--crop-size 256] [--slices 200] [--window-step 16]
 
 Random weights of full width; --window-step 16 for time: the peak does not depend on it.
 """
@@ -20,21 +20,22 @@ from shared_data.phantoms import write_structseg_cohort
 LIMIT_GB = 8.0
 
 
-def run(crop_size=256, window_step=16):
+def run(crop_size=256, slices=200, window_step=16):
     with tempfile.TemporaryDirectory() as folder:
-        write_structseg_cohort(Path(folder), patients=1, size=512, slices=200)
+        write_structseg_cohort(Path(folder), patients=1, size=512, slices=slices)
         config = Config(crop_size=crop_size)
         save_checkpoint(Path(folder) / "full.pt", config=to_plain(config), model=build_network(config).state_dict())
         subprocess.run([sys.executable, "-m", "sepnet.predict", "--input", f"{folder}/1/data.nii.gz", "--output",
                         f"{folder}/labels.nii.gz", "--checkpoint", f"{folder}/full.pt", "--window-step",
                         str(window_step)], check=True)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
-    return {f"peak memory of predict, crop {crop_size} / {LIMIT_GB} GB": peak / LIMIT_GB}
+    return {f"peak memory of predict, {slices} slices, crop {crop_size} / {LIMIT_GB} GB": peak / LIMIT_GB}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crop-size", type=int, default=256)
+    parser.add_argument("--slices", type=int, default=200)
     parser.add_argument("--window-step", type=int, default=16)
     for name, ratio in run(**vars(parser.parse_args())).items():
         print(f"{name}: {ratio:.2f}")
