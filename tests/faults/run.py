@@ -50,7 +50,7 @@ class Suite:
         """Count one attempt: a clear answer is one line (with `word`) and the exit code promised."""
         self.count[kind] += 1
         said = [line for line in outcome.lines if not line.startswith("note ")]
-        clear = (outcome.code == code and len(said) == 1 and word in said[0] and "unexpected" not in said[0])
+        clear = (outcome.code == code and len(said) == 1 and word in said[0] and "error: unexpected " not in said[0])
         if not clear:
             self.unclear.append(f"{kind}: {what}: exit {outcome.code}, {' | '.join(outcome.lines)[-300:] or 'silent'}")
 
