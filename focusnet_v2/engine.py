@@ -2,7 +2,7 @@
 import logging
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -18,7 +18,7 @@ from focusnet_v2.original_checkpoint import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
 
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
 FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
@@ -230,8 +230,3 @@ def held(rows):
         last = {**last, **{name: value for name, value in row.items() if math.isfinite(value)}}
         result.append({**row, **last})
     return result
-
-
-def to_plain(config):
-    """The settings as JSON-like values: a checkpoint holds no classes."""
-    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}

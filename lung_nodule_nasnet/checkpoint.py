@@ -2,7 +2,6 @@
 import io
 import json
 import zipfile
-from dataclasses import asdict
 
 import numpy as np
 
@@ -70,8 +69,3 @@ def load_network(path):
     network = build_network(config)
     set_weights(network, groups.get("weights", []), path)
     return network, config, state
-
-
-def to_plain(config):
-    """The settings as JSON values."""
-    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}

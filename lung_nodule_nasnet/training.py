@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights, to_plain
+from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.devices import choose_strategy
 from lung_nodule_nasnet.losses import dice_coefficient, gdl_wce_loss
@@ -18,6 +18,7 @@ from lung_nodule_nasnet.table import read_columns
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.pictures import draw_curves
+from shared_data.settings import to_plain
 
 
 def train(config):

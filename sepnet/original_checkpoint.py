@@ -1,12 +1,12 @@
 """Checkpoints of the authors' code in our networks."""
 import re
-import warnings
+from functools import partial
 from typing import Literal
 
 import torch
 
 from shared_data.errors import InputError
-from shared_data.files import check_archive
+from shared_data.files import read_archive
 from sepnet.networks import SepNet, UNet3D
 
 # The authors' names -> ours, applied in order.
@@ -85,22 +85,7 @@ def renamed(key, kind):
 
 def read_checkpoint(path):
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
-            check_archive(path)
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder. Name the checkpoint in it, best.pt say.") from None
-    except PermissionError:
-        raise
-    except Exception as error:  # torch.load fails in many ways on a damaged file
-        raise InputError(f"{path}: damaged, or not a checkpoint of plain tensors. Fetch it again.") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint.")
-    return loaded
+    return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))
 
 
 def load_strictly(network, tensors, where, names=None):

@@ -5,7 +5,7 @@ Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, la
 """
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
@@ -177,11 +177,6 @@ def save_epoch(config, state, is_best, board):
             board.add_scalar(name, row[name], row["epoch"])
     print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
           flush=True)
-
-
-def to_plain(config):
-    """The settings as JSON-like values: a checkpoint holds no classes."""
-    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,3 +119,24 @@ def check_archive(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{path}: {damaged}")
+
+
+def read_archive(path, load):
+    """load(path), a dict, of a checkpoint that is whole; InputError for anything else. `load` executes nothing from it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            check_archive(path)
+            loaded = load(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder. Name the checkpoint in it, best.pt say.") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # loading fails in many ways on a damaged file
+        raise InputError(f"{path}: damaged, or not a checkpoint of plain tensors. Fetch it again.") from error
+    if not isinstance(loaded, dict):
+        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint.")
+    return loaded

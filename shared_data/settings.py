@@ -65,6 +65,11 @@ def keep_config(config, path, free=()):
                          + ". Use the same, or another folder.")
 
 
+def to_plain(config):
+    """The settings as JSON-like values: a checkpoint holds no classes."""
+    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
+
+
 def load_config(config_class, path, changes=None):
     """Settings written by `keep_config`, with `changes` on top."""
     return config_from_dict(config_class, read_json(path), path, changes)

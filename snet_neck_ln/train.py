@@ -4,7 +4,6 @@ Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, la
 """
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict
 
 import torch
 from lightning_fabric import Fabric
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
+from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
@@ -165,11 +164,6 @@ def save_epoch(config, state, board):
         board.add_scalar(name, row[name], row["epoch"])
     print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
           flush=True)
-
-
-def to_plain(config):
-    """The settings as JSON-like values: a checkpoint holds no classes."""
-    return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import SimpleITK as sitk
 
 from focusnet_v2.checkpoint import save_checkpoint
 from focusnet_v2.config import Config
-from focusnet_v2.engine import to_plain
 from focusnet_v2.networks import build_network
 from shared_data.volume import write_volume
+from shared_data.settings import to_plain
 
 LIMIT_GB = 8.0
 

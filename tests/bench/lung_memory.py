@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from lung_nodule_nasnet.checkpoint import save_checkpoint, to_plain
+from lung_nodule_nasnet.checkpoint import save_checkpoint
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.lungs import to_matrix
 from lung_nodule_nasnet.nasnet_v2 import build_network
 from shared_data.phantoms_chest import chest
+from shared_data.settings import to_plain
 
 LIMIT_GB = 6
 

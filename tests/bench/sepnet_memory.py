@@ -14,8 +14,8 @@ from pathlib import Path
 from sepnet.checkpoint import save_checkpoint
 from sepnet.config import Config
 from sepnet.networks import build_network
-from sepnet.train import to_plain
 from shared_data.phantoms import write_structseg_cohort
+from shared_data.settings import to_plain
 
 LIMIT_GB = 8.0
 
