@@ -52,8 +52,9 @@ class Adversarial(Stage):
         if critic:
             critic.requires_grad_(False)
             judged = halves(critic.module(torch.cat([logits.sigmoid(), target])))
-        terms = {name: share * term
-                 for name, term in segmenter_loss(logits, target, *judged, textbook=self.config.textbook_focal).items()}
+        terms = segmenter_loss(logits, target, *judged, textbook=self.config.textbook_focal,
+                               code_weight=self.config.adv_code_weight)
+        terms = {name: share * term for name, term in terms.items()}
         self.update(fabric, terms, optimizers[:1], batch)
         if not critic:
             return terms

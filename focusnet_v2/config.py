@@ -79,7 +79,8 @@ class Config:
 
     # Stage autoencoder: the shape prior
     ae_epochs: int = 300  # (ours)
-    ae_lr: float = 2e-4  # of Adam, weight decay 1e-4 (authors' rate for the critic)
+    ae_lr: float = 2e-4  # of Adam (authors' rate for the critic)
+    ae_weight_decay: float = 1e-4  # (authors' for the critic); in small boxes it outweighs the gradient: give 0
     ae_batch: int = 8  # masks in one update (ours)
     ae_jitter_zyx: tuple[int, int, int] = (2, 16, 16)  # voxels, largest shift of the box from the true centre (ours)
 
@@ -87,6 +88,7 @@ class Config:
     adv_epochs: int = 300  # (authors)
     adv_lr: float = 2e-4  # of the branches' Adam, weight decay 1e-4 (authors)
     adv_critic_lr: float = 2e-4  # of the critic's, weight decay 1e-4 (authors)
+    adv_code_weight: float = 5.0  # of the codes' distance; what it amounts to depends on the auto-encoder (authors)
     adv_top_share: float = 0.9  # share of patches from the highest slices, where the small organs are (authors)
     adv_top_offsets: int = 10  # number of those first slices (authors)
     shape_constraint: bool = True  # --no-shape-constraint: focal and Dice loss only
@@ -119,7 +121,8 @@ class Config:
                   "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
                   *(f"{prefix}_epochs" for prefix in STAGES.values()))
         _at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
-                  "joint_warmup", "dice_weight", "joint_heatmap_weight", "rotate_z", "rotate_xy")
+                  "joint_warmup", "dice_weight", "joint_heatmap_weight", "ae_weight_decay", "adv_code_weight",
+                  "rotate_z", "rotate_xy")
         for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "adv_critic_lr",
                      "heatmap_sigma"):
             _require(self, name, getattr(self, name) > 0, "must be positive")

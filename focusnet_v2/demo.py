@@ -13,17 +13,18 @@ from shared_data.errors import InputError, run_script
 from shared_data.phantoms import write_pddca_cohort
 from shared_data.settings import parse_options
 
-GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --patch-zyx 16 56 56 "
-        "--min-slices 16 --box-zyx 8 16 16 --window-step 8").split()
+GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --patch-zyx 12 48 48 "
+        "--min-slices 16 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
 SLICES = 26
-SHORT = ("--width 16 --ae-width 16 --validate-every 10 --backbone-lr 0.1 --sol-lr 5e-3 --ae-lr 1e-3 --ae-batch 2 "
-         "--ae-jitter-zyx 1 2 2 --adv-lr 1e-3 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
+SHORT = ("--patches-per-case 4 --batch-size 2 --validate-every 3 --width 16 --ae-width 8 --code-length 64 "
+         "--backbone-lr 0.1 --backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 --ae-batch 8 "
+         "--ae-jitter-zyx 1 2 2 --adv-lr 2e-3 --adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
 
 def settings(n):
-    """Options of train.py for short stages, of 2 n to 6 n epochs."""
-    epochs = {"backbone": 4 * n, "sol": 4 * n, "ae": 6 * n, "adv": 2 * n}
-    milestones = {"backbone": (3 * n, 4 * n - n // 3), "sol": (2 * n, 3 * n)}
+    """Options of train.py for short stages, of 2 n to 12 n epochs."""
+    epochs = {"backbone": 3 * n, "sol": 6 * n, "ae": 12 * n, "adv": 2 * n}
+    milestones = {"backbone": (9 * n // 4, 3 * n - 1), "sol": (3 * n, 5 * n)}
     return [*SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
             *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))]
 
@@ -33,11 +34,11 @@ class Options:
     folder: Path = ROOT / "demo" / "focusnet_v2"  # the default is made anew; another must be empty
     patients: int = 13  # phantom patients: 8 to train on, 2 to choose the epoch, 3 to score
     size: int = 72  # pixels along x and y
-    epochs: int = 10  # half of the last stage's; the others get two or three times as many as that
+    epochs: int = 4  # half of the last stage's; the others get 3, 6 and 12 times as many
 
     def __post_init__(self):
         if self.patients < 3 or self.epochs < 2 or not 32 <= self.size <= 512:
-            raise ValueError("--patients must be at least 3, --epochs 2, --size 32 to 512.")
+            raise ValueError("--patients must be at least 3, --epochs 1, --size 32 to 512.")
 
 
 def main(argv=None):

@@ -72,14 +72,14 @@ def critic_loss(logits, target, of_prediction, of_target):
             "distance": -0.001 * (code + 0.2 * feature1 + 0.2 * feature2)}
 
 
-def segmenter_loss(logits, target, of_prediction=None, of_target=None, alpha=0.5, textbook=False):
+def segmenter_loss(logits, target, of_prediction=None, of_target=None, alpha=0.5, textbook=False, code_weight=5.0):
     """The named, weighted terms of the branches; without the auto-encoder's outputs, those of segmentation alone."""
     terms = {"focal": binary_focal_loss(logits, target, alpha, textbook=textbook),
              "dice": 0.5 * binary_adaptive_dice_loss(logits, target)}
     if of_prediction is None:
         return terms
     code, feature1, feature2 = (F.mse_loss(*pair) for pair in zip(of_prediction[1:], of_target[1:]))
-    return {**terms, "code": 5 * code, "feature1": feature1, "feature2": feature2,
+    return {**terms, "code": code_weight * code, "feature1": feature1, "feature2": feature2,
             "mask": F.mse_loss(logits.sigmoid(), target.to(logits.dtype))}
 
 

@@ -1,4 +1,6 @@
 """FocusNet v2: S-Net in 3-D, localisation of small organs, their branches, and the shape auto-encoder."""
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -106,6 +108,7 @@ class SmallOrganBranch(EncoderDecoder):
         narrow = 3 * width // 4
         entry = nn.Sequential(stem(channels, narrow), SEResidualBlock(narrow, width), SEResidualBlock(width, width))
         super().__init__(entry, width, [], (3, 5, 7, 9), 1)
+        start_low(self.head)
 
 
 class HeatmapHead(nn.Module):
@@ -116,7 +119,7 @@ class HeatmapHead(nn.Module):
         self.layers = nn.Sequential(
             nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
             nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
-            nn.Conv3d(width, n_small, 1), nn.Sigmoid())
+            start_low(nn.Conv3d(width, n_small, 1)), nn.Sigmoid())
 
     def forward(self, features):
         return self.layers(features)
@@ -181,7 +184,8 @@ class ShapeAutoencoder(nn.Module):
         self.to_code, self.from_code = nn.Linear(n_deepest, code_length), nn.Linear(code_length, n_deepest)
         self.decoder1 = nn.Sequential(conv_norm(4 * width, 2 * width, 1), conv_norm(2 * width, 2 * width, 1))
         self.decoder2 = conv_norm(2 * width, width, 1)
-        self.last = nn.Conv3d(width, 1, 5, padding=2)
+        self.last = start_low(nn.Conv3d(width, 1, 5, padding=2))
+        self.to(memory_format=torch.channels_last_3d)  # faster on CPUs: tests.bench.focusnet_shapes
 
     def forward(self, mask):
         with torch.autocast(mask.device.type, enabled=False):
@@ -217,6 +221,13 @@ def conv(channels, width, kernel, dilation=1, bias=False):
 def conv_norm(channels, width, stride):
     """Convolution 5x5x5, batch norm, ReLU."""
     return nn.Sequential(nn.Conv3d(channels, width, 5, stride, padding=2), nn.BatchNorm3d(width), nn.ReLU())
+
+
+def start_low(layer, share=0.05):
+    """A new layer whose sigmoid begins at `share`. The targets are almost empty: from 0.5 squared error would empty the
+    outputs first, where the sigmoid has next to no slope, and the way back takes thousands of steps."""
+    nn.init.constant_(layer.bias, math.log(share / (1 - share)))
+    return layer
 
 
 def upsample(x, scale_zyx):

@@ -22,7 +22,8 @@ class Autoencoder(Stage):
         self.config, self.batch_size = config, config.ae_batch
         network = build_network(config, self.name)
         self.networks = {"model": network}
-        self.optimizers = [("model", torch.optim.Adam(network.parameters(), config.ae_lr, weight_decay=1e-4))]
+        self.optimizers = [("model", torch.optim.Adam(network.parameters(), config.ae_lr,
+                                                     weight_decay=config.ae_weight_decay))]
         self.dataset = MaskDataset(load_cases(config, "train"), config, config.ae_jitter_zyx)
         self.masks = MaskDataset(load_cases(config, "valid"), config)
         if not len(self.dataset):

@@ -1,6 +1,7 @@
 """The shape auto-encoder on real organs: optic nerves, parotids and submandibular glands, unseen patients held out.
 
     python -m tests.bench.focusnet_shapes --data han_contours [--steps 300] [--ae-width 64] [--batch 4] [--lr 2e-4]
+        [--weight-decay 1e-4] [--organs Optic-Nerve-Lt Optic-Nerve-Rt]
 
 --data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its
 middle 20 mm), jittered in training; contours of both observers of the training patients. Prints the reconstruction Dice
@@ -28,11 +29,19 @@ ORGANS = ("Optic-Nerve-Lt", "Optic-Nerve-Rt", "Parotid-Lt", "Parotid-Rt", "Subma
 
 
 def run():
-    """Nothing to compare within a run of all benchmarks: this one needs --data."""
-    return {}
+    """What the network's memory layout saves; the rest of this file needs --data."""
+    masks, seconds = (torch.rand(4, 1, *Config.box_zyx) > 0.99).float(), {}
+    for layout in (torch.contiguous_format, torch.channels_last_3d):
+        network = ShapeAutoencoder(width=16).to(memory_format=layout)
+        for _ in range(3):
+            start = time.perf_counter()
+            F.mse_loss(network(masks)[0], masks).backward()
+            seconds[layout] = min(seconds.get(layout, 1e9), time.perf_counter() - start)
+    return {"auto-encoder's step (width 16), plain layout / channels last":
+            seconds[torch.contiguous_format] / seconds[torch.channels_last_3d]}
 
 
-def read_shapes(folder, patients, observers, config):
+def read_shapes(folder, patients, observers, organs, config):
     """[(organ, mask (z, y, x) with a margin for the jitter, cut around its centre)]"""
     ids = read_json(folder / "labels.json")["ids"]
     margin = np.array(config.ae_jitter_zyx)
@@ -42,7 +51,7 @@ def read_shapes(folder, patients, observers, config):
             image = to_network_grid(to_lps(read_volume(folder / f"{patient}_{observer}.nii.gz")), config,
                                     sitk.sitkNearestNeighbor)
             labels = sitk.GetArrayViewFromImage(image)
-            for organ in ORGANS:
+            for organ in organs:
                 mask = labels == ids[organ]
                 if mask.any():
                     centre = np.round(np.argwhere(mask).mean(0)).astype(int)
@@ -64,18 +73,20 @@ def main():
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--ae-width", type=int, default=64)
     parser.add_argument("--lr", type=float, default=Config.ae_lr)
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--organs", nargs="+", choices=ORGANS, default=ORGANS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     config, rng = Config(ae_width=options.ae_width), np.random.default_rng(options.seed)
     patients = {path.name.split("_")[0] for path in options.data.glob("*_oncologist.nii.gz")}
     seen, unseen = hold_out(patients, 0.2)
-    train = read_shapes(options.data, seen, ("oncologist", "radiographer"), config)
-    test = read_shapes(options.data, unseen, ("oncologist",), config)
+    train = read_shapes(options.data, seen, ("oncologist", "radiographer"), options.organs, config)
+    test = read_shapes(options.data, unseen, ("oncologist",), options.organs, config)
     print(f"{len(train)} masks of {len(seen)} patients; {len(test)} of {len(unseen)} unseen: {', '.join(unseen)}",
           flush=True)
     torch.manual_seed(options.seed)
     network = ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
-    optimizer = torch.optim.Adam(network.parameters(), options.lr, weight_decay=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), options.lr, weight_decay=options.weight_decay)
     start = time.perf_counter()
     for step in range(1, options.steps + 1):
         network.train()
@@ -96,7 +107,7 @@ def report(network, train, test, config):
     network.eval()
     masks = boxes(test, np.zeros((len(test), 3), int), config)
     found = torch.cat([network(mask[None])[0] for mask in masks]) > 0.5
-    for organ in ORGANS:
+    for organ in sorted({organ for organ, _ in test}):
         of = [i for i, (name, _) in enumerate(test) if name == organ]
         like = [shape for shape in train if shape[0] == organ]
         mean_mask = boxes(like, np.zeros((len(like), 3), int), config).mean(0) > 0.5
