@@ -17,7 +17,7 @@ GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --
         "--min-slices 16 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
 SLICES = 26
 SHORT = ("--patches-per-case 4 --batch-size 2 --validate-every 3 --width 16 --ae-width 8 --code-length 64 "
-         "--backbone-lr 0.1 --backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 --ae-batch 8 "
+         "--backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 "
          "--ae-jitter-zyx 1 2 2 --adv-lr 2e-3 --adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
 
@@ -37,7 +37,7 @@ class Options:
     epochs: int = 4  # half of the last stage's; the others get 3, 6 and 12 times as many
 
     def __post_init__(self):
-        if self.patients < 3 or self.epochs < 2 or not 32 <= self.size <= 512:
+        if self.patients < 3 or self.epochs < 1 or not 32 <= self.size <= 512:
             raise ValueError("--patients must be at least 3, --epochs 1, --size 32 to 512.")
 
 
