@@ -21,8 +21,8 @@ from sepnet.dataset import build_loader, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
 from sepnet.losses import build_loss
 from sepnet.networks import build_network
-from sepnet.original_checkpoint import load_strictly
 from sepnet.preprocess import VOLUME_SETTINGS
+from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
@@ -20,7 +21,6 @@ from snet_neck_ln.dataset import build_loaders
 from snet_neck_ln.inference import choose_device, choose_precision, logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
-from snet_neck_ln.original_checkpoint import load_strictly
 from snet_neck_ln.process_data.data_process_lymph_node import SLICE_SETTINGS
 
 # What may change when a run goes on; everything else would make it another experiment.

@@ -6,9 +6,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from shared_data.checkpoints import check_archive
 from shared_data.errors import InputError, one_line
-from shared_data.files import (check_archive, clear_partials, read_table, whole_file, whole_folder, write_json,
-                               write_table)
+from shared_data.files import clear_partials, read_table, whole_file, whole_folder, write_json, write_table
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
