@@ -19,10 +19,11 @@ from focusnet_v2.config import ORGANS, ROOT, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, segment_ct
-from focusnet_v2.scoring import SCORES, mean, score_organs, score_small_organs, summarise
+from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
+from shared_data.metrics import mean
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import changed_config, parse_options

@@ -10,18 +10,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.errors import InputError
+from shared_data.settings import device_there
 from shared_data.volume import check_same_grid, to_lps
 
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
-        raise InputError(f"--device {name}: none on this machine. "
-                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
-    return torch.device(name)
+    return torch.device(device_there(name, {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
 def run_settings(state, path):

@@ -3,7 +3,6 @@
 CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
 <name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
 """
-import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,20 +11,19 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-from skimage.measure import regionprops
 
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import Config
-from retroln_nnunet.crop import case_id, cut, paste, stem, to_unit
+from retroln_nnunet.crop import case_id, cut, paste, to_unit
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
 from shared_data.errors import InputError, run_script
-from shared_data.files import read_json, write_json
-from shared_data.metrics import components, short_axis_mm
+from shared_data.files import write_json
+from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, config_from_dict, given_options
-from shared_data.volume import check_output, geometry, read_ct, to_lps, write_volume
+from shared_data.settings import build, given_options, load_config
+from shared_data.volume import check_output, geometry, read_ct, to_lps, without_suffix, write_volume
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
@@ -56,7 +54,7 @@ def main(argv=None):
     predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
     kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
     if kept.exists():
-        options = config_from_dict(Options, read_json(kept), kept, given)
+        options = load_config(Options, kept, given)
     ct = read_ct(options.input)
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     for warning in region["warnings"]:
@@ -66,13 +64,14 @@ def main(argv=None):
         crop = to_unit(crop, options.min_hu, options.max_hu)
     mask = paste(predict_crop(predictor, crop), region)
     write_volume(mask, options.output)
-    found = list_components(mask)
+    turned = to_lps(mask)
+    found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
     total = sum(node["volume_ml"] for node in found)
-    write_json(f"{stem(options.output)}.json", {
+    write_json(f"{without_suffix(options.output)}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "volume_ml": total,
         "components": found, "region": {name: region[name] for name in (
             "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}})
-    save_picture(f"{stem(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
+    save_picture(f"{without_suffix(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
     print(f"{len(found)} components, {total:.2f} ml: {options.output}")
 
 
@@ -87,18 +86,6 @@ def find_vertebrae_and_region(ct, options):
         if status not in ("success", "incomplete"):
             raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
         return locate(ct, Path(folder) / case_id(options.input), options)
-
-
-def list_components(mask):
-    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask image, largest first."""
-    turned = to_lps(mask)
-    spacing = turned.GetSpacing()
-    labels, _ = components(sitk.GetArrayViewFromImage(turned) > 0, spacing)
-    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
-             "short_axis_mm": short_axis_mm(node.image, spacing),
-             "centre_xyz_mm": turned.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
-            for node in regionprops(labels)]
-    return sorted(rows, key=lambda row: -row["volume_ml"])
 
 
 def three_planes(ct, region, reference=None, prediction=None, side=320):

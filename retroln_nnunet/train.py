@@ -58,9 +58,6 @@ def main(argv=None):
         return 0
     if checkpoints and not config.prepare_only:
         raise InputError(f"{results}: holds a run already. Add --resume to go on, or name another --nnunet-dir.")
-    if not (config.processed_dir / "config.json").exists():
-        raise InputError(f"{config.processed_dir}: no crops in it. Run crop.py, or name its output with "
-                         "--processed-dir.")
     config = build(TrainConfig, as_prepared(CropConfig, given, config.processed_dir / "config.json", CROP_SETTINGS))
     set_environment(config)
     with only_run_in(config.nnunet_dir):

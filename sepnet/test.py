@@ -5,7 +5,6 @@ rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.jso
 predictions/, overlays/, report.html.
 """
 import math
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import onto_lps
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
-from shared_data.metrics import dice, surface_distances
+from shared_data.metrics import dice, mean, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options
@@ -139,8 +138,8 @@ def summarise_organ(rows):
                "found": "absent" if states["absent"] == len(rows) else f"{states['both']} of "
                f"{states['both'] + states['missed']}"}
     for name in SCORES:
-        values = [row[name] for row in rows if math.isfinite(row[name])]
-        summary |= {name: mean(values), f"{name}_std": statistics.pstdev(values) if values else math.nan}
+        scores = spread([row[name] for row in rows])
+        summary |= {name: scores["mean"], f"{name}_std": scores["std"]}
     return {**summary, "n": sum(math.isfinite(row["dice"]) for row in rows),
             "n_distance": sum(math.isfinite(row["hd95_mm"]) for row in rows), "false": states["false"]}
 
@@ -154,12 +153,6 @@ def weighted_scores(by_organ):
         total = sum(weight for _, weight in pairs)
         scores[f"weighted_{name}"] = sum(value * weight for value, weight in pairs) / total if total else math.nan
     return scores
-
-
-def mean(values):
-    """Of the finite ones; NaN for none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.mean(finite) if finite else math.nan
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@ import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -51,8 +52,18 @@ def check_free_space(folder, n_bytes):
 
 
 def write_json(path, values):
+    """What JSON does not know becomes text; NaN and infinity, which no other reader takes, null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str) + "\n",
+                           encoding="utf-8")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path):

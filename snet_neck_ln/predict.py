@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from skimage.measure import regionprops
 from tqdm import tqdm
 
 from shared_data.errors import run_script
 from shared_data.files import write_json
-from shared_data.metrics import components, short_axis_mm
+from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import build, given_options
-from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
@@ -58,24 +57,12 @@ def main(argv=None):
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), scan), options.output)
     found = list_components(prediction, ct)
-    stem = next(str(options.output)[:-len(suffix)] for suffix in SUFFIXES
-                if str(options.output).lower().endswith(suffix))
+    stem = without_suffix(options.output)
     write_json(f"{stem}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint,
         "threshold": config.threshold, "volume_ml": sum(node["volume_ml"] for node in found), "components": found})
     save_picture(f"{stem}_overlay.png", draw(stored, prediction))
     print(f"{len(found)} components, {sum(node['volume_ml'] for node in found):.2f} ml: {options.output}")
-
-
-def list_components(prediction, ct_lps):
-    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask (z, y, x), largest first."""
-    spacing = ct_lps.GetSpacing()
-    labels, _ = components(prediction, spacing)
-    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
-             "short_axis_mm": short_axis_mm(node.image, spacing),
-             "centre_xyz_mm": ct_lps.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
-            for node in regionprops(labels)]
-    return sorted(rows, key=lambda row: -row["volume_ml"])
 
 
 def draw(stored, prediction, tiles=8):

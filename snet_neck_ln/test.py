@@ -3,7 +3,6 @@
 Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
 """
 import math
-import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,7 +13,7 @@ from tqdm import tqdm
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.metrics import detection, dice, surface_distances
+from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.settings import build, given_options
@@ -28,7 +27,6 @@ from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
 from snet_neck_ln.slices import STEPS, undo_crop
 
-SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
@@ -107,7 +105,7 @@ def write_results(config, cases, nodes, pictures):
     out = config.output_dir
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes or [{"patient": "", "node": ""}])
-    summary = {name: summarise([row[name] for row in cases]) for name in cases[0] if name != "patient"}
+    summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "patient"}
     by_size = detection_by_size(nodes)
     write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": config.split, "cases": len(cases),
                                       "threshold": config.threshold, "scores": summary, "detection": by_size})
@@ -134,27 +132,6 @@ def write_results(config, cases, nodes, pictures):
         {"Scores": headline, "Nodes found, by short axis": by_size, "Patients": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
-
-
-def detection_by_size(nodes):
-    """Sensitivity for all nodes and by short axis."""
-    rows = []
-    for name, (low, high) in {"all": (0, math.inf), **SHORT_AXIS_MM}.items():
-        found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
-        rows.append({"short axis": name, "nodes": len(found), "found": sum(found),
-                     "sensitivity": sum(found) / len(found) if found else None})
-    return rows
-
-
-def summarise(values):
-    """Mean, standard deviation, median and number of the finite values."""
-    finite = [value for value in values if math.isfinite(value)]
-    return {"mean": statistics.mean(finite) if finite else None, "std": statistics.pstdev(finite) if finite else None,
-            "median": statistics.median(finite) if finite else None, "n": len(finite)}
-
-
-def mean(values):
-    return statistics.mean(values) if values else math.nan
 
 
 if __name__ == "__main__":
