@@ -3,8 +3,9 @@ import math
 
 import torch
 
+from shared_data.crop import centre_crop
 from shared_data.settings import device_there
-from snet_neck_ln.slices import STEPS, centre_crop, with_context
+from snet_neck_ln.slices import STEPS, with_context
 
 
 def choose_device(name):

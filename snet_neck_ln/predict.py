@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from shared_data.crop import undo_crop
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
@@ -21,7 +22,7 @@ from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lp
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
-from snet_neck_ln.slices import STEPS, to_16bit, undo_crop, window
+from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from shared_data.crop import undo_crop
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
@@ -25,7 +26,7 @@ from snet_neck_ln.inference import choose_device, choose_precision, logit, predi
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
-from snet_neck_ln.slices import STEPS, undo_crop
+from snet_neck_ln.slices import STEPS
 
 HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sepnet import preprocess
 from sepnet.config import Config
-from sepnet.volumes import centre_crop, cropped, network_grid, onto_lps, segmental_linear, transformed, undo_crop
+from sepnet.volumes import cropped, network_grid, onto_lps, segmental_linear, transformed
+from shared_data.crop import centre_crop, undo_crop
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.phantoms import write_structseg_cohort
