@@ -128,7 +128,8 @@ def write_results(config, cases, nodes, pictures):
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     source = config.predictions_dir or config.checkpoint
-    write_json(out / "summary.json", {"source": source, "split": config.split, "cases": len(cases),
+    write_json(out / "summary.json", {"checkpoint": None if config.predictions_dir else config.checkpoint,
+                                      "predictions_dir": config.predictions_dir, "split": config.split, "cases": len(cases),
                                       "scores": summary, "detection": by_size})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
@@ -138,7 +139,7 @@ def write_results(config, cases, nodes, pictures):
     fold = model_dir(config) / f"fold_{config.fold}"
     if (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
-    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases", [
+    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.processed_dir.name}", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": [{"score": name, **summary[name]} for name in summary],

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from tqdm import tqdm
 
+from shared_data.cohort import all_skipped, say_skipped
 from shared_data.crop import undo_crop
-from shared_data.errors import InputError, run_script
+from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
@@ -56,13 +57,19 @@ def main(argv=None):
                                                                        config.split) for path in paths})
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {config.split} patients in fold {config.val_fold}.")
-    cases, nodes, pictures = [], [], {}
+    cases, nodes, pictures, skipped = [], [], {}, {}
     for patient in tqdm(patients, unit="patient", disable=None):
-        scores, found, pictures[patient] = score_patient(patient, network, config, device)
+        try:
+            scores, found, pictures[patient] = score_patient(patient, network, config, device)
+        except InputError as error:
+            skipped[patient] = one_line(error)
+            continue
         cases.append(scores)
-        nodes += [{"patient": patient, **node} for node in found]
+        nodes += [{"case": patient, **node} for node in found]
+    if not cases:
+        raise all_skipped(config.prepared_dir, skipped)
     write_results(config, cases, nodes, pictures)
-    return 0
+    return say_skipped(skipped)
 
 
 def score_patient(patient, network, config, device):
@@ -80,7 +87,7 @@ def score_patient(patient, network, config, device):
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
     voxel_ml = math.prod(spacing) / 1000
     row = {
-        "patient": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
+        "case": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
         "nodes": len(nodes), "nodes_found": sum(node["found"] for node in nodes),
         "sensitivity": sum(node["found"] for node in nodes) / len(nodes) if nodes else math.nan,
         "false_positives": false_positives,
@@ -105,8 +112,8 @@ def read_patient(folder, n_slices):
 def write_results(config, cases, nodes, pictures):
     out = config.output_dir
     write_table(out / "cases.csv", cases)
-    write_table(out / "nodes.csv", nodes or [{"patient": "", "node": ""}])
-    summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "patient"}
+    write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
+    summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": config.split, "cases": len(cases),
                                       "threshold": config.threshold, "scores": summary, "detection": by_size})
@@ -114,23 +121,23 @@ def write_results(config, cases, nodes, pictures):
     figures = {}
     for rank, row in {"worst": ranked[:1], "median": ranked[len(ranked) // 2:][:1], "best": ranked[-1:]}.items():
         for case in row:
-            save_picture(out / "overlays" / f"{rank}.png", pictures[case["patient"]])
-            caption = f"{rank}: {case['patient']}, Dice {case['dice']:.3f} (reference green, prediction red)"
+            save_picture(out / "overlays" / f"{rank}.png", pictures[case["case"]])
+            caption = f"{rank}: {case['case']}, Dice {case['dice']:.3f} (reference green, prediction red)"
             figures[caption] = out / "overlays" / f"{rank}.png"
-    sheet = contact_sheet([(pictures[row["patient"]][::2, ::2], f"{row['patient']}  {row['dice']:.3f}")
+    sheet = contact_sheet([(pictures[row["case"]][::2, ::2], f"{row['case']}  {row['dice']:.3f}")
                            for row in cases])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
-    figures["every patient: the slice with most node"] = out / "overlays" / "contact_sheet.png"
+    figures["every case: the slice with most node"] = out / "overlays" / "contact_sheet.png"
     if (config.run_dir / "curves.png").exists():
         figures["training"] = config.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
-    write_report(out / "report.html", f"S-Net, {config.split} patients of {config.prepared_dir.name}", [
-        f"{len(cases)} patients, probability cut {config.threshold:g}, {config.checkpoint}.",
-        "dice, hd95_mm, assd_mm: whole volume, per patient. slice_*: mean over slices with a node. "
+    write_report(out / "report.html", f"S-Net, {config.split} cases of {config.prepared_dir.name}", [
+        f"{len(cases)} cases, probability cut {config.threshold:g}, {config.checkpoint}.",
+        "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
         "mean, std, median over the cases where the score is finite; n counts them."],
-        {"Scores": headline, "Nodes found, by short axis": by_size, "Patients": cases}, figures)
+        {"Scores": headline, "Nodes found, by short axis": by_size, "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 
