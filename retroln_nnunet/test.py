@@ -128,9 +128,9 @@ def write_results(config, cases, nodes, pictures):
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     source = config.predictions_dir or config.checkpoint
-    write_json(out / "summary.json", {"checkpoint": None if config.predictions_dir else config.checkpoint,
-                                      "predictions_dir": config.predictions_dir, "split": config.split, "cases": len(cases),
-                                      "scores": summary, "detection": by_size})
+    write_json(out / "summary.json", {
+        "checkpoint": None if config.predictions_dir else config.checkpoint, "predictions_dir": config.predictions_dir,
+        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
         path = out / "overlays" / f"{row['case']}.png"
