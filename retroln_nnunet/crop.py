@@ -27,8 +27,9 @@ from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, 
                                 open_volume, without_suffix, write_volume)
 
 # Settings that decide what a crop looks like; the others may change between runs over one folder.
-CROP_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
-                 "max_hu", "merge_labels")
+REGION_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
+                   "max_hu")
+CROP_SETTINGS = (*REGION_SETTINGS, "merge_labels")
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,15 @@ def main(argv=None):
     fresh_folder(options.folder, Options.folder)
     raw = options.folder / "raw"
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
-    folders = ["--processed-dir", str(options.folder / "processed"), "--nnunet-dir", str(options.folder / "nnunet")]
+    nnunet = ["--nnunet-dir", str(options.folder / "nnunet")]
+    folders = ["--processed-dir", str(options.folder / "processed"), *nnunet]
     crop.main(["--data-dir", str(raw), *folders])
     train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
                 "--iterations", str(options.iterations)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])
     case = f"P{options.patients}"
-    predict.main([*folders, "--input", str(raw / "CT" / f"{case}_0000.nii.gz"), "--vertebrae",
+    predict.main([*nnunet, "--input", str(raw / "CT" / f"{case}_0000.nii.gz"), "--vertebrae",
                   str(raw / "vertebrae" / case), "--output", str(options.folder / "nodes.nii.gz"), "--no-mirror"])
     for name in ("augmentation.png", "test/report.html", f"test/overlays/{case}.png", "nodes_overlay.png"):
         print(f"look at {options.folder / name}")

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from retroln_nnunet import vert_seg
-from retroln_nnunet.config import Config
+from retroln_nnunet.config import RegionConfig
 from retroln_nnunet.crop import case_id, cut, paste, to_unit
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.region import locate
@@ -30,9 +30,13 @@ REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True)
-class Options(Config):
-    input: Path | None = None  # the CT
-    output: Path | None = None  # the mask; its suffix is its format
+class InOut:
+    input: Path  # the CT
+    output: Path  # the mask; its suffix is its format
+
+
+@dataclass(frozen=True)
+class Options(RegionConfig, InOut):
     vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
@@ -41,8 +45,6 @@ class Options(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.input is None or self.output is None:
-            raise ValueError("--input and --output are needed.")
         if self.checkpoint is None:
             object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
 

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from retroln_nnunet.config import Config
+from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop, turned_like
@@ -30,7 +30,8 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 
 
 @dataclass(frozen=True)
-class TestConfig(Config):
+class Options(RunConfig):
+    processed_dir: Path = Config.processed_dir  # crops of crop.py
     split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
@@ -46,7 +47,7 @@ class TestConfig(Config):
 
 
 def main(argv=None):
-    config = parse_options(TestConfig, argv, __doc__)
+    config = parse_options(Options, argv, __doc__)
     device = choose_device(config.device)
     predictor = None if config.predictions_dir else load_predictor(config.checkpoint, device, config.mirror)
     cases, nodes, pictures, skipped = [], [], {}, {}

@@ -17,7 +17,7 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, given_options
+from shared_data.settings import build, parse_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
@@ -38,14 +38,13 @@ class Options:
 
 
 def main(argv=None):
-    given = given_options(Options, argv, __doc__)
-    options = build(Options, given)
+    options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
-    changes = {name: given[name] for name in ("threshold", "size") if name in given}
-    config = build(partial(replace, config), {**changes, "batch_size": options.batch_size,
-                                              "precision": choose_precision(options.precision, device)})
+    changes = {name: value for name in ("threshold", "size", "batch_size")
+               if (value := getattr(options, name)) is not None}
+    config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)

@@ -162,7 +162,7 @@ def test_bad_input_is_refused(checkpoint, raw, tmp_path):
         run_predict(checkpoint, scan, raw / "vertebrae" / "P1", tmp_path / "m.nrrd")
     with pytest.raises(InputError, match="unknown format"):
         run_predict(checkpoint, scan, raw, tmp_path / "m.png")
-    with pytest.raises(InputError, match="--input and --output are needed"):
+    with pytest.raises(InputError, match="required: --input, --output"):
         predict.main(["--checkpoint", str(checkpoint)])
 
 
