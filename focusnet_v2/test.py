@@ -1,8 +1,8 @@
 """Score a run on cases it has not seen: python test.py --run-dir ../runs/focusnet_v2
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
-<run>/<split>: organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/, overlays/,
-report.html with the human level beside ours.
+<run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
+overlays/, report.html with the human level beside ours.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -114,9 +114,10 @@ def write_results(out, options, path, stage, names, organs, small):
     cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
              for name in names]
     overall = {f"mean_{score}": mean([row[score] for row in by_organ]) for score in SCORES}
+    write_table(out / "cases.csv", cases)
     write_table(out / "organs.csv", organs)
     write_table(out / "small_organs.csv", small)
-    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": names,
+    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": len(names),
                                       "overall": overall, "organs": by_organ, "small_organs": by_small})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}

@@ -79,7 +79,7 @@ def list_components(mask, grid):
 
 def spread(values):
     """{"mean", "std", "median" of the finite values, NaN for none, and "n", how many they are}"""
-    finite = [float(value) for value in values if math.isfinite(value)]
+    finite = [float(value) for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return {"mean": math.nan, "std": math.nan, "median": math.nan, "n": 0}
     return {"mean": statistics.mean(finite), "std": statistics.pstdev(finite), "median": statistics.median(finite),

@@ -74,7 +74,7 @@ def test_nodes_are_counted_by_short_axis_and_scores_summed_where_finite():
     nodes = [{"short_axis_mm": 4.0, "found": False}, {"short_axis_mm": 12.0, "found": True}]
     rows = {row["short axis"]: row["sensitivity"] for row in detection_by_size(nodes)}
     assert rows["all"] == 0.5 and rows["< 5 mm"] == 0 and rows[">= 10 mm"] == 1 and math.isnan(rows["5-10 mm"])
-    assert spread([1, 3, math.nan, math.inf]) == {"mean": 2, "std": 1, "median": 2, "n": 2}
+    assert spread([1, 3, math.nan, math.inf, None]) == {"mean": 2, "std": 1, "median": 2, "n": 2}
     assert spread([])["n"] == 0 and math.isnan(spread([])["mean"])
 
 
