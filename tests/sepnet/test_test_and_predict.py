@@ -173,7 +173,7 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:5000])
     (tmp_path / "empty.pt").touch()
     for name, word in (("other", "snet_neck_ln, not sepnet"), ("list", "holds a list"),
-                       ("fewer", "channels or classes"),
+                       ("fewer", "other classes"),
                        ("missing", f"{last} is missing"), ("foreign", "foreign.pt: not a checkpoint of SepNet"),
                        ("evil", "plain tensors"), ("settings", "speed"), ("cut", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):
