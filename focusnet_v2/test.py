@@ -20,7 +20,7 @@ from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
-from shared_data.cohort import say_skipped
+from shared_data.cohort import all_skipped, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean
@@ -66,7 +66,7 @@ def main(argv=None):
         organs += rows[0]
         small += rows[1]
     if not organs:
-        raise InputError(f"{config.prepared_dir}: no case could be scored. " + " | ".join(skipped.values()))
+        raise all_skipped(config.prepared_dir, skipped)
     names = [name for name in names if name not in skipped]
     write_results(out, options, path, stage, names, organs, small)
     return say_skipped(skipped)

@@ -67,7 +67,7 @@ class Config(RegionConfig):
     spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors)
     batch_size: int = 2  # patches (authors; likewise)
     base_features: int = 32  # of the first stage; doubled up to ten times as many (authors; likewise)
-    epochs: int = 1000  # of 250 iterations (authors)
+    epochs: int = 1000  # of `iterations` updates (authors)
     iterations: int = 250  # updates in an epoch (authors)
     val_iterations: int = 50  # validation batches in an epoch (nnU-Net)
     lr: float = 0.01  # learning rate of SGD (authors)
