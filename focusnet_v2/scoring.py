@@ -46,13 +46,13 @@ def place_of(ct, mask):
     return ct.TransformContinuousIndexToPhysicalPoint(np.argwhere(mask).mean(0)[::-1].tolist())
 
 
-def summarise(rows, names, key="organ"):
-    """[{key, mean and standard deviation of each score over the rows where it is finite, and how many these are}]"""
+def summarise(rows, names):
+    """[{"organ", mean and standard deviation of each score over the rows where it is finite, and how many these are}]"""
     summary = []
-    for value in dict.fromkeys(row[key] for row in rows):
-        row = {key: value}
+    for organ in dict.fromkeys(row["organ"] for row in rows):
+        row = {"organ": organ}
         for name in names:
-            scores = spread([other[name] for other in rows if other[key] == value])
+            scores = spread([other[name] for other in rows if other["organ"] == organ])
             row |= {name: scores["mean"], f"{name}_std": scores["std"], f"n_{name}": scores["n"]}
         summary.append(row)
     return summary

@@ -29,7 +29,7 @@ def run_settings(state, path):
                          "Start a new run.") from error
 
 
-def load_predictor(path, device, mirror=True, step=0.5):
+def load_predictor(path, device, mirror=True):
     """nnU-Net's predictor for one checkpoint, ours or the authors'; what it needs to know stands in the checkpoint.
 
     Raises InputError when its plans do not take the weights, or find something else than nodes in a CT.
@@ -43,7 +43,7 @@ def load_predictor(path, device, mirror=True, step=0.5):
                          "(background, lymph) are needed. Name another checkpoint.")
     manager = PlansManager(arguments["plans"])
     with redirect_stdout(StringIO()):  # it says on a CPU that it is none
-        predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=mirror, device=device, allow_tqdm=False,
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=device, allow_tqdm=False,
                                     perform_everything_on_device=device.type == "cuda")
     predictor.manual_initialization(network, manager, manager.get_configuration(arguments["configuration"]),
                                     [network.state_dict()], arguments["dataset_json"], state["trainer_name"],

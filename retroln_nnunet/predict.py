@@ -90,7 +90,7 @@ def find_vertebrae_and_region(ct, options):
         return locate(ct, Path(folder) / case_id(options.input), options)
 
 
-def three_planes(ct, region, reference=None, prediction=None, side=320):
+def three_planes(ct, region, reference=None, prediction=None):
     """RGB of an axial, a coronal and a sagittal slice through the mask with most voxels (or the region's middle);
     region yellow, reference green, prediction red."""
     frame = sitk.Image(ct.GetSize(), sitk.sitkUInt8)
@@ -110,7 +110,7 @@ def three_planes(ct, region, reference=None, prediction=None, side=320):
         if axis:  # superior on top, pixels square
             planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[others[1]])
                       for plane in planes]
-        picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], side)
+        picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], 320)
         outline(picture, planes[1])
         pictures.append((picture, f"{name} {k}"))
     return contact_sheet(pictures, 3)
