@@ -47,7 +47,7 @@ def place_of(ct, mask):
 
 
 def summarise(rows, names):
-    """[{"organ", mean and standard deviation of each score over the rows where it is finite, and how many these are}]"""
+    """[{"organ", mean and standard deviation of each score over the rows where it is finite, how many these are}]"""
     summary = []
     for organ in dict.fromkeys(row["organ"] for row in rows):
         row = {"organ": organ}
