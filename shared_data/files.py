@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shared_data.errors import InputError
 
-MAKE_IT = "Run the step before, or name another folder."
+MAKE_IT = "Run the step that writes it, or name another."
 
 
 @contextmanager
