@@ -43,7 +43,7 @@ class Options(NetworkOptions, InOut):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
-    crop = {"crop_size": options.crop_size} if options.crop_size else {}
+    crop = {} if options.crop_size is None else {"crop_size": options.crop_size}
     members = load_members(options.checkpoint, options, **crop)
     config = members.config
     ct = read_ct(options.input)

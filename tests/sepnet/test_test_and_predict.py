@@ -141,6 +141,9 @@ def test_short_ct_and_large_slices(runs, raw, tmp_path, capsys):
     run_predict(raw / "1" / "data.nii.gz", tmp_path / "small.nii.gz", runs / "one" / "best.pt",
                 options=["--crop-size", "32"])
     assert "--crop-size 48 takes all" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--crop-size 0 must be divisible by 8"):
+        run_predict(raw / "1" / "data.nii.gz", tmp_path / "none.nii.gz", runs / "one" / "best.pt",
+                    options=["--crop-size", "0"])
 
 
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
