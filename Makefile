@@ -13,7 +13,6 @@ retroln  := retroln_nnunet
 focusnet := focusnet_v2
 sepnet   := sepnet
 PROJECTS := snet lung retroln focusnet sepnet
-PRESENT  := $(foreach p,$(PROJECTS),$(if $(wildcard $($(p))/train.py),$(p)))
 
 # What makes the raw cohort ready for train.py, in order (modules of the project).
 prepare_snet := process_data.data_process_lymph_node process_data.data_parser
@@ -40,13 +39,12 @@ help:
 	@echo "make test-faults       bad files, full disks, kills, for every script: counts"
 	@echo "make bench             benchmarks, as ratios"
 	@echo "make clean             remove the environments"
-	@echo "Here so far: $(PRESENT). Options of a script: ARGS=--help"
+	@echo "ARGS=--help shows the options of a script"
 
 demo: demo-snet
-demo-all: $(PRESENT:%=demo-%)
+demo-all: $(PROJECTS:%=demo-%)
 
 $(PROJECTS:%=installed-%): installed-%:
-	@test -f $($*)/train.py || { echo "$($*) is not in this repository yet." >&2; exit 2; }
 	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-$($*)
 
 $(PROJECTS:%=prepare-%): prepare-%: installed-%
@@ -67,12 +65,12 @@ $(PROJECTS:%=test-%): test-%: installed-%
 	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-tests
 	$(call python,$*) -m pytest tests/$($*) $(ARGS)
 
-test-all: test-shared $(PRESENT:%=test-%)
+test-all: test-shared $(PROJECTS:%=test-%)
 	@$(MAKE) --no-print-directory test-faults ARGS=--quick FAULTS="$(filter-out retroln,$(FAULTS))"
 
 # Bad files and settings, full disks, kills, for every script: counts, and what was not answered clearly. test-all
 # leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
-FAULTS := $(filter $(PRESENT),snet retroln focusnet sepnet)
+FAULTS := snet retroln focusnet sepnet
 test-faults: $(FAULTS:%=installed-%)
 	@.venv/bin/python -m tests.faults.run $(ARGS) $(FAULTS)
 
@@ -80,9 +78,9 @@ test-faults: $(FAULTS:%=installed-%)
 test-shared: installed-snet .venv/.installed-tests
 	.venv/bin/python -m pytest tests/shared_data tests/test_repository.py $(ARGS)
 
-bench: $(PRESENT:%=installed-%) .venv/.installed-tests
+bench: $(PROJECTS:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)
-	@! test -f $(lung)/train.py || .venv-keras/bin/python -m tests.bench.run $(ARGS)
+	@.venv-keras/bin/python -m tests.bench.run $(ARGS)
 
 clean:
 	rm -rf .venv .venv-keras

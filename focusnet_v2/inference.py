@@ -5,19 +5,14 @@ import torch
 
 from focusnet_v2.config import SMALL
 from focusnet_v2.grids import AIR_HU, centre_box, cut, onto_grid, unit
-from shared_data.errors import InputError
+from shared_data.settings import device_there
 from shared_data.volume import geometry
 
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
-        raise InputError(f"--device {name}: none on this machine. "
-                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
-    return torch.device(name)
+    return torch.device(device_there(name, {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
 def choose_precision(name, device):

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 
 from focusnet_v2.networks import FocusNet, ShapeAutoencoder, SNet
+from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
-from shared_data.files import read_archive
 
 KINDS = ("snet", "focusnet", "focusnet_sos", "autoencoder")
 
@@ -113,20 +113,3 @@ def plain_state(loaded):
 def read_checkpoint(path):
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
     return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))
-
-
-def load_strictly(network, tensors, where, names=None):
-    """Load every tensor; an unknown, absent or misshapen one raises InputError under the name in `names`."""
-    names, own, kind = names or {}, network.state_dict(), type(network).__name__
-    for key in tensors:
-        if key not in own or not torch.is_tensor(tensors[key]):
-            raise InputError(f"{where}: {names.get(key, key)} has no place in {kind}. Is it another network's?")
-        if own[key].shape != tensors[key].shape:
-            raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, {kind}'s is "
-                             f"{tuple(own[key].shape)}. Another number of classes, or another width?")
-        if not tensors[key].isfinite().all():
-            raise InputError(f"{where}: {names.get(key, key)} holds values that are not numbers. Take another one.")
-    absent = sorted(own.keys() - tensors.keys())
-    if absent:
-        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it {kind}'s?")
-    network.load_state_dict(tensors)

@@ -21,7 +21,7 @@ from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
 from shared_data.settings import changed_config, parse_options
-from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ def main(argv=None):
     result = segment_ct(network.to(device), ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(tqdm, desc=options.input.name, unit="window", disable=None))
     write_volume(onto_scan(result["final"], scan), options.output)
-    stem = next(str(options.output)[:-len(suffix)] for suffix in SUFFIXES
-                if str(options.output).lower().endswith(suffix))
+    stem = without_suffix(options.output)
     organs = list_organs(result, ct.GetSpacing())
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoint": options.checkpoint,
                                 "organs": organs})

@@ -1,11 +1,10 @@
 """Scores of one case, organ by organ, and their summary over cases."""
 import math
-import statistics
 
 import numpy as np
 
 from focusnet_v2.config import ORGANS, SMALL
-from shared_data.metrics import dice, surface_distances
+from shared_data.metrics import dice, spread, surface_distances
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 
@@ -47,20 +46,13 @@ def place_of(ct, mask):
     return ct.TransformContinuousIndexToPhysicalPoint(np.argwhere(mask).mean(0)[::-1].tolist())
 
 
-def summarise(rows, names, key="organ"):
-    """[{key, mean and standard deviation of each score over the rows where it is finite, and how many these are}]"""
+def summarise(rows, names):
+    """[{"organ", mean and standard deviation of each score over the rows where it is finite, how many these are}]"""
     summary = []
-    for value in dict.fromkeys(row[key] for row in rows):
-        row = {key: value}
+    for organ in dict.fromkeys(row["organ"] for row in rows):
+        row = {"organ": organ}
         for name in names:
-            finite = [other[name] for other in rows if other[key] == value and math.isfinite(other[name])]
-            row |= {name: mean(finite), f"{name}_std": statistics.pstdev(finite) if finite else math.nan,
-                    f"n_{name}": len(finite)}
+            scores = spread([other[name] for other in rows if other["organ"] == organ])
+            row |= {name: scores["mean"], f"{name}_std": scores["std"], f"n_{name}": scores["n"]}
         summary.append(row)
     return summary
-
-
-def mean(values):
-    """Of the finite ones; NaN for none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.mean(finite) if finite else math.nan

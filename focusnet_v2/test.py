@@ -1,8 +1,8 @@
 """Score a run on cases it has not seen: python test.py --run-dir ../runs/focusnet_v2
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
-<run>/<split>: organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/, overlays/,
-report.html with the human level beside ours.
+<run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
+overlays/, report.html with the human level beside ours.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +19,11 @@ from focusnet_v2.config import ORGANS, ROOT, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, segment_ct
-from focusnet_v2.scoring import SCORES, mean, score_organs, score_small_organs, summarise
-from shared_data.cohort import say_skipped
+from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
+from shared_data.cohort import all_skipped, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
+from shared_data.metrics import mean
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import changed_config, parse_options
@@ -65,7 +66,7 @@ def main(argv=None):
         organs += rows[0]
         small += rows[1]
     if not organs:
-        raise InputError(f"{config.prepared_dir}: no case could be scored. " + " | ".join(skipped.values()))
+        raise all_skipped(config.prepared_dir, skipped)
     names = [name for name in names if name not in skipped]
     write_results(out, options, path, stage, names, organs, small)
     return say_skipped(skipped)
@@ -113,9 +114,10 @@ def write_results(out, options, path, stage, names, organs, small):
     cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
              for name in names]
     overall = {f"mean_{score}": mean([row[score] for row in by_organ]) for score in SCORES}
+    write_table(out / "cases.csv", cases)
     write_table(out / "organs.csv", organs)
     write_table(out / "small_organs.csv", small)
-    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": names,
+    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": len(names),
                                       "overall": overall, "organs": by_organ, "small_organs": by_small})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}

@@ -11,15 +11,23 @@ Six = tuple[int, int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Config:
-    """The comment behind a field is its help text; in brackets where the value comes from."""
+class RunConfig:
+    """Which run of nnU-Net. The comment behind a field is its help text; in brackets where the value comes from."""
 
-    # Folders
-    data_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet"  # cohort: CT/, masks/, vertebrae/
-    processed_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
     nnunet_dir: Path = ROOT / "runs" / "retroln_nnunet"  # nnUNet_raw, nnUNet_preprocessed, nnUNet_results
+    plans: Literal["published", "auto", "resenc_m", "resenc_l", "resenc_xl"] = "published"  # resenc: residual encoders
+    configuration: str = "3d_fullres"  # nnU-Net configuration (authors)
+    fold: int = 0  # fold to validate on, from 0 (nnU-Net)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
 
-    # Region
+    def __post_init__(self):
+        _require(self, "must be at least 0.", lambda value: value >= 0, "fold")
+
+
+@dataclass(frozen=True)
+class RegionConfig(RunConfig):
+    """How the region is found and cut."""
+
     vertebra_labels: Six = (32, 31, 30, 29, 28, 27)  # T12, L1-L5 in a multi-label file (TotalSegmentator)
     ap_mm: float = 180.0  # length of the region, posterior to anterior, mm (authors)
     ap_offset_mm: float = 30.0  # it starts so far behind the anterior margin of L2, mm (authors)
@@ -29,6 +37,25 @@ class Config:
     normalize: bool = True  # clip and scale to [0, 1]; otherwise HU as they are (authors)
     min_hu: float = -1000.0  # HU that becomes 0 (authors)
     max_hu: float = 400.0  # HU that becomes 1 (authors)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self, "must be positive.", lambda value: value > 0, "ap_mm", "lr_mm")
+        _require(self, "must be at least 0.", lambda value: value >= 0, "ap_offset_mm")
+        _require(self, "must be at least 1.", lambda value: value >= 1, "vertebra_labels")
+        if not self.min_hu < self.max_hu:
+            raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
+        if len(set(self.vertebra_labels)) < len(VERTEBRAE):
+            raise ValueError(f"--vertebra-labels {self.vertebra_labels} must be six different labels.")
+
+
+@dataclass(frozen=True)
+class Config(RegionConfig):
+    """Every setting; crop.py and train.py take them all."""
+
+    # Folders
+    data_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet"  # cohort: CT/, masks/, vertebrae/
+    processed_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
     merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
 
     # Split
@@ -36,14 +63,11 @@ class Config:
     patient_pattern: str = r".+"  # regular expression: the part of the case id that names the patient
 
     # nnU-Net
-    plans: Literal["published", "auto", "resenc_m", "resenc_l", "resenc_xl"] = "published"  # resenc: residual encoders
-    configuration: str = "3d_fullres"  # nnU-Net configuration (authors)
-    fold: int = 0  # fold to validate on, from 0 (nnU-Net)
     patch_zyx: tuple[int, int, int] = (64, 192, 160)  # voxels (authors; published plan only)
     spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors)
     batch_size: int = 2  # patches (authors; likewise)
     base_features: int = 32  # of the first stage; doubled up to ten times as many (authors; likewise)
-    epochs: int = 1000  # of 250 iterations (authors)
+    epochs: int = 1000  # of `iterations` updates (authors)
     iterations: int = 250  # updates in an epoch (authors)
     val_iterations: int = 50  # validation batches in an epoch (nnU-Net)
     lr: float = 0.01  # learning rate of SGD (authors)
@@ -62,29 +86,25 @@ class Config:
     levels_mm: float = 200.0  # that distance (ours)
 
     # Machine
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs to train on
     num_processes: int = 2  # processes that prepare
 
     def __post_init__(self):
-        _require(self, "must be positive.", lambda value: value > 0, "ap_mm", "lr_mm", "lr", "levels_mm", "spacing_zyx")
-        _require(self, "must lie in 0..1.", lambda value: 0 <= value <= 1, "test_share", "oversample_foreground",
+        super().__post_init__()
+        _require(self, "must be positive.", lambda value: value > 0, "lr", "levels_mm", "spacing_zyx")
+        _require(self, "must lie in 0..1.", lambda value: 0 <= value <= 1, "oversample_foreground",
                  "elastic_probability", "landmark_probability")
         _require(self, "must lie in 0..1, below 1.", lambda value: 0 <= value < 1, "momentum", "test_share")
         _require(self, "must be at least 1.", lambda value: value >= 1, "batch_size", "base_features", "epochs",
-                 "iterations", "val_iterations", "save_every", "devices", "vertebra_labels")
-        _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "fold", "level_error_mm",
-                 "ap_offset_mm", "landmark_shift_mm", "seed")
+                 "iterations", "val_iterations", "save_every", "devices")
+        _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "level_error_mm",
+                 "landmark_shift_mm", "seed")
         for name in ("elastic_scale", "elastic_mm"):
             _require(self, "must be low, then high, from 0.", lambda value: value >= 0, name)
             if getattr(self, name)[0] > getattr(self, name)[1]:
                 raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
         if self.seed >= 2**32:
             raise ValueError(f"--seed {self.seed} must be below 4294967296.")
-        if not self.min_hu < self.max_hu:
-            raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
-        if len(set(self.vertebra_labels)) < len(VERTEBRAE):
-            raise ValueError(f"--vertebra-labels {self.vertebra_labels} must be six different labels.")
         z, y, x = self.patch_zyx
         if min(z, y, x) < 16 or max(z, y, x) > 1024 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
             raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32, 1024 at most; "

@@ -24,11 +24,12 @@ from shared_data.files import clear_partials, only_run_in, read_json, write_json
 from shared_data.folds import natural_sort
 from shared_data.settings import keep_config, parse_options
 from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
-                                open_volume, write_volume)
+                                open_volume, without_suffix, write_volume)
 
 # Settings that decide what a crop looks like; the others may change between runs over one folder.
-CROP_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
-                 "max_hu", "merge_labels")
+REGION_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
+                   "max_hu")
+CROP_SETTINGS = (*REGION_SETTINGS, "merge_labels")
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def crop_single(config):
             raise InputError(f"{config.mask_output}: a file is named twice. CT, mask and the outputs must differ.")
     row, region = crop_case(config.ct_file, config.mask_file, config.vert_seg_file, config.ct_output,
                             config.mask_output, config)
-    write_json(f"{stem(config.ct_output)}.json", region)
+    write_json(f"{without_suffix(config.ct_output)}.json", region)
     print("  ".join(f"{name} {value}" for name, value in row.items() if value not in (None, "")))
     return 0
 
@@ -117,21 +118,15 @@ def crop_cohort(cases, config):
     return say_skipped(skipped)
 
 
-def stem(path):
-    """A path or name without the suffix of a volume."""
-    text = str(path)
-    return next((text[:-len(suffix)] for suffix in SUFFIXES if text.lower().endswith(suffix)), text)
-
-
 def case_id(path):
     """Name without suffix and without nnU-Net's channel number."""
-    return (path.name if path.is_dir() else stem(path.name)).removesuffix("_0000")
+    return (path.name if path.is_dir() else without_suffix(path.name)).removesuffix("_0000")
 
 
 def find_cases(folder):
     """{case id: paths} of a folder in natural order; raises InputError when there is none."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. Name another one.")
+        raise InputError(f"{folder}: no such folder. Give the cohort with --data-dir, or name another one.")
     cases = {}
     for path in sorted(folder.iterdir()):
         if path.name[0] != "." and (path.is_dir() or path.name.lower().endswith(SUFFIXES)):

@@ -3,7 +3,6 @@
 Coarse voxels, a narrow network, few iterations; everything lands in demo/retroln_nnunet. The vertebrae come with the
 phantoms, as TotalSegmentator writes them; its weights are not needed.
 """
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from retroln_nnunet import crop, predict, test, train
 from retroln_nnunet.config import ROOT, Config
 from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
+from shared_data.files import fresh_folder
 from shared_data.phantoms_abdomen import abdomen, write_abdomen_cohort
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import parse_options
@@ -38,19 +38,18 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    fresh_folder(options.folder, Options.folder)
     raw = options.folder / "raw"
-    shutil.rmtree(options.folder, ignore_errors=True)
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
-    folders = ["--processed-dir", str(options.folder / "processed"), "--nnunet-dir", str(options.folder / "nnunet")]
+    nnunet = ["--nnunet-dir", str(options.folder / "nnunet")]
+    folders = ["--processed-dir", str(options.folder / "processed"), *nnunet]
     crop.main(["--data-dir", str(raw), *folders])
     train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
                 "--iterations", str(options.iterations)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])
     case = f"P{options.patients}"
-    predict.main([*folders, "--input", str(raw / "CT" / f"{case}_0000.nii.gz"), "--vertebrae",
+    predict.main([*nnunet, "--input", str(raw / "CT" / f"{case}_0000.nii.gz"), "--vertebrae",
                   str(raw / "vertebrae" / case), "--output", str(options.folder / "nodes.nii.gz"), "--no-mirror"])
     for name in ("augmentation.png", "test/report.html", f"test/overlays/{case}.png", "nodes_overlay.png"):
         print(f"look at {options.folder / name}")

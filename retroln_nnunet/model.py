@@ -10,18 +10,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.errors import InputError
+from shared_data.settings import device_there
 from shared_data.volume import check_same_grid, to_lps
 
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    if not there[name]:
-        raise InputError(f"--device {name}: none on this machine. "
-                         f"Here: {', '.join(kind for kind, available in there.items() if available)}.")
-    return torch.device(name)
+    return torch.device(device_there(name, {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
 def run_settings(state, path):
@@ -33,7 +29,7 @@ def run_settings(state, path):
                          "Start a new run.") from error
 
 
-def load_predictor(path, device, mirror=True, step=0.5):
+def load_predictor(path, device, mirror=True):
     """nnU-Net's predictor for one checkpoint, ours or the authors'; what it needs to know stands in the checkpoint.
 
     Raises InputError when its plans do not take the weights, or find something else than nodes in a CT.
@@ -47,7 +43,7 @@ def load_predictor(path, device, mirror=True, step=0.5):
                          "(background, lymph) are needed. Name another checkpoint.")
     manager = PlansManager(arguments["plans"])
     with redirect_stdout(StringIO()):  # it says on a CPU that it is none
-        predictor = nnUNetPredictor(tile_step_size=step, use_mirroring=mirror, device=device, allow_tqdm=False,
+        predictor = nnUNetPredictor(use_mirroring=mirror, device=device, allow_tqdm=False,
                                     perform_everything_on_device=device.type == "cuda")
     predictor.manual_initialization(network, manager, manager.get_configuration(arguments["configuration"]),
                                     [network.state_dict()], arguments["dataset_json"], state["trainer_name"],

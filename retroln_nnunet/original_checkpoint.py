@@ -1,6 +1,4 @@
 """Checkpoints of nnU-Net, the authors' among them, as networks: loading never executes code from the file."""
-import zipfile
-
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -9,8 +7,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.config import Config
 from retroln_nnunet.plans import published_plans
+from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
-from shared_data.files import check_archive
 
 # nnU-Net keeps its log in NumPy numbers: data, not code. Before NumPy 2 they had another address.
 SCALAR = np._core.multiarray.scalar
@@ -38,7 +36,11 @@ def load_original_checkpoint(source, n_classes=2, base_features=32, where=None):
         network = build_network(manager, configuration, n_channels,
                                 manager.get_label_manager(dataset).num_segmentation_heads)
     weights = state.get("network_weights", state)
-    load_strictly(network, weights if isinstance(weights, dict) else {}, where)
+    weights = weights if isinstance(weights, dict) else {}
+    names = {str(key).removeprefix("module.").removeprefix("_orig_mod."): key for key in weights}
+    if len(names) < len(weights):
+        raise InputError(f"{where}: a tensor stands there twice, with and without a prefix. Take another checkpoint.")
+    load_strictly(network, {name: weights[key] for name, key in names.items()}, where, names)
     return network.eval()
 
 
@@ -67,41 +69,11 @@ def read_checkpoint(path, bare=False):
 
     bare: a state dict alone will do.
     """
-    try:
-        check_archive(path)
+    def load(path):
         with torch.serialization.safe_globals(NUMBERS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint. Train first, or name another.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder. Name the checkpoint in it, checkpoint_final.pth say.") from None
-    except PermissionError:
-        raise
-    except Exception as error:  # torch.load raises whatever the bytes lead to
-        why = "holds more than plain tensors" if "weights_only" in str(error).lower() else "damaged"
-        if not zipfile.is_zipfile(path):
-            why = "damaged, or no checkpoint"
-        raise InputError(f"{path}: {why}. Copy it again, or name another.") from error
-    if not isinstance(state, dict) or not (bare or {"network_weights", "trainer_name", "init_args"} <= state.keys()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+    state = read_archive(path, load)
+    if not (bare or {"network_weights", "trainer_name", "init_args"} <= state.keys()):
         raise InputError(f"{path}: not a checkpoint of nnU-Net. Name checkpoint_final.pth of a fold.")
     return state
-
-
-def load_strictly(network, weights, where):
-    """Load every tensor; an unknown, absent, misshapen one, or one not finite, raises InputError with its name."""
-    own, names = network.state_dict(), {}
-    for key in weights:
-        names.setdefault(str(key).removeprefix("module.").removeprefix("_orig_mod."), key)
-    for name, key in names.items():
-        tensor = weights[key]
-        if name not in own or not torch.is_tensor(tensor):
-            raise InputError(f"{where}: {key} has no place in the network of its plans. Is it another network's?")
-        if own[name].shape != tensor.shape:
-            raise InputError(f"{where}: {key} has shape {tuple(tensor.shape)}, its plans want "
-                             f"{tuple(own[name].shape)}. Name another checkpoint.")
-        if not tensor.isfinite().all():
-            raise InputError(f"{where}: {key} holds values that are not numbers. Take another checkpoint.")
-    absent = [name for name in own if name not in names]
-    if absent:
-        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it another network's?")
-    network.load_state_dict({name: weights[key] for name, key in names.items()})

@@ -3,7 +3,6 @@
 CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
 <name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
 """
-import math
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,29 +11,32 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-from skimage.measure import regionprops
 
 from retroln_nnunet import vert_seg
-from retroln_nnunet.config import Config
-from retroln_nnunet.crop import case_id, cut, paste, stem, to_unit
+from retroln_nnunet.config import RegionConfig
+from retroln_nnunet.crop import case_id, cut, paste, to_unit
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
 from shared_data.errors import InputError, run_script
-from shared_data.files import read_json, write_json
-from shared_data.metrics import components, short_axis_mm
+from shared_data.files import write_json
+from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, config_from_dict, given_options
-from shared_data.volume import check_output, geometry, read_ct, to_lps, write_volume
+from shared_data.settings import build, given_options, load_config
+from shared_data.volume import check_output, geometry, read_ct, to_lps, without_suffix, write_volume
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True)
-class Options(Config):
-    input: Path | None = None  # the CT
-    output: Path | None = None  # the mask; its suffix is its format
+class InOut:
+    input: Path  # the CT
+    output: Path  # the mask; its suffix is its format
+
+
+@dataclass(frozen=True)
+class Options(RegionConfig, InOut):
     vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
@@ -43,8 +45,6 @@ class Options(Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.input is None or self.output is None:
-            raise ValueError("--input and --output are needed.")
         if self.checkpoint is None:
             object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
 
@@ -56,7 +56,7 @@ def main(argv=None):
     predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
     kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
     if kept.exists():
-        options = config_from_dict(Options, read_json(kept), kept, given)
+        options = load_config(Options, kept, given)
     ct = read_ct(options.input)
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     for warning in region["warnings"]:
@@ -66,13 +66,14 @@ def main(argv=None):
         crop = to_unit(crop, options.min_hu, options.max_hu)
     mask = paste(predict_crop(predictor, crop), region)
     write_volume(mask, options.output)
-    found = list_components(mask)
+    turned = to_lps(mask)
+    found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
     total = sum(node["volume_ml"] for node in found)
-    write_json(f"{stem(options.output)}.json", {
+    write_json(f"{without_suffix(options.output)}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "volume_ml": total,
         "components": found, "region": {name: region[name] for name in (
             "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}})
-    save_picture(f"{stem(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
+    save_picture(f"{without_suffix(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
     print(f"{len(found)} components, {total:.2f} ml: {options.output}")
 
 
@@ -89,19 +90,7 @@ def find_vertebrae_and_region(ct, options):
         return locate(ct, Path(folder) / case_id(options.input), options)
 
 
-def list_components(mask):
-    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask image, largest first."""
-    turned = to_lps(mask)
-    spacing = turned.GetSpacing()
-    labels, _ = components(sitk.GetArrayViewFromImage(turned) > 0, spacing)
-    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
-             "short_axis_mm": short_axis_mm(node.image, spacing),
-             "centre_xyz_mm": turned.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
-            for node in regionprops(labels)]
-    return sorted(rows, key=lambda row: -row["volume_ml"])
-
-
-def three_planes(ct, region, reference=None, prediction=None, side=320):
+def three_planes(ct, region, reference=None, prediction=None):
     """RGB of an axial, a coronal and a sagittal slice through the mask with most voxels (or the region's middle);
     region yellow, reference green, prediction red."""
     frame = sitk.Image(ct.GetSize(), sitk.sitkUInt8)
@@ -121,7 +110,7 @@ def three_planes(ct, region, reference=None, prediction=None, side=320):
         if axis:  # superior on top, pixels square
             planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[others[1]])
                       for plane in planes]
-        picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], side)
+        picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], 320)
         outline(picture, planes[1])
         pictures.append((picture, f"{name} {k}"))
     return contact_sheet(pictures, 3)

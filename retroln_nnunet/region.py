@@ -43,7 +43,7 @@ def region_of(ct, points, config=Config()):
         "ap_direction": forward, "si_direction": 1 if code[si] == "S" else -1,
         "voxel_dims": list(ct.GetSpacing()), "orientation": list(code), "shape": list(size),
         "l2_center": centre, "l2_anterior": front, "reference": reference, "vertebrae": list(points),
-        "warnings": warnings(ct, points, reference)}
+        "warnings": warnings(ct, reference)}
     start, end = [0, 0, 0], [0, 0, 0]
     for axis, low, high in ((ap, "ap_start", "ap_end"), (lr, "lr_start", "lr_end")):
         start[axis], end[axis] = region[low], region[high]
@@ -82,7 +82,7 @@ def landmark(points, ap, si, lr, forward, original=False):
     return int(np.median(margins)), int(np.median(centres))
 
 
-def warnings(ct, points, reference):
+def warnings(ct, reference):
     """What the user should know: another reference than L2, an oblique grid."""
     found = []
     if reference not in ("L2", "unlabelled"):

@@ -3,7 +3,6 @@
 Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
 """
 import math
-import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from retroln_nnunet.config import Config
+from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import choose_device, load_predictor, predict_crop, turned_like
@@ -21,18 +20,18 @@ from retroln_nnunet.train import model_dir
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
-from shared_data.metrics import detection, dice, surface_distances
+from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options
 from shared_data.volume import check_same_grid, image_from, read_ct, read_mask, read_volume, to_lps, write_volume
 
-SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class TestConfig(Config):
+class Options(RunConfig):
+    processed_dir: Path = Config.processed_dir  # crops of crop.py
     split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
@@ -48,7 +47,7 @@ class TestConfig(Config):
 
 
 def main(argv=None):
-    config = parse_options(TestConfig, argv, __doc__)
+    config = parse_options(Options, argv, __doc__)
     device = choose_device(config.device)
     predictor = None if config.predictions_dir else load_predictor(config.checkpoint, device, config.mirror)
     cases, nodes, pictures, skipped = [], [], {}, {}
@@ -127,11 +126,12 @@ def write_results(config, cases, nodes, pictures):
     out = config.output_dir
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
-    summary = {name: summarise([row[name] for row in cases]) for name in cases[0] if name != "case"}
+    summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     source = config.predictions_dir or config.checkpoint
-    write_json(out / "summary.json", {"source": source, "split": config.split, "cases": len(cases),
-                                      "scores": summary, "detection": by_size})
+    write_json(out / "summary.json", {
+        "checkpoint": None if config.predictions_dir else config.checkpoint, "predictions_dir": config.predictions_dir,
+        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
         path = out / "overlays" / f"{row['case']}.png"
@@ -140,30 +140,13 @@ def write_results(config, cases, nodes, pictures):
     fold = model_dir(config) / f"fold_{config.fold}"
     if (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
-    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases", [
+    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.processed_dir.name}", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
          "Nodes found, by short axis": by_size, "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
-
-
-def detection_by_size(nodes):
-    """Sensitivity for all nodes and by short axis."""
-    rows = []
-    for name, (low, high) in {"all": (0, math.inf), **SHORT_AXIS_MM}.items():
-        found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
-        rows.append({"short axis": name, "nodes": len(found), "found": sum(found),
-                     "sensitivity": sum(found) / len(found) if found else None})
-    return rows
-
-
-def summarise(values):
-    """Mean, standard deviation, median and number of the finite values."""
-    finite = [value for value in values if math.isfinite(value)]
-    return {"mean": statistics.mean(finite) if finite else None, "std": statistics.pstdev(finite) if finite else None,
-            "median": statistics.median(finite) if finite else None, "n": len(finite)}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from retroln_nnunet.config import ROOT, Config
-from retroln_nnunet.crop import CROP_SETTINGS, CropConfig
+from retroln_nnunet.crop import CROP_SETTINGS, REGION_SETTINGS, CropConfig
 from retroln_nnunet.dataset import DATASET, build_dataset
 from retroln_nnunet.model import choose_device, run_settings
 from retroln_nnunet.original_checkpoint import read_checkpoint
@@ -58,9 +58,6 @@ def main(argv=None):
         return 0
     if checkpoints and not config.prepare_only:
         raise InputError(f"{results}: holds a run already. Add --resume to go on, or name another --nnunet-dir.")
-    if not (config.processed_dir / "config.json").exists():
-        raise InputError(f"{config.processed_dir}: no crops in it. Run crop.py, or name its output with "
-                         "--processed-dir.")
     config = build(TrainConfig, as_prepared(CropConfig, given, config.processed_dir / "config.json", CROP_SETTINGS))
     set_environment(config)
     with only_run_in(config.nnunet_dir):
@@ -110,7 +107,7 @@ def train(config, device, results):
             partial.unlink()
         check_free_space(results, 500e6)
         if "--c" not in command:  # what predict.py needs to know of crop.py lies beside the plans
-            write_json(results.parent / "region.json", {name: getattr(config, name) for name in CROP_SETTINGS})
+            write_json(results.parent / "region.json", {name: getattr(config, name) for name in REGION_SETTINGS})
         done = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}, text=True,
                               stderr=None if "--debug" in sys.argv else subprocess.PIPE, errors="replace")
     if done.returncode:

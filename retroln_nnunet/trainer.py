@@ -126,7 +126,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
 
     def write_history(self):
         kept = self.logger.get_checkpoint()
-        columns = {"train_loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice",
+        columns = {"loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice",
                    "lr": "lrs"}
         history = [{"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
                    for epoch in range(self.current_epoch)]
@@ -134,7 +134,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         with matplotlib.rc_context():
             matplotlib.rcdefaults()  # nnU-Net sets large letters for its own picture
             draw_curves(history, os.path.join(self.output_folder, "curves.png"),
-                        {"loss": ["train_loss", "val_loss"], "Dice of validation patches": ["pseudo_dice"]})
+                        {"loss": ["loss", "val_loss"], "Dice of validation patches": ["pseudo_dice"]})
         if self.board is None:
             self.board = SummaryWriter(os.path.join(self.output_folder, "tensorboard"), purge_step=self.current_epoch)
         for name in columns:

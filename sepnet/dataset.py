@@ -19,8 +19,8 @@ def build_loader(config, rank=0, world_size=1):
 
 def load_cases(config, part):
     """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of "train" or "valid"."""
-    rows = read_table(config.prepared_dir / "cases.csv", ["part", "patient"])
-    return [load_case(config.prepared_dir / part / row["patient"], config.transform)
+    rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
+    return [load_case(config.prepared_dir / part / row["case"], config.transform)
             for row in rows if row["part"] == part]
 
 

@@ -3,13 +3,13 @@
 Small slices, a narrow network, two members; everything lands in demo/sepnet. With voxels of 4 mm some organs are
 a handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, which smooths with 22.
 """
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from sepnet import predict, preprocess, test, train
 from sepnet.config import ROOT
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
+from shared_data.files import fresh_folder
 from shared_data.phantoms import write_structseg_cohort
 from shared_data.settings import parse_options
 
@@ -28,10 +28,8 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    fresh_folder(options.folder, Options.folder)
     raw, runs = options.folder / "raw", options.folder / "runs"
-    shutil.rmtree(options.folder, ignore_errors=True)
     write_structseg_cohort(raw, options.patients, size=options.size, slices=24)
     size = str(options.size)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), "--crop-size", size]

@@ -6,26 +6,27 @@ from shared_data.pictures import contact_sheet
 
 COLOURS = cv2.cvtColor(np.array([[(label * 67 % 180, 210, 255) for label in range(256)]], np.uint8),
                        cv2.COLOR_HSV2RGB)[0]
+SIDE = 320  # pixels of width
 
 
-def organ_overlay(unit_yx, labels_yx, side=320):
-    """RGB (side', side, 3) of a slice in [0, 1], each label filled in a colour of its own."""
-    picture = _magnified(unit_yx, side)
+def organ_overlay(unit_yx, labels_yx):
+    """RGB (height, SIDE, 3) of a slice in [0, 1], each label filled in a colour of its own."""
+    picture = _magnified(unit_yx)
     labels = cv2.resize(labels_yx.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     blended = (0.45 * picture + 0.55 * COLOURS[labels]).astype(np.uint8)
     return np.where((labels > 0)[..., None], blended, picture)
 
 
-def entropy_overlay(unit_yx, entropy_yx, side=320):
+def entropy_overlay(unit_yx, entropy_yx):
     """RGB of a slice, brighter and warmer where the votes' entropy is higher (ln 2: yellow)."""
-    picture = _magnified(unit_yx, side)
+    picture = _magnified(unit_yx)
     entropy = cv2.resize(entropy_yx, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     heat = cv2.applyColorMap((np.clip(entropy / np.log(2), 0, 1) * 230).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.where((entropy > 0.01)[..., None], heat[..., ::-1], picture // 2)
 
 
-def _magnified(unit_yx, side):
-    size = (side, max(1, round(unit_yx.shape[0] * side / unit_yx.shape[1])))
+def _magnified(unit_yx):
+    size = (SIDE, max(1, round(unit_yx.shape[0] * SIDE / unit_yx.shape[1])))
     grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
     return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
 

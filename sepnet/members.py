@@ -10,7 +10,6 @@ from sepnet.inference import choose_device, choose_precision
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.settings import build
-from shared_data.volume import onto_scan
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("n_classes", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -84,15 +83,14 @@ def load_members(checkpoints, options, **changes):
 
 def patients_of(prepared_dir, split):
     """Names of the prepared cases of a split."""
-    rows = read_table(prepared_dir / "cases.csv", ["part", "patient"])
-    return [row["patient"] for row in rows if row["part"] == split]
+    rows = read_table(prepared_dir / "cases.csv", ["case", "part"])
+    return [row["case"] for row in rows if row["part"] == split]
 
 
 def read_case(options, patient):
-    """The case.json of a prepared case."""
-    return read_json(options.prepared_dir / options.split / patient / "case.json")
-
-
-def scan_image(labels_lps, case):
-    """Labels (z, y, x) on a prepared case's CT in LPS -> an image on the CT's own grid."""
-    return onto_scan(labels_lps, case["scan"])
+    """The case.json of a prepared case. Raises InputError when it is damaged."""
+    path = options.prepared_dir / options.split / patient / "case.json"
+    case = read_json(path)
+    if not (isinstance(case, dict) and {"scan", "seen", "lps"} <= case.keys()):
+        raise InputError(f"{path}: damaged. Delete its folder and run preprocess.py again.")
+    return case

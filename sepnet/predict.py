@@ -24,7 +24,7 @@ from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
 from shared_data.settings import parse_options
-from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Options(NetworkOptions, InOut):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
-    crop = {"crop_size": options.crop_size} if options.crop_size else {}
+    crop = {} if options.crop_size is None else {"crop_size": options.crop_size}
     members = load_members(options.checkpoint, options, **crop)
     config = members.config
     ct = read_ct(options.input)
@@ -60,11 +60,10 @@ def main(argv=None):
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
     write_volume(onto_scan(prediction, scan), options.output)
-    suffix = next(suffix for suffix in SUFFIXES if str(options.output).lower().endswith(suffix))
-    stem = str(options.output)[:-len(suffix)]
+    stem = without_suffix(options.output)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     if entropy is not None:
-        write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{suffix}")
+        write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{str(options.output)[len(stem):]}")
     organs = list_organs(prediction, ct.GetSpacing(), config.n_classes)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
                                 "organs": organs})

@@ -102,7 +102,7 @@ def prepare_case(case, config):
     if not done:
         write_case(target, ct, label, {"patient": folder.name, "sources": sources, "scan": scan}, config)
     kept = read_json(target / "case.json")
-    return {"part": part, "patient": folder.name, "slices": kept["seen"]["size_xyz"][2],
+    return {"case": folder.name, "part": part, "slices": kept["seen"]["size_xyz"][2],
             "labels": " ".join(map(str, kept["labels"]))}
 
 

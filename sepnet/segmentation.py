@@ -13,13 +13,12 @@ from tqdm import tqdm
 from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.inference import predict_slices
-from sepnet.members import (ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case,
-                            scan_image)
+from sepnet.members import ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case
 from sepnet.volumes import onto_lps
 from shared_data.errors import run_script
 from shared_data.files import whole_file
 from shared_data.settings import parse_options
-from shared_data.volume import write_volume
+from shared_data.volume import onto_scan, write_volume
 
 STEPS = 100  # of a stored probability (authors)
 
@@ -49,7 +48,7 @@ def main(argv=None):
 
 def write_segmentation(labels, folder, case):
     """Labels on the prepared grid -> segmentation.nii.gz on the CT's own."""
-    write_volume(scan_image(onto_lps(labels, case["seen"], case["lps"]), case), folder / "segmentation.nii.gz")
+    write_volume(onto_scan(onto_lps(labels, case["seen"], case["lps"]), case["scan"]), folder / "segmentation.nii.gz")
 
 
 if __name__ == "__main__":

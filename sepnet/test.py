@@ -5,9 +5,8 @@ rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.jso
 predictions/, overlays/, report.html.
 """
 import math
-import statistics
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,16 +20,17 @@ from sepnet.dataset import load_case
 from sepnet.drawing import case_sheet
 from sepnet.error_rate import count_errors, error_table, write_error_rates
 from sepnet.inference import segment
-from sepnet.members import NetworkOptions, find_checkpoints, load_members, patients_of, read_case, scan_image
+from sepnet.members import NetworkOptions, find_checkpoints, load_members, patients_of, read_case
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import onto_lps
-from shared_data.errors import InputError, run_script
+from shared_data.cohort import all_skipped, say_skipped
+from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
-from shared_data.metrics import dice, surface_distances
+from shared_data.metrics import dice, mean, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options
-from shared_data.volume import read_volume, write_volume
+from shared_data.volume import onto_scan, read_volume, write_volume
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 
@@ -46,40 +46,47 @@ class Options(NetworkOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
+    checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
+    members = load_members(checkpoints, options)
     prepared = options.prepared_dir or members.config.prepared_dir
-    where = {"output_dir": options.output_dir or options.run_dir / options.split, "prepared_dir": prepared}
-    options = Options(**{**vars(options), **where})
+    options = replace(options, checkpoint=tuple(checkpoints), prepared_dir=prepared,
+                      output_dir=options.output_dir or options.run_dir / options.split)
     patients = patients_of(prepared, options.split)
     if not patients:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
-    organs, voxels, wrong = [], Counter(), Counter()
+    organs, voxels, wrong, skipped = [], Counter(), Counter(), {}
     for patient in tqdm(patients, unit="patient", disable=None):
-        organs += score_patient(patient, members, options, voxels, wrong)
+        try:
+            organs += score_patient(patient, members, options, voxels, wrong)
+        except InputError as error:
+            skipped[patient] = one_line(error)
+    patients = [patient for patient in patients if patient not in skipped]
+    if not patients:
+        raise all_skipped(prepared, skipped)
     write_results(options, members, patients, organs, error_table(voxels, wrong))
-    return 0
+    return say_skipped(skipped)
 
 
 def score_patient(patient, members, options, voxels, wrong):
     """Rows of organs.csv; the prediction, its uncertainty and a picture are written, the errors counted."""
     folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
-    images = {name: load_case(folder, name)["image"] for name in set(members.transforms)}
+    loaded = {name: load_case(folder, name) for name in set(members.transforms)}
+    images = [loaded[name]["image"] for name in members.transforms]
     bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None)
-    labels, votes = segment(members.networks, [images[name] for name in members.transforms], members.config,
-                            members.device, progress=bar)
+    labels, votes = segment(members.networks, images, members.config, members.device, progress=bar)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
-    write_volume(scan_image(prediction, case), options.output_dir / "predictions" / f"{patient}.nii.gz")
+    write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     if entropy is not None:
-        write_volume(scan_image(back(entropy), case),
+        write_volume(onto_scan(back(entropy), case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
-    truth = load_case(folder, members.transforms[0])["label"]
+    truth = loaded[members.transforms[0]]["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
-                 case_sheet(images[members.transforms[0]], {"reference": truth, "prediction": labels}, entropy))
+                 case_sheet(images[0], {"reference": truth, "prediction": labels}, entropy))
     return score_organs(patient, reference, prediction, image.GetSpacing(), members.config.n_classes)
 
 
@@ -90,7 +97,7 @@ def score_organs(patient, reference, prediction, spacing_xyz, n_classes):
         truth, found = reference == label, prediction == label
         state = {(True, True): "both", (True, False): "missed", (False, True): "false", (False, False): "absent"}
         ml = math.prod(spacing_xyz) / 1000
-        rows.append({"patient": patient, "label": label, "organ": organ_name(label),
+        rows.append({"case": patient, "label": label, "organ": organ_name(label),
                      "found": state[bool(truth.any()), bool(found.any())], "dice": dice(truth, found),
                      **surface_distances(truth, found, spacing_xyz),
                      "reference_ml": float(truth.sum() * ml), "prediction_ml": float(found.sum() * ml)})
@@ -106,11 +113,11 @@ def write_results(options, members, patients, organs, errors):
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
     overall = {"mean_dice": mean([row["dice"] for row in by_organ]), **weighted_scores(by_organ)}
-    cases = [{"patient": patient, **{name: mean([row[name] for row in organs if row["patient"] == patient])
-                                     for name in SCORES}} for patient in patients]
+    cases = [{"case": patient, **{name: mean([row[name] for row in organs if row["case"] == patient])
+                                  for name in SCORES}} for patient in patients]
     write_table(out / "organs.csv", organs)
     write_table(out / "cases.csv", cases)
-    write_json(out / "summary.json", {"members": members.names, "split": options.split, "cases": len(patients),
+    write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors})
     write_error_rates(out, errors)
     figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
@@ -139,8 +146,8 @@ def summarise_organ(rows):
                "found": "absent" if states["absent"] == len(rows) else f"{states['both']} of "
                f"{states['both'] + states['missed']}"}
     for name in SCORES:
-        values = [row[name] for row in rows if math.isfinite(row[name])]
-        summary |= {name: mean(values), f"{name}_std": statistics.pstdev(values) if values else math.nan}
+        scores = spread([row[name] for row in rows])
+        summary |= {name: scores["mean"], f"{name}_std": scores["std"]}
     return {**summary, "n": sum(math.isfinite(row["dice"]) for row in rows),
             "n_distance": sum(math.isfinite(row["hd95_mm"]) for row in rows), "false": states["false"]}
 
@@ -154,12 +161,6 @@ def weighted_scores(by_organ):
         total = sum(weight for _, weight in pairs)
         scores[f"weighted_{name}"] = sum(value * weight for value, weight in pairs) / total if total else math.nan
     return scores
-
-
-def mean(values):
-    """Of the finite ones; NaN for none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.mean(finite) if finite else math.nan
 
 
 if __name__ == "__main__":

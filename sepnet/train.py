@@ -21,13 +21,13 @@ from sepnet.dataset import build_loader, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
 from sepnet.losses import build_loss
 from sepnet.networks import build_network
-from sepnet.original_checkpoint import load_strictly
 from sepnet.preprocess import VOLUME_SETTINGS
+from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
+from shared_data.settings import given_options, settings_of_run, to_plain
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
@@ -58,18 +58,9 @@ def main(argv=None):
 
 
 def read_settings(given):
-    """The run's Config: from the options given, or, with `resume`, as the run folder keeps it."""
-    config = build(Config, given)
-    last = config.run_dir / "last.pt"
-    if config.resume:
-        if not last.exists():
-            raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
-        config = changed_config(config_from_dict(Config, load_checkpoint(last)["config"], last), given, FREE, last)
-    elif last.exists():
-        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    else:
-        config = build(Config, as_prepared(Config, given, config.prepared_dir / "config.json", VOLUME_SETTINGS))
-    return config
+    """The Config of a member's run."""
+    return settings_of_run(Config, given, "last.pt", FREE, lambda path: load_checkpoint(path)["config"],
+                           VOLUME_SETTINGS)
 
 
 def train(config):

@@ -3,15 +3,16 @@ import csv
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
-import warnings
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from shared_data.errors import InputError
+
+MAKE_IT = "Run the step that writes it, or name another."
 
 
 @contextmanager
@@ -51,8 +52,18 @@ def check_free_space(folder, n_bytes):
 
 
 def write_json(path, values):
+    """What JSON does not know becomes text; NaN and infinity, which no other reader takes, null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(values, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str) + "\n",
+                           encoding="utf-8")
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path):
@@ -60,7 +71,7 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
+        raise InputError(f"{path}: no such file. {MAKE_IT}") from None
     except (ValueError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error}). Write it again.") from error
 
@@ -81,7 +92,7 @@ def read_table(path, columns):
             reader = csv.DictReader(stream)
             rows, there = list(reader), reader.fieldnames or []
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
+        raise InputError(f"{path}: no such file. {MAKE_IT}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV table ({error}).") from error
     missing = [name for name in columns if name not in there]
@@ -112,31 +123,8 @@ def clear_partials(folder):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_archive(path):
-    """Raise BadZipFile when a part of a zip archive does not fit its checksum; .pt files are such, and torch.load does
-    not look. Files of other kinds pass."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{path}: {damaged}")
-
-
-def read_archive(path, load):
-    """load(path), a dict, of a checkpoint that is whole; InputError for anything else. `load` executes nothing from it.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
-            check_archive(path)
-            loaded = load(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder. Name the checkpoint in it, best.pt say.") from None
-    except PermissionError:
-        raise
-    except Exception as error:  # loading fails in many ways on a damaged file
-        raise InputError(f"{path}: damaged, or not a checkpoint of plain tensors. Fetch it again.") from error
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint.")
-    return loaded
+def fresh_folder(folder, default):
+    """Make room for a demo: the default folder is emptied, another must be empty already."""
+    if folder != default and folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: not empty. Name a new folder.")
+    shutil.rmtree(folder, ignore_errors=True)

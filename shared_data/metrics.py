@@ -1,9 +1,12 @@
 """Scores of label maps, thin over SimpleITK; distances in mm. Absent on both sides is NaN, never 0 or 1."""
 import math
+import statistics
 
 import numpy as np
 import SimpleITK as sitk
 from skimage.measure import regionprops
+
+SHORT_AXIS_MM = {"all": (0, math.inf), "< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 
 
 def dice(reference, prediction):
@@ -51,6 +54,41 @@ def detection(reference, prediction, spacing_xyz):
              "volume_ml": float(node.num_pixels * voxel_ml), "found": node.label in found}
             for node in regionprops(nodes)]
     return rows, n_predicted - len(touching)
+
+
+def detection_by_size(nodes):
+    """Sensitivity for all nodes of `detection` and by short axis."""
+    rows = []
+    for name, (low, high) in SHORT_AXIS_MM.items():
+        found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
+        rows.append({"short axis": name, "nodes": len(found), "found": sum(found), "sensitivity": mean(found)})
+    return rows
+
+
+def list_components(mask, grid):
+    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a boolean array (z, y, x) on the grid of an image in
+    LPS order, largest first."""
+    spacing = grid.GetSpacing()
+    labels, _ = components(mask, spacing)
+    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
+             "short_axis_mm": short_axis_mm(node.image, spacing),
+             "centre_xyz_mm": grid.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
+            for node in regionprops(labels)]
+    return sorted(rows, key=lambda row: -row["volume_ml"])
+
+
+def spread(values):
+    """{"mean", "std", "median" of the finite values, NaN for none, and "n", how many they are}"""
+    finite = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not finite:
+        return {"mean": math.nan, "std": math.nan, "median": math.nan, "n": 0}
+    return {"mean": statistics.mean(finite), "std": statistics.pstdev(finite), "median": statistics.median(finite),
+            "n": len(finite)}
+
+
+def mean(values):
+    """Of the finite values; NaN for none."""
+    return spread(values)["mean"]
 
 
 def short_axis_mm(node, spacing_xyz):

@@ -58,8 +58,8 @@ def draw_curves(history, path, panels):
         figure.savefig(partial, dpi=120)
 
 
-def _captioned(picture, caption, height=22):
-    bar = np.zeros((height, picture.shape[1], 3), np.uint8)
+def _captioned(picture, caption):
+    bar = np.zeros((22, picture.shape[1], 3), np.uint8)
     text = caption.encode("ascii", "replace").decode()  # OpenCV's fonts know no more
-    cv2.putText(bar, text, (6, height - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(bar, text, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture])

@@ -44,8 +44,9 @@ def given_options(config_class, argv=None, description=None):
 def build(config_class, values):
     """`config_class(**values)`; a value it refuses (ValueError), or that is not finite, becomes an InputError."""
     for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{name.replace('_', '-')} {value} must be a finite number.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise InputError(f"--{name.replace('_', '-')} {number} must be a finite number.")
     try:
         return config_class(**values)
     except ValueError as error:
@@ -93,6 +94,8 @@ def as_prepared(config_class, given, path, names):
 
     Raises InputError where `given` says otherwise.
     """
+    if not path.exists():
+        raise InputError(f"{path.parent}: no prepared cases in it. Prepare the cohort first, or name their folder.")
     kept = load_config(config_class, path)
     other = [name for name in names if name in given and given[name] != getattr(kept, name)]
     if other:
@@ -110,6 +113,35 @@ def changed_config(config, changes, free, path):
         raise InputError(f"{path}: made with other settings: {_differences(config, other, locked)}. "
                          "Leave them out, or start another run folder.")
     return replace(config, **changes)
+
+
+def settings_of_run(config_class, given, last, free, kept, prepared=()):
+    """The settings of a training run: the options `given`, or, with `resume`, as the run keeps them.
+
+    last: its checkpoint, below `run_dir`; kept(path): the settings in that, as plain values; free: names of those that
+    may change on the way; prepared: names of those taken over from how the cases were prepared. Raises InputError when
+    there is nothing to go on from, and when there is and nobody said so.
+    """
+    config = build(config_class, given)
+    last = config.run_dir / last
+    if config.resume:
+        if not last.exists():
+            raise InputError(f"{last.parent}: no {last.name} to go on from. Leave out --resume.")
+        return changed_config(config_from_dict(config_class, kept(last), last), given, free, last)
+    if last.exists():
+        raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
+    if prepared:
+        given = as_prepared(config_class, given, config.prepared_dir / "config.json", prepared)
+    return build(config_class, given)
+
+
+def device_there(name, there):
+    """`name`, or for "auto" the first device of `there`, {name: whether this machine has it}. Raises InputError when
+    it has none."""
+    here = [device for device, available in there.items() if available]
+    if name != "auto" and name not in here:
+        raise InputError(f"--device {name}: none on this machine. Here: {', '.join(here)}.")
+    return here[0] if name == "auto" else name
 
 
 def _differences(kept, new, names):

@@ -149,6 +149,12 @@ def image_from(array_zyx, kept):
     return image
 
 
+def without_suffix(path):
+    """A path or name as text, without the suffix of a volume."""
+    text = str(path)
+    return next((text[:-len(suffix)] for suffix in SUFFIXES if text.lower().endswith(suffix)), text)
+
+
 def check_output(path, source=None):
     """Raise InputError when `write_volume` could not write there, or would overwrite `source`."""
     path = Path(path)

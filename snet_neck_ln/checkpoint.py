@@ -1,34 +1,26 @@
 """Our checkpoints: plain tensors, numbers and strings, written whole; read without executing anything."""
-import io
+from functools import partial
 
 import torch
 
-from shared_data.errors import InputError
-from shared_data.files import whole_file
+from shared_data.checkpoints import check_origin, load_strictly, write_archive
 from shared_data.settings import config_from_dict
 from snet_neck_ln.config import Config
 from snet_neck_ln.networks import build_network
-from snet_neck_ln.original_checkpoint import load_original_checkpoint, load_strictly, read_checkpoint
+from snet_neck_ln.original_checkpoint import load_original_checkpoint, read_checkpoint
 
 PROJECT = "snet_neck_ln"
 
 
 def save_checkpoint(path, **state):
     """Write `state` and the project's name; a kill or a full disk leaves the old file."""
-    buffer = io.BytesIO()
-    torch.save({"project": PROJECT, **state}, buffer)
-    with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+    write_archive(path, partial(torch.save, {"project": PROJECT, **state}))
 
 
 def load_checkpoint(path):
     """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
     state = read_checkpoint(path)
-    if state.get("project") != PROJECT:
-        raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {PROJECT}. "
-                         "Name a checkpoint of this project.")
-    if not (isinstance(state.get("model"), dict) and isinstance(state.get("config"), dict)):
-        raise InputError(f"{path}: holds no model with its settings. Take another checkpoint.")
+    check_origin(state, PROJECT, path)
     return state
 
 

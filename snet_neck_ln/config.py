@@ -65,23 +65,24 @@ class Config:
                   "devices", "num_nodes")
         _at_least(self, 0, "context_slices", "workers", "negatives_per_positive", "seed", "min_lr")
         for name in ("rotate_probability", "flip_probability", "rot90_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie in 0..1.")
+            _require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("train_threshold", "threshold", "lr_factor"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must lie between 0 and 1.")
+            _require(self, name, 0 < getattr(self, name) < 1, "must lie between 0 and 1")
         for name in ("lr", "window_width_hu"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive.")
-        if not 32 <= self.size <= 4096 or self.size % 4:
-            raise ValueError(f"--size {self.size} must be divisible by 4 and lie in 32..4096.")
+            _require(self, name, getattr(self, name) > 0, "must be positive")
+        _require(self, "size", 32 <= self.size <= 4096 and self.size % 4 == 0,
+                 "must be divisible by 4 and lie in 32..4096")
         if self.context_slices > 20 or self.seed >= 2**32 - self.epochs:
             raise ValueError("--context-slices can be 20 at most, --seed 4294967295 less --epochs.")
-        if not 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180:
-            raise ValueError(f"--rotate-degrees {self.rotate_degrees} must be low, then high, within 0..180.")
+        _require(self, "rotate_degrees", 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180,
+                 "must be low, then high, within 0..180")
 
 
 def _at_least(config, lowest, *names):
     for name in names:
-        if not getattr(config, name) >= lowest:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} must be at least {lowest}.")
+        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
+
+
+def _require(config, name, condition, what):
+    if not condition:
+        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from shared_data.crop import centre_crop
 from shared_data.errors import InputError
 from shared_data.folds import natural_sort
 from snet_neck_ln.process_data.data_parser import read_fold
-from snet_neck_ln.slices import STEPS, centre_crop
+from snet_neck_ln.slices import STEPS
 
 
 def build_loaders(config, rank=0, world_size=1):

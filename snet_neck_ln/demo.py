@@ -2,11 +2,11 @@
 
 Small slices and few patients, the full network; everything lands in demo/snet_neck_ln.
 """
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
+from shared_data.files import fresh_folder
 from shared_data.phantoms import write_neck_cohort
 from shared_data.settings import parse_options
 from snet_neck_ln import predict, test, train
@@ -28,10 +28,8 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"
-    shutil.rmtree(options.folder, ignore_errors=True)
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared")]
     small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs)]

@@ -4,8 +4,8 @@ from functools import partial
 
 import torch
 
+from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
-from shared_data.files import read_archive
 from snet_neck_ln.networks import SNet
 
 # The authors' names -> ours, applied in order.
@@ -65,21 +65,3 @@ def renamed(key):
 def read_checkpoint(path):
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
     return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))
-
-
-def load_strictly(network, tensors, where, names=None):
-    """Load every tensor; an unknown, absent or misshapen one raises InputError under the name in `names`."""
-    names, own = names or {}, network.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    for key in tensors:
-        if key not in own or not torch.is_tensor(tensors[key]):
-            raise InputError(f"{where}: {names.get(key, key)} has no place in S-Net. Is it another network's?")
-        if own[key].shape != tensors[key].shape:
-            raise InputError(f"{where}: {names.get(key, key)} has shape {tuple(tensors[key].shape)}, "
-                             f"S-Net's is {tuple(own[key].shape)}.")
-        if not tensors[key].isfinite().all():
-            raise InputError(f"{where}: {names.get(key, key)} holds values that are not numbers. Take another one.")
-    absent = sorted(own.keys() - tensors.keys() - counters)
-    if absent:
-        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it S-Net's?")
-    network.load_state_dict(tensors, strict=False)

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from skimage.measure import regionprops
 from tqdm import tqdm
 
+from shared_data.crop import undo_crop
 from shared_data.errors import run_script
 from shared_data.files import write_json
-from shared_data.metrics import components, short_axis_mm
+from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, given_options
-from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_ct, to_lps, write_volume
+from shared_data.settings import build, parse_options
+from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
-from snet_neck_ln.slices import STEPS, to_16bit, undo_crop, window
+from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,13 @@ class Options:
 
 
 def main(argv=None):
-    given = given_options(Options, argv, __doc__)
-    options = build(Options, given)
+    options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
-    changes = {name: given[name] for name in ("threshold", "size") if name in given}
-    config = build(partial(replace, config), {**changes, "batch_size": options.batch_size,
-                                              "precision": choose_precision(options.precision, device)})
+    changes = {name: value for name in ("threshold", "size", "batch_size")
+               if (value := getattr(options, name)) is not None}
+    config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
@@ -58,24 +57,12 @@ def main(argv=None):
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), scan), options.output)
     found = list_components(prediction, ct)
-    stem = next(str(options.output)[:-len(suffix)] for suffix in SUFFIXES
-                if str(options.output).lower().endswith(suffix))
+    stem = without_suffix(options.output)
     write_json(f"{stem}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint,
         "threshold": config.threshold, "volume_ml": sum(node["volume_ml"] for node in found), "components": found})
     save_picture(f"{stem}_overlay.png", draw(stored, prediction))
     print(f"{len(found)} components, {sum(node['volume_ml'] for node in found):.2f} ml: {options.output}")
-
-
-def list_components(prediction, ct_lps):
-    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a mask (z, y, x), largest first."""
-    spacing = ct_lps.GetSpacing()
-    labels, _ = components(prediction, spacing)
-    rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
-             "short_axis_mm": short_axis_mm(node.image, spacing),
-             "centre_xyz_mm": ct_lps.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
-            for node in regionprops(labels)]
-    return sorted(rows, key=lambda row: -row["volume_ml"])
 
 
 def draw(stored, prediction, tiles=8):

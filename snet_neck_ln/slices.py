@@ -1,4 +1,4 @@
-"""From Hounsfield units to what the network sees, and back: window, storage, crop. NumPy only."""
+"""From Hounsfield units to what the network sees: window, storage, neighbours. NumPy only."""
 import numpy as np
 
 STEPS = 65535  # a stored slice is uint16: window value times this
@@ -18,32 +18,6 @@ def to_8bit(unit):
 def to_16bit(unit):
     """[0, 1] -> uint16, rounded; the form that training and prediction read."""
     return np.round(unit * STEPS).astype(np.uint16)
-
-
-def centre_crop(plane, size):
-    """The central size x size of (..., y, x); missing margins are 0, the window's minimum (or background)."""
-    source, target = crop_boxes(plane.shape[-2:], size)
-    cropped = np.zeros((*plane.shape[:-2], size, size), plane.dtype)
-    cropped[(..., *target)] = plane[(..., *source)]
-    return cropped
-
-
-def undo_crop(cropped, shape_yx):
-    """Put what `centre_crop` took back into a slice of the old shape; 0 outside."""
-    source, target = crop_boxes(shape_yx, cropped.shape[-1])
-    plane = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
-    plane[(..., *source)] = cropped[(..., *target)]
-    return plane
-
-
-def crop_boxes(shape_yx, size):
-    """(slices in the plane, slices in the crop) that show the same pixels."""
-    source, target = [], []
-    for length in shape_yx:
-        start = (length - size) // 2  # negative: padding
-        source.append(slice(max(0, start), min(length, start + size)))
-        target.append(slice(source[-1].start - start, source[-1].stop - start))
-    return tuple(source), tuple(target)
 
 
 def with_context(slices, k, n):

@@ -3,70 +3,81 @@
 Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
 """
 import math
-import statistics
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from shared_data.errors import InputError, run_script
+from shared_data.cohort import all_skipped, say_skipped
+from shared_data.crop import undo_crop
+from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.metrics import detection, dice, surface_distances
+from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
-from shared_data.settings import build, given_options
+from shared_data.settings import build, parse_options
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
-from snet_neck_ln.config import Config, Precision
+from snet_neck_ln.config import Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
-from snet_neck_ln.slices import STEPS, undo_crop
+from snet_neck_ln.slices import STEPS
 
-SHORT_AXIS_MM = {"< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class TestConfig(Config):
-    split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
+class Options:
+    run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run folder
+    prepared_dir: Path | None = None  # unset: where the run was trained
+    val_fold: int | None = None  # fold of the run; unset: the checkpoint's (1)
+    split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     output_dir: Path | None = None  # unset: <run folder>/<split>
-    precision: Precision = "32-true"  # of the network here
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name, value in (("checkpoint", self.run_dir / "best.pt"), ("output_dir", self.run_dir / self.split)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+    threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
+    size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
+    batch_size: int = 4  # slices at a time
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
 
 
 def main(argv=None):
-    given = given_options(TestConfig, argv, __doc__)
-    first = build(TestConfig, given)
-    network, trained = load_network(first.checkpoint)
-    config = build(TestConfig, {**vars(trained), "run_dir": first.run_dir, "precision": "32-true", **given})
-    device = choose_device(config.device)
-    config = replace(config, precision=choose_precision(config.precision, device))
+    options = parse_options(Options, argv, __doc__)
+    run_dir = options.run_dir or build(Config, {"val_fold": options.val_fold or 1}).run_dir
+    options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or run_dir / "best.pt",
+                      output_dir=options.output_dir or run_dir / options.split)
+    device = choose_device(options.device)
+    network, config = load_network(options.checkpoint)
+    changes = {name: value for name in ("prepared_dir", "val_fold", "threshold", "size", "batch_size")
+               if (value := getattr(options, name)) is not None}
+    config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
-                                                                       config.split) for path in paths})
+                                                                       options.split) for path in paths})
     if not patients:
-        raise InputError(f"{config.prepared_dir}: no {config.split} patients in fold {config.val_fold}.")
-    cases, nodes, pictures = [], [], {}
+        raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
+    cases, nodes, pictures, skipped = [], [], {}, {}
     for patient in tqdm(patients, unit="patient", disable=None):
-        scores, found, pictures[patient] = score_patient(patient, network, config, device)
+        try:
+            scores, found, pictures[patient] = score_patient(patient, network, config, device, options.output_dir)
+        except InputError as error:
+            skipped[patient] = one_line(error)
+            continue
         cases.append(scores)
-        nodes += [{"patient": patient, **node} for node in found]
-    write_results(config, cases, nodes, pictures)
-    return 0
+        nodes += [{"case": patient, **node} for node in found]
+    if not cases:
+        raise all_skipped(config.prepared_dir, skipped)
+    write_results(options, config, cases, nodes, pictures)
+    return say_skipped(skipped)
 
 
-def score_patient(patient, network, config, device):
+def score_patient(patient, network, config, device, out):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB); the predicted mask is written on the scan's grid."""
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
@@ -74,14 +85,13 @@ def score_patient(patient, network, config, device):
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
-    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
-                 config.output_dir / "predictions" / f"{patient}.nii.gz")
+    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), out / "predictions" / f"{patient}.nii.gz")
     spacing = case["grid"]["spacing_xyz"]
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
     voxel_ml = math.prod(spacing) / 1000
     row = {
-        "patient": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
+        "case": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
         "nodes": len(nodes), "nodes_found": sum(node["found"] for node in nodes),
         "sensitivity": sum(node["found"] for node in nodes) / len(nodes) if nodes else math.nan,
         "false_positives": false_positives,
@@ -103,58 +113,37 @@ def read_patient(folder, n_slices):
     return np.stack([image for image, _ in planes]), np.stack([mask for _, mask in planes]) > 0
 
 
-def write_results(config, cases, nodes, pictures):
-    out = config.output_dir
+def write_results(options, config, cases, nodes, pictures):
+    out = options.output_dir
     write_table(out / "cases.csv", cases)
-    write_table(out / "nodes.csv", nodes or [{"patient": "", "node": ""}])
-    summary = {name: summarise([row[name] for row in cases]) for name in cases[0] if name != "patient"}
+    write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
+    summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
-    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": config.split, "cases": len(cases),
+    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": options.split, "cases": len(cases),
                                       "threshold": config.threshold, "scores": summary, "detection": by_size})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     figures = {}
     for rank, row in {"worst": ranked[:1], "median": ranked[len(ranked) // 2:][:1], "best": ranked[-1:]}.items():
         for case in row:
-            save_picture(out / "overlays" / f"{rank}.png", pictures[case["patient"]])
-            caption = f"{rank}: {case['patient']}, Dice {case['dice']:.3f} (reference green, prediction red)"
+            save_picture(out / "overlays" / f"{rank}.png", pictures[case["case"]])
+            caption = f"{rank}: {case['case']}, Dice {case['dice']:.3f} (reference green, prediction red)"
             figures[caption] = out / "overlays" / f"{rank}.png"
-    sheet = contact_sheet([(pictures[row["patient"]][::2, ::2], f"{row['patient']}  {row['dice']:.3f}")
+    sheet = contact_sheet([(pictures[row["case"]][::2, ::2], f"{row['case']}  {row['dice']:.3f}")
                            for row in cases])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
-    figures["every patient: the slice with most node"] = out / "overlays" / "contact_sheet.png"
-    if (config.run_dir / "curves.png").exists():
-        figures["training"] = config.run_dir / "curves.png"
+    figures["every case: the slice with most node"] = out / "overlays" / "contact_sheet.png"
+    if (options.run_dir / "curves.png").exists():
+        figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
-    write_report(out / "report.html", f"S-Net, {config.split} patients of {config.prepared_dir.name}", [
-        f"{len(cases)} patients, probability cut {config.threshold:g}, {config.checkpoint}.",
-        "dice, hd95_mm, assd_mm: whole volume, per patient. slice_*: mean over slices with a node. "
+    write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
+        f"{len(cases)} cases, probability cut {config.threshold:g}, {options.checkpoint}.",
+        "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
         "mean, std, median over the cases where the score is finite; n counts them."],
-        {"Scores": headline, "Nodes found, by short axis": by_size, "Patients": cases}, figures)
+        {"Scores": headline, "Nodes found, by short axis": by_size, "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
-
-
-def detection_by_size(nodes):
-    """Sensitivity for all nodes and by short axis."""
-    rows = []
-    for name, (low, high) in {"all": (0, math.inf), **SHORT_AXIS_MM}.items():
-        found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
-        rows.append({"short axis": name, "nodes": len(found), "found": sum(found),
-                     "sensitivity": sum(found) / len(found) if found else None})
-    return rows
-
-
-def summarise(values):
-    """Mean, standard deviation, median and number of the finite values."""
-    finite = [value for value in values if math.isfinite(value)]
-    return {"mean": statistics.mean(finite) if finite else None, "std": statistics.pstdev(finite) if finite else None,
-            "median": statistics.median(finite) if finite else None, "n": len(finite)}
-
-
-def mean(values):
-    return statistics.mean(values) if values else math.nan
 
 
 if __name__ == "__main__":

@@ -10,17 +10,17 @@ from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
+from shared_data.settings import given_options, settings_of_run, to_plain
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
 from snet_neck_ln.inference import choose_device, choose_precision, logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
-from snet_neck_ln.original_checkpoint import load_strictly
 from snet_neck_ln.process_data.data_process_lymph_node import SLICE_SETTINGS
 
 # What may change when a run goes on; everything else would make it another experiment.
@@ -30,7 +30,8 @@ FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devi
 
 def main(argv=None):
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    config = read_settings(argv)
+    config = settings_of_run(Config, given_options(Config, argv, __doc__), "last.pt", FREE,
+                             lambda path: load_checkpoint(path)["config"], SLICE_SETTINGS)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
                     strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
@@ -83,22 +84,6 @@ def train(config, fabric):
     if fabric.is_global_zero:
         board.close()
         print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
-
-
-def read_settings(argv):
-    """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
-    given = given_options(Config, argv, __doc__)
-    config = build(Config, given)
-    last = config.run_dir / "last.pt"
-    if config.resume:
-        if not last.exists():
-            raise InputError(f"{config.run_dir}: no last.pt to go on from. Leave out --resume.")
-        config = changed_config(config_from_dict(Config, load_checkpoint(last)["config"], last), given, FREE, last)
-    elif last.exists():
-        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    else:
-        config = build(Config, as_prepared(Config, given, config.prepared_dir / "config.json", SLICE_SETTINGS))
-    return config
 
 
 def train_one_epoch(fabric, model, optimizer, loader, name):

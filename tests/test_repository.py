@@ -1,5 +1,7 @@
 """The borders between the folders, and what the whole tree promises."""
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,9 +43,20 @@ def test_make(target, code, word):
     assert done.returncode == code and word in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name, folder", [("lung", "lung_nodule_nasnet"), ("retroln", "retroln_nnunet"),
-                                          ("focusnet", "focusnet_v2"), ("sepnet", "sepnet")])
-def test_make_says_which_projects_are_not_there(name, folder):
-    if not (ROOT / folder / "train.py").exists():
-        done = subprocess.run(["make", "-C", str(ROOT), f"train-{name}"], capture_output=True, text=True)
-        assert done.returncode == 2 and f"{folder} is not in this repository yet" in done.stderr
+@pytest.mark.parametrize("project", sorted(PROJECTS))
+def test_readmes_have_one_order_and_name_the_settings_as_they_are(project):
+    text = (ROOT / project / "README.md").read_text(encoding="utf-8")
+    order = ["## Try it", "## Use it", "| authors | here |", "**Data in.**", "**Prepared.**", "**Settings.**",
+             "## Results", "**Parity with the authors' code**", "**Speed", "## Differences from the original",
+             "| theirs | ours | to get theirs back |"]
+    places = [text.find(part) for part in order]
+    assert -1 not in places and places == sorted(places)
+    config = importlib.import_module(f"{project}.config").Config()
+    for options, defaults in re.findall(r"^\| (`--[^|]+`) \| ([^|]+) \|", text, re.MULTILINE):
+        names = re.findall(r"--([\w-]+)", options)
+        assert names
+        for name, shown in zip(names, defaults.split(", ")):
+            value = getattr(config, name.replace("-", "_"))
+            values = value if isinstance(value, tuple) else (value,)
+            if re.fullmatch(r"[\d. e-]+", shown):
+                assert [float(word) for word in shown.split()] == list(values), f"--{name}"

@@ -255,7 +255,7 @@ def test_test_goes_on_without_a_damaged_case_and_needs_a_run(run_dir, prepared, 
     assert test.main([*options, "--split", "train"]) == 1
     assert "skipped P1: " in capsys.readouterr().err and (tmp_path / "report.html").exists()
     shutil.rmtree(tmp_path / "prepared" / "resampled" / "P5")
-    with pytest.raises(InputError, match="no case could be scored.*P5"):
+    with pytest.raises(InputError, match="no case could be used.*P5"):
         test.main(options)
     with pytest.raises(InputError, match="no best.pt of any stage in it"):
         test.main(["--run-dir", str(tmp_path)])

@@ -144,7 +144,7 @@ def test_bad_checkpoints_are_refused(checkpoint, raw, tmp_path, capsys):
         torch.save(content, fold / f"{name}.pth")
     (fold / "cut.pth").write_bytes(checkpoint.read_bytes()[:5000])
     (fold / "text.pth").write_text("hello")
-    for name, word in (("evil", "more than plain tensors"), ("list", "not a checkpoint of nnU-Net"),
+    for name, word in (("evil", "plain tensors"), ("list", "holds a list, not a checkpoint"),
                        ("foreign", "not a checkpoint"), ("classes", f"{key} has shape"), ("cut", "damaged"),
                        ("nan", f"{key} holds values"), ("less", f"{key} is missing"),
                        ("more", "more.weight has no place"), ("planless", "its plans are missing"),
@@ -162,7 +162,7 @@ def test_bad_input_is_refused(checkpoint, raw, tmp_path):
         run_predict(checkpoint, scan, raw / "vertebrae" / "P1", tmp_path / "m.nrrd")
     with pytest.raises(InputError, match="unknown format"):
         run_predict(checkpoint, scan, raw, tmp_path / "m.png")
-    with pytest.raises(InputError, match="--input and --output are needed"):
+    with pytest.raises(InputError, match="required: --input, --output"):
         predict.main(["--checkpoint", str(checkpoint)])
 
 

@@ -273,7 +273,7 @@ def test_a_cohort_without_nodes_is_refused(processed, tmp_path):
         row["mask_voxels"] = 0
     crops = tmp_path / "crops"
     crops.mkdir()
-    with pytest.raises(InputError, match="crops: no crops in it. Run crop.py"):
+    with pytest.raises(InputError, match="crops: no prepared cases in it. Prepare the cohort first"):
         train.main(["--processed-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
     shutil.copy(processed / "config.json", crops)
     for content, message in (("{}", "report.json: damaged"), ('{"cases": []}', "no case with a mask"),

@@ -65,7 +65,7 @@ def test_short_cases_are_padded():
 def test_absent_volumes_are_named(config, tmp_path):
     with pytest.raises(InputError, match="cases.csv: no such file"):
         load_cases(Config(prepared_dir=tmp_path), "train")
-    (tmp_path / "cases.csv").write_text("part,patient\ntrain,1\n")
+    (tmp_path / "cases.csv").write_text("part,case\ntrain,1\n")
     for transform, message in (("multi_thresh_1", "multi_thresh_1.nii.gz: no such file"),
                                ("single_window", "--plain-window")):
         with pytest.raises(InputError, match=message):

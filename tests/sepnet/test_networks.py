@@ -77,7 +77,7 @@ def test_every_tensor_of_a_checkpoint_must_fit(golden, kind, name):
         with pytest.raises(InputError, match=message):
             load_original_checkpoint({**state, **change}, **options)
     for wrong in ({"n_classes": 5}, {"base_channels": 8}):
-        with pytest.raises(InputError, match="has shape .*Another number of channels or classes"):
+        with pytest.raises(InputError, match="has shape .*another width, or other classes"):
             load_original_checkpoint(state, **{**options, **wrong})
     del state[last]
     with pytest.raises(InputError, match=f"{renamed(last, kind)} is missing"):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sepnet import preprocess
 from sepnet.config import Config
-from sepnet.volumes import centre_crop, cropped, network_grid, onto_lps, segmental_linear, transformed, undo_crop
+from sepnet.volumes import cropped, network_grid, onto_lps, segmental_linear, transformed
+from shared_data.crop import centre_crop, undo_crop
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.phantoms import write_structseg_cohort
@@ -88,12 +89,12 @@ def test_resampling_and_back_keeps_organs_in_place(raw):
 def test_a_flat_cohort_is_split_and_a_split_one_taken_as_it_is(raw, prepared, tmp_path):
     rows = read_table(prepared / "cases.csv", ["labels"])
     assert [row["part"] for row in rows] == ["train"] * 3 + ["valid"]
-    assert [row["patient"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["case"] for row in rows] == ["1", "2", "3", "4"]
     assert rows[0]["labels"] == " ".join(map(str, range(1, 23)))
     for part, patient in (("train", "4"), ("valid", "2")):
         shutil.copytree(raw / patient, tmp_path / "raw" / part / patient)
     prepare(tmp_path / "raw", tmp_path / "out")
-    assert [row["patient"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["4", "2"]
+    assert [row["case"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["4", "2"]
     shutil.copytree(raw / "2", tmp_path / "raw" / "train" / "2")
     with pytest.raises(InputError, match="2 in train and in valid"):
         prepare(tmp_path / "raw", tmp_path / "out")
@@ -190,7 +191,7 @@ def test_bad_cases_are_skipped_and_named(raw, tmp_path, capsys):
                        ("shifted", "origin"), ("cut", "cut short"), ("text", "damaged")):
         assert word in reasons.pop(f"0 {name}"), name
     assert not reasons
-    assert [row["patient"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["0 upper", "1", "2", "3", "4"]
+    assert [row["case"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["0 upper", "1", "2", "3", "4"]
 
 
 def test_cohorts_without_use_are_refused(raw, tmp_path):

@@ -49,7 +49,8 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
         organ = [sitk.GetArrayFromImage(image) == int(row["label"]) for image in (reference, prediction)]
         assert float(row["dice"]) == pytest.approx(dice(*organ))
     summary = json.loads((scored / "summary.json").read_text())
-    assert summary["members"] == ["one", "two"] and {row["votes"] for row in summary["error_rates"]} <= {"2", "1+1"}
+    assert [path.split("/")[-2] for path in summary["checkpoints"]] == ["one", "two"]
+    assert {row["votes"] for row in summary["error_rates"]} <= {"2", "1+1"}
     page = (scored / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 2 and "weighted_hd95_mm" in page
 
@@ -75,6 +76,19 @@ def test_the_scripts_of_the_chain_give_what_test_gives(runs, prepared, scored, t
         ensemble_seg.main(common)
     with pytest.raises(InputError, match="Run segmentation.py first"):
         uncertainty.main(["--prepared-dir", str(prepared), "--results-dir", str(tmp_path / "none")])
+
+
+def test_a_damaged_case_is_named_and_the_others_scored(runs, prepared, tmp_path, capsys):
+    shutil.copytree(prepared, tmp_path / "prepared")
+    (tmp_path / "prepared" / "train" / "2" / "case.json").write_text("{}")
+    options = ["--run-dir", str(runs / "one"), "--prepared-dir", str(tmp_path / "prepared"), *FAST]
+    assert test.main([*options, "--split", "train", "--output-dir", str(tmp_path / "out")]) == 1
+    assert "skipped 2: " in capsys.readouterr().err
+    with open(tmp_path / "out" / "cases.csv", newline="") as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["1", "3"]
+    (tmp_path / "prepared" / "valid" / "4" / "case.json").write_text("{}")
+    with pytest.raises(InputError, match="no case could be used. 4: .*case.json: damaged"):
+        test.main([*options, "--output-dir", str(tmp_path / "none")])
 
 
 def test_absent_organs_are_absent_and_enter_no_mean():
@@ -127,6 +141,9 @@ def test_short_ct_and_large_slices(runs, raw, tmp_path, capsys):
     run_predict(raw / "1" / "data.nii.gz", tmp_path / "small.nii.gz", runs / "one" / "best.pt",
                 options=["--crop-size", "32"])
     assert "--crop-size 48 takes all" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--crop-size 0 must be divisible by 8"):
+        run_predict(raw / "1" / "data.nii.gz", tmp_path / "none.nii.gz", runs / "one" / "best.pt",
+                    options=["--crop-size", "0"])
 
 
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
@@ -159,7 +176,7 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
     (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:5000])
     (tmp_path / "empty.pt").touch()
     for name, word in (("other", "snet_neck_ln, not sepnet"), ("list", "holds a list"),
-                       ("fewer", "channels or classes"),
+                       ("fewer", "other classes"),
                        ("missing", f"{last} is missing"), ("foreign", "foreign.pt: not a checkpoint of SepNet"),
                        ("evil", "plain tensors"), ("settings", "speed"), ("cut", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):

@@ -1,4 +1,5 @@
 """Whole files or none; bad tables and full disks are one clear error."""
+import json
 import subprocess
 import sys
 import zipfile
@@ -6,8 +7,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from shared_data.checkpoints import check_archive
 from shared_data.errors import InputError, one_line
-from shared_data.files import (check_archive, clear_partials, read_table, whole_file, whole_folder, write_json,
+from shared_data.files import (clear_partials, fresh_folder, read_table, whole_file, whole_folder, write_json,
                                write_table)
 
 
@@ -77,6 +79,21 @@ def test_errors_of_the_system_are_one_line_with_advice(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError):
         write_json(tmp_path / "file" / "a.json", {})
+
+
+def test_json_holds_no_number_that_other_readers_refuse(tmp_path):
+    write_json(tmp_path / "a.json", {"dice": float("nan"), "rows": [(1.5, float("inf"))], "path": tmp_path})
+    assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
+        "dice": None, "rows": [[1.5, None]], "path": str(tmp_path)}
+
+
+def test_a_demo_empties_no_folder_but_its_own(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    with pytest.raises(InputError, match="mine: not empty. Name a new folder"):
+        fresh_folder(tmp_path / "mine", tmp_path / "demo")
+    fresh_folder(tmp_path / "mine", tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_an_archive_with_a_flipped_byte_is_told(tmp_path):

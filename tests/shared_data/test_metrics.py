@@ -3,11 +3,13 @@ import math
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy import ndimage
 
-from shared_data.metrics import detection, dice, short_axis_mm, surface_distances
+from shared_data.metrics import detection, detection_by_size, dice, list_components, short_axis_mm, spread
+from shared_data.metrics import surface_distances
 
 SPACING_XYZ = (0.7, 0.9, 3.0)
 
@@ -66,3 +68,23 @@ def test_short_axis_of_an_ellipse():
     node = np.zeros((3, 40, 40), bool)
     node[1] = (y * 0.9 / 5) ** 2 + (x * 0.7 / 8) ** 2 <= 1
     assert short_axis_mm(node, SPACING_XYZ) == pytest.approx(10, rel=0.05)
+
+
+def test_nodes_are_counted_by_short_axis_and_scores_summed_where_finite():
+    nodes = [{"short_axis_mm": 4.0, "found": False}, {"short_axis_mm": 12.0, "found": True}]
+    rows = {row["short axis"]: row["sensitivity"] for row in detection_by_size(nodes)}
+    assert rows["all"] == 0.5 and rows["< 5 mm"] == 0 and rows[">= 10 mm"] == 1 and math.isnan(rows["5-10 mm"])
+    assert spread([1, 3, math.nan, math.inf, None]) == {"mean": 2, "std": 1, "median": 2, "n": 2}
+    assert spread([])["n"] == 0 and math.isnan(spread([])["mean"])
+
+
+def test_components_are_listed_largest_first_and_placed_in_mm():
+    mask = np.zeros((6, 10, 10), bool)
+    mask[1, 1:3, 1:3], mask[4:6, 5:8, 5:8] = True, True
+    grid = sitk.GetImageFromArray(mask.astype(np.uint8))
+    grid.SetSpacing((1.0, 1.0, 2.0))
+    grid.SetOrigin((10.0, 20.0, 30.0))
+    large, small = list_components(mask, grid)
+    assert large["volume_ml"] == pytest.approx(0.036) and small["volume_ml"] == pytest.approx(0.008)
+    assert large["centre_xyz_mm"] == pytest.approx((16, 26, 39)) and small["centre_xyz_mm"] == pytest.approx(
+        (11.5, 21.5, 32))

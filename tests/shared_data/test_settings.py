@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.settings import (as_prepared, changed_config, config_from_dict, given_options, keep_config,
-                                  load_config, parse_options)
+from shared_data.settings import (as_prepared, changed_config, config_from_dict, device_there, given_options,
+                                  keep_config, load_config, parse_options, settings_of_run)
 
 
 @dataclass(frozen=True)
@@ -112,3 +112,39 @@ def test_a_tuple_of_any_length_takes_one_or_more_values():
     assert config_from_dict(Files, {"checkpoint": ["/a", "/b", "/c"]}, "config.json") == files
     with pytest.raises(InputError, match="expected at least one argument"):
         parse_options(Files, ["--checkpoint"])
+
+
+def test_a_device_is_chosen_where_it_is():
+    there = {"cuda": False, "mps": True, "cpu": True}
+    assert device_there("auto", there) == "mps" and device_there("cpu", there) == "cpu"
+    with pytest.raises(InputError, match="--device cuda: none on this machine. Here: mps, cpu."):
+        device_there("cuda", there)
+
+
+@dataclass(frozen=True)
+class Run:
+    run_dir: Path
+    prepared_dir: Path = Path("nowhere")
+    epochs: int = 3
+    size: int = 8
+    resume: bool = False
+
+
+def test_a_run_goes_on_with_its_own_settings_and_a_new_one_with_those_of_its_cases(tmp_path):
+    given = {"run_dir": tmp_path, "prepared_dir": tmp_path / "cases"}
+
+    def settings(**more):
+        return settings_of_run(Run, {**given, **more}, "last.pt", ("epochs", "resume", "run_dir", "prepared_dir"),
+                               lambda path: {"run_dir": str(tmp_path), "size": 32}, ("size",))
+
+    with pytest.raises(InputError, match="cases: no prepared cases in it"):
+        settings()
+    keep_config(Run(tmp_path, size=16), tmp_path / "cases" / "config.json")
+    assert settings(epochs=5) == Run(tmp_path, tmp_path / "cases", 5, 16)
+    with pytest.raises(InputError, match="no last.pt to go on from"):
+        settings(resume=True)
+    (tmp_path / "last.pt").touch()
+    assert settings(resume=True, epochs=9) == Run(tmp_path, tmp_path / "cases", 9, 32, True)
+    for more, message in (({}, "holds a run already"), ({"resume": True, "size": 64}, "size 32 .now 64")):
+        with pytest.raises(InputError, match=message):
+            settings(**more)

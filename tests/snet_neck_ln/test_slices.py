@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snet_neck_ln.slices import STEPS, centre_crop, to_8bit, to_16bit, undo_crop, window, with_context
+from shared_data.crop import centre_crop, undo_crop
+from snet_neck_ln.slices import STEPS, to_8bit, to_16bit, window, with_context
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32"])

@@ -35,7 +35,7 @@ def run_predict(run_dir, scan, output, *options):
 def test_scores_come_from_the_written_masks(scored, raw):
     with open(scored / "cases.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["patient"] for row in rows] == ["P5"]
+    assert [row["case"] for row in rows] == ["P5"]
     scan = sitk.ReadImage(str(raw / "P5" / "IM0001.nrrd"))
     prediction = sitk.ReadImage(str(scored / "predictions" / "P5.nii.gz"))
     assert np.allclose(prediction.GetOrigin(), scan.GetOrigin()) and prediction.GetSize() == scan.GetSize()
@@ -50,6 +50,23 @@ def test_a_report_and_its_pictures_are_written(scored):
     assert {path.name for path in (scored / "overlays").iterdir()} >= {"worst.png", "best.png", "contact_sheet.png"}
     page = (scored / "report.html").read_text(encoding="utf-8")
     assert "P5" in page and page.count("data:image/png") >= 3
+
+
+def test_a_damaged_patient_is_named_and_the_others_scored(run_dir, prepared, tmp_path, capsys):
+    shutil.copytree(prepared, tmp_path / "prepared")
+    fold = tmp_path / "prepared" / "folds" / "fold1"
+    for suffix in ("with_node", "without_node"):
+        shutil.copy(fold / f"train_{suffix}.txt", fold / f"test_{suffix}.txt")
+    (tmp_path / "prepared" / "P3" / "files" / "0.npz").write_bytes(b"PK no")
+    options = ["--run-dir", str(run_dir), "--prepared-dir", str(tmp_path / "prepared"), "--device", "cpu"]
+    assert test.main([*options, "--output-dir", str(tmp_path / "out")]) == 1
+    assert "skipped P3: " in capsys.readouterr().err
+    with open(tmp_path / "out" / "cases.csv", newline="") as stream:
+        assert [row["case"] for row in csv.DictReader(stream)] == ["P2", "P4"]
+    for patient in ("P2", "P4"):
+        (tmp_path / "prepared" / patient / "case.json").write_text("{}")
+    with pytest.raises(InputError, match="no case could be used. P2: .*case.json: damaged"):
+        test.main([*options, "--output-dir", str(tmp_path / "none")])
 
 
 def test_predict_equals_test(scored, run_dir, raw, tmp_path):

@@ -1,0 +1,28 @@
+"""The centre of slices, cut out and put back; each axis about its own middle, padded where it is shorter."""
+import numpy as np
+
+
+def centre_crop(volume, size, fill=0):
+    """The central size x size of (..., y, x); missing margins are `fill`."""
+    source, target = crop_boxes(volume.shape[-2:], size)
+    cropped = np.full((*volume.shape[:-2], size, size), fill, volume.dtype)
+    cropped[(..., *target)] = volume[(..., *source)]
+    return cropped
+
+
+def undo_crop(cropped, shape_yx):
+    """Put what `centre_crop` took back into slices of the old shape; 0 outside."""
+    source, target = crop_boxes(shape_yx, cropped.shape[-1])
+    volume = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
+    volume[(..., *source)] = cropped[(..., *target)]
+    return volume
+
+
+def crop_boxes(shape_yx, size):
+    """(slices in the volume, slices in the crop) that show the same voxels."""
+    source, target = [], []
+    for length in shape_yx:
+        start = (length - size) // 2  # negative: padding
+        source.append(slice(max(0, start), min(length, start + size)))
+        target.append(slice(source[-1].start - start, source[-1].stop - start))
+    return tuple(source), tuple(target)
