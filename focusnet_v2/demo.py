@@ -2,14 +2,14 @@
 
 Coarse voxels, a narrow network, short stages; everything lands in demo/focusnet_v2.
 """
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from focusnet_v2 import predict, test, train
 from focusnet_v2.config import ROOT
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
+from shared_data.files import fresh_folder
 from shared_data.phantoms import write_pddca_cohort
 from shared_data.settings import parse_options
 
@@ -43,10 +43,8 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        raise InputError(f"{options.folder}: not empty. Name a new folder.")
+    fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"
-    shutil.rmtree(options.folder, ignore_errors=True)
     write_pddca_cohort(raw, options.patients, size=options.size, slices=SLICES)
     cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), *GRID]
     data_preprocess.main(cohort)

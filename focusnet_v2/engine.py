@@ -14,11 +14,11 @@ from focusnet_v2.config import STAGES, Config
 from focusnet_v2.data_preprocess.data_preprocess import VOLUME_SETTINGS
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.inference import choose_device, choose_precision
-from focusnet_v2.original_checkpoint import load_strictly
+from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options, to_plain
+from shared_data.settings import given_options, settings_of_run, to_plain
 
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
 FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
@@ -92,16 +92,9 @@ def launch(config):
 
 def read_settings(stage, given):
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
-    config = build(Config, given)
-    last = config.run_dir / stage.name / "last.pt"
-    if config.resume:
-        if not last.exists():
-            raise InputError(f"{last.parent}: no last.pt to go on from. Leave out --resume.")
-        kept = config_from_dict(Config, load_checkpoint(last)["config"], last)
-        return changed_config(kept, given, (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs"), last)
-    if last.exists():
-        raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    return build(Config, as_prepared(Config, given, config.prepared_dir / "config.json", VOLUME_SETTINGS))
+    free = (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
+    return settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
+                           VOLUME_SETTINGS)
 
 
 def settings_of_others(stage):

@@ -17,6 +17,7 @@ from focusnet_v2 import demo, test, train
 from focusnet_v2.adv_train import main as adv_main
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from shared_data.files import read_json
+from shared_data.metrics import mean
 from shared_data.phantoms import write_pddca_cohort
 
 
@@ -61,7 +62,7 @@ def measure(folder, settings):
     for name in ("with", "without"):
         test.main(["--run-dir", str(folder / name)])
         summary = read_json(folder / name / "test" / "summary.json")
-        both[name] = {key: statistics.mean(row[key] for row in summary["small_organs"])
+        both[name] = {key: mean(row[key] for row in summary["small_organs"])
                       for key in ("main_centre_mm", "peak_centre_mm", "dice_before", "dice_after")}
         both[name]["dice_all"] = summary["overall"]["mean_dice"]
         both[name]["n"] = sum(row["n_main_centre_mm"] for row in summary["small_organs"])
