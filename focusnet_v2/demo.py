@@ -17,8 +17,8 @@ GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --
         "--min-slices 16 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
 SLICES = 26
 SHORT = ("--patches-per-case 4 --batch-size 2 --validate-every 3 --width 16 --ae-width 8 --code-length 64 "
-         "--backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 "
-         "--ae-jitter-zyx 1 2 2 --adv-lr 2e-3 --adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
+         "--backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 --ae-jitter-zyx 1 2 2 --adv-lr 2e-3 "
+         "--adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
 
 def settings(n):

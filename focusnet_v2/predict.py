@@ -39,7 +39,7 @@ def main(argv=None):
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config, _ = load_network(options.checkpoint)
-    changes = {name: getattr(options, name) for name in ("window_step", "precision") if getattr(options, name)}
+    changes = {name: value for name in ("window_step", "precision") if (value := getattr(options, name)) is not None}
     config = changed_config(config, changes, tuple(changes), options.checkpoint)
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from focusnet_v2.cases import cases_of
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import ORGANS, ROOT, Device, Precision
+from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, segment_ct
@@ -50,8 +51,8 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     path = options.checkpoint or find_checkpoint(options.run_dir)
     network, config, stage = load_network(path)
-    changes = {name: getattr(options, name) for name in ("window_step", "precision", "prepared_dir")
-               if getattr(options, name)}
+    changes = {name: value for name in ("window_step", "precision", "prepared_dir")
+               if (value := getattr(options, name)) is not None}
     config = changed_config(config, changes, tuple(changes), path)
     device = choose_device(options.device)
     out = options.output_dir or options.run_dir / options.split
@@ -83,12 +84,14 @@ def find_checkpoint(run_dir):
 def score_case(name, network, config, device, out):
     """(rows of organs.csv, rows of small_organs.csv); the prediction and a picture are written."""
     folder = config.prepared_dir / "resampled" / name
-    scan, seen = read_json(folder / "case.json"), read_volume(folder / "image.nrrd")
+    facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
+    if facts is None:
+        raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
     image = read_mask(folder / "reference.nrrd", range(1, len(ORGANS) + 1))
     reference = sitk.GetArrayFromImage(image)
     result = segment_ct(network, image, seen, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False, disable=None))
-    write_volume(onto_scan(result["final"], scan["scan"]), out / "predictions" / f"{name}.nrrd")
+    write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}))
     return (score_organs(name, reference, result["final"], image.GetSpacing()),
