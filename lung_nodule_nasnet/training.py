@@ -42,7 +42,9 @@ def train(config):
             history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
         else:
             write_json(config.run_dir / "config.json", to_plain(config))
-    forward = tf.function(partial(network, training=False), reduce_retracing=True)
+    forward = partial(network, training=False)
+    if config.compiled:
+        forward = tf.function(forward, reduce_retracing=True)
     board = tf.summary.create_file_writer(str(config.run_dir / "tensorboard"))
 
     while len(history) < config.epochs:

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, whole_file
-from shared_data.integrity import DAMAGE, check_compressed, read_planes
+from shared_data.integrity import DAMAGE, check_data, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
@@ -221,7 +221,7 @@ def _checked_slices(path):
         if path.name.lower().endswith(NIFTI):
             yield from read_planes(path)
         else:
-            check_compressed(path)
+            check_data(path)
     except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 

@@ -33,7 +33,7 @@ def prepared(raw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of train.py for a run of seconds."""
-    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "9", "--workers", "0", "--device", "cpu",
             "--epochs", "2", "--no-compiled", *TINY]
 
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lung_nodule_nasnet import postprocess, predict, test, train_fpr
+from lung_nodule_nasnet import nasnet_v2, postprocess, predict, test, train_fpr
 from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint
+from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.postprocess import find_nodules
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.metrics import dice
+from shared_data.settings import config_from_dict
 from shared_data.volume import geometry, to_lps, write_volume
 
 
@@ -178,9 +180,11 @@ def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):
             run_predict(checkpoint, scan, output)
 
 
-def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path):
+def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path, monkeypatch):
     state, groups = load_checkpoint(checkpoint)
     weights = groups["weights"]
+    network = nasnet_v2.build_network(config_from_dict(Config, state["config"], checkpoint))
+    monkeypatch.setattr(nasnet_v2, "build_network", lambda config: network)
     save_checkpoint(tmp_path / "missing.npz", state, weights=weights[:-1])
     save_checkpoint(tmp_path / "shape.npz", state, weights=[np.zeros((3, 3, 3, 3)), *weights[1:]])
     save_checkpoint(tmp_path / "classes.npz", state, weights=[*weights[:-1], np.zeros(3)])

@@ -95,19 +95,16 @@ def test_a_run_is_neither_overwritten_nor_changed(training, run_dir, tmp_path):
         train.main(["--run-dir", str(tmp_path / "cut"), "--resume", "--epochs", "3"])
 
 
-def test_finetuning_starts_from_a_checkpoint_at_the_authors_rate(training, run_dir, tmp_path):
-    config = train.read_settings([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path)])
-    assert config.lr == 1e-7
-    train.main([*training, "--finetune", str(run_dir / "best.npz"), "--run-dir", str(tmp_path), "--epochs", "1"])
-    kernels = [load_checkpoint(path)[1]["weights"][0] for path in (run_dir / "best.npz", tmp_path / "last.npz")]
-    assert np.allclose(*kernels, atol=1e-4) and float(history(tmp_path)[0]["lr"]) == pytest.approx(1e-7)
-
-
-def test_two_parts_of_the_cpu_share_a_batch_and_workers_load(training, tmp_path):
+def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_workers_load(training, run_dir, tmp_path):
+    best = run_dir / "best.npz"
     done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.train", *training, "--devices", "2", "--workers",
-                           "2", "--run-dir", str(tmp_path), "--epochs", "1"], capture_output=True, text=True)
+                           "2", "--run-dir", str(tmp_path), "--epochs", "1", "--finetune", str(best)],
+                          capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert float(history(tmp_path)[0]["loss"]) > 0
+    assert float(history(tmp_path)[0]["lr"]) == pytest.approx(1e-7)
+    kernels = [load_checkpoint(path)[1]["weights"][0] for path in (best, tmp_path / "last.npz")]
+    assert np.allclose(*kernels, atol=1e-4)
 
 
 @pytest.mark.parametrize("options, message", [
