@@ -62,8 +62,8 @@ def _check_geometry(header, path):
 
 
 def check_data(path):
-    """Read the data of a compressed NRRD or MetaImage file to its checksum, see that a plain MetaImage has all of it (ITK
-    tells of that on standard error, in lines of its own); one of DAMAGE when something is missing.
+    """Read the data of a compressed NRRD or MetaImage file to its checksum; of a plain MetaImage see that all is there:
+    ITK would write lines of its own to standard error. One of DAMAGE when something is missing.
     """
     lines = []
     with open(path, "rb") as stream:

@@ -83,7 +83,8 @@ def retag(files, tag, value):
 
 
 # {what is wrong: function of a file's bytes}
-DAMAGES = {"empty": lambda whole: b"", "cut short": lambda whole: whole[:len(whole) // 2], "text": lambda whole: b"text",
+DAMAGES = {"empty": lambda whole: b"", "cut short": lambda whole: whole[:len(whole) // 2],
+           "text": lambda whole: b"not what the name says",
            "a flipped byte": lambda whole: (whole[:len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 255])
                                             + whole[len(whole) // 2 + 1:])}
 # {what is wrong: function of the files of a DICOM series that makes it so}

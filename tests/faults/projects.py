@@ -97,7 +97,8 @@ def _retroln():
         prepare=lambda raw, prepared: [("retroln_nnunet.crop", ["--data-dir", raw, "--output-dir", prepared])],
         train=lambda prepared, run: [
             ("retroln_nnunet.train", ["--processed-dir", prepared, "--nnunet-dir", run, *small])],
-        trained_on=("images/*", "labels/*"), checkpoint=f"{fold}/checkpoint_final.pth", last=f"{fold}/checkpoint_*.pth", history=f"{fold}/history.csv",
+        trained_on=("images/*", "labels/*"),
+        checkpoint=f"{fold}/checkpoint_final.pth", last=f"{fold}/checkpoint_*.pth", history=f"{fold}/history.csv",
         predict=lambda ct, checkpoint, output: ("retroln_nnunet.predict", [
             "--input", ct, "--vertebrae", vertebrae(ct), "--checkpoint", checkpoint, "--output", output, "--device",
             "cpu", "--no-mirror"]),
@@ -122,7 +123,8 @@ def _focusnet():
             for step in ("data_preprocess", "crop_data")],
         train=lambda prepared, run: [
             ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *grid, *tiny])],
-        trained_on=("cropped/*/image.nrrd", "cropped/*/label.nrrd", "cases.csv"), checkpoint="adversarial/best.pt", last="never", history="adversarial/history.csv",
+        trained_on=("cropped/*/image.nrrd", "cropped/*/label.nrrd", "cases.csv"),
+        checkpoint="adversarial/best.pt", last="never", history="adversarial/history.csv",
         predict=lambda ct, checkpoint, output: ("focusnet_v2.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
         test=lambda prepared, run, output: ("focusnet_v2.test", ["--run-dir", run, "--output-dir", output,
