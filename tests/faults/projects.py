@@ -52,7 +52,7 @@ def _snet():
             (f"{process}.data_process_lymph_node", ["--data-dir", raw, "--prepared-dir", prepared, "--workers", "0"]),
             (f"{process}.data_parser", ["--prepared-dir", prepared])],
         train=lambda prepared, run: [("snet_neck_ln.train", ["--prepared-dir", prepared, "--run-dir", run, *small])],
-        checkpoint="best.pt", trained_on=("files/*.npz", "slices.csv"),
+        checkpoint="best.pt", trained_on=("files/*.npz", "train_with_node.txt"),
         predict=lambda ct, checkpoint, output: ("snet_neck_ln.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
         test=lambda prepared, run, output: ("snet_neck_ln.test", ["--run-dir", run, "--output-dir", output,

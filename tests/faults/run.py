@@ -152,8 +152,9 @@ class Suite:
             for _ in range(1 if self.quick else 10):
                 out = self.folder / "killed"
                 for module, argv in self.into(what, out):
-                    moment = f"{module}, {(after := self.random.uniform(0, self.seconds[module])):.2f} s"
-                    attempt(module, argv, kill_after=after)
+                    after = self.random.uniform(0, self.seconds[module])
+                    moment = f"{module}, {after:.2f} s"
+                    attempt(module, argv, kill_when=lambda seconds: seconds > after)
                     self.expect_whole("kills", moment, out)
                     going_on = ["--resume"] if what == "train" and any(out.glob(self.project.last)) else []
                     again = attempt(module, [*argv, *going_on])
