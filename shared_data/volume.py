@@ -88,8 +88,10 @@ def read_mask(path, foreground=(1,), any_label=False):
     any_label: whatever is above 0 becomes 1 (masks that number their nodes).
     """
     image = read_volume(path)
-    _extremes(image, path)
+    smallest, _ = _extremes(image, path)
     if any_label:
+        if smallest < 0:
+            raise InputError(f"{path}: holds {smallest:g}. A mask holds 0 and labels above it.")
         return sitk.Greater(image, 0)
     planes = sitk.GetArrayViewFromImage(image)
     check_labels(set().union(*(np.unique(plane).tolist() for plane in planes)), path, foreground)
