@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from shared_data.dicom import read_dicom_series
-from shared_data.errors import InputError
+from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, whole_file
 from shared_data.integrity import DAMAGE, check_data, read_planes
 
@@ -175,7 +175,8 @@ def write_volume(image, path):
         # ITK loses a part of names like ct.nii.gz.nii.gz; .mhd and .nhdr name their data file, which must stay.
         plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
         try:
-            sitk.WriteImage(image, str(plain), True)
+            with silenced():  # NIfTI's writer has words of its own for a full disk
+                sitk.WriteImage(image, str(plain), True)
             written = sitk.ReadImage(str(plain))
         except RuntimeError as error:
             raise OSError(errno.EIO, f"could not be written whole ({_first_line(error)})", str(path)) from error

@@ -79,8 +79,23 @@ def _sepnet():
                                                             "--device", "cpu"]))
 
 
+def draw_few_voxels():
+    """nnU-Net draws 100 million voxels for the statistics of a cohort: on phantoms that takes longer than training."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+
+    construct = DatasetFingerprintExtractor.__init__
+
+    def with_few(self, *args, **kwargs):
+        construct(self, *args, **kwargs)
+        self.num_foreground_voxels_for_intensitystats = 1e4
+
+    DatasetFingerprintExtractor.__init__ = with_few
+
+
 def _retroln():
     from shared_data.phantoms_abdomen import write_abdomen_cohort
+
+    draw_few_voxels()
 
     small = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "2", "--epochs",
              "2", "--iterations", "2", "--val-iterations", "1", "--num-processes", "0", "--device", "cpu"]

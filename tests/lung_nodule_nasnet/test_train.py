@@ -98,8 +98,8 @@ def test_a_run_is_neither_overwritten_nor_changed(training, run_dir, tmp_path):
 def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_workers_load(training, run_dir, tmp_path):
     best = run_dir / "best.npz"
     done = subprocess.run([sys.executable, "-m", "lung_nodule_nasnet.train", *training, "--devices", "2", "--workers",
-                           "2", "--run-dir", str(tmp_path), "--epochs", "1", "--finetune", str(best)],
-                          capture_output=True, text=True)
+                           "2", "--run-dir", str(tmp_path), "--epochs", "1", "--batch-size", "10", "--finetune",
+                           str(best)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert float(history(tmp_path)[0]["loss"]) > 0
     assert float(history(tmp_path)[0]["lr"]) == pytest.approx(1e-7)
@@ -110,6 +110,7 @@ def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_wo
 @pytest.mark.parametrize("options, message", [
     (["--lr", "0"], "--lr 0.0 must be above 0"),
     (["--lr", "nan"], "--lr nan must be a finite number"),
+    (["--devices", "2"], "--batch-size 9 must be divisible by --devices"),
     (["--size", "20"], "--size 20 must be in 32..400"),
     (["--size", "80"], "slices of 64 pixels, --size is 80"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),

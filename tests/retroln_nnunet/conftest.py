@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 from retroln_nnunet import crop, train
 from retroln_nnunet.config import Config
 from shared_data.phantoms_abdomen import write_abdomen_cohort
+from tests.faults.projects import draw_few_voxels
+
+draw_few_voxels()
 
 # Copies the phantom's vertebrae; the name of the CT says what goes wrong.
 STAND_IN = """#!{python}
@@ -61,20 +63,6 @@ def training():
     """Options of train.py for a run of seconds."""
     return ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "4", "--epochs",
             "2", "--iterations", "2", "--val-iterations", "1", "--num-processes", "0", "--device", "cpu"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def few_voxels():
-    """nnU-Net draws 100 million foreground voxels for its statistics; these cohorts have a few hundred."""
-    construct = DatasetFingerprintExtractor.__init__
-
-    def init(self, *args, **kwargs):
-        construct(self, *args, **kwargs)
-        self.num_foreground_voxels_for_intensitystats = 1e4
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DatasetFingerprintExtractor, "__init__", init)
-        yield
 
 
 @pytest.fixture(scope="session")
