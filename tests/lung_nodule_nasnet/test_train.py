@@ -46,7 +46,9 @@ def test_two_phantom_cases_are_learned_by_heart():
     masks = np.stack(masks)
     truth = np.stack([~masks, masks], -1).astype(np.float32)
     network = nasnet_gcn(64, 96, 2, 0.1, 0.8)
-    network.compile(keras.optimizers.SGD(0.03, momentum=0.9), gdl_wce_loss, jit_compile=False)
+    optimizer = keras.optimizers.SGD(0.03, momentum=0.9)
+    optimizer.build(network.trainable_variables)  # else the step is traced twice
+    network.compile(optimizer, gdl_wce_loss, jit_compile=False)
     losses = [float(network.train_on_batch(np.stack(images)[..., None], truth)) for _ in range(60)]
     marked = np.array(network(np.stack(images)[..., None], training=False))[..., 1] > 0.5
     dice = 2 * (marked & masks).sum() / (marked.sum() + masks.sum())
