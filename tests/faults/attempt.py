@@ -31,7 +31,7 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
         child = os.fork()
         if not child:
-            os.setsid()
+            os.setpgid(0, 0)
             os.dup2(err.fileno(), 2)
             os.dup2(out.fileno(), 1)
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not what pytest put there
@@ -49,6 +49,7 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
                 sys.stderr.flush()
             finally:
                 os._exit(code)
+        os.setpgid(child, child)  # whoever of the two comes first
         start = time.perf_counter()
         while kill_when and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if kill_when(time.perf_counter() - start):
