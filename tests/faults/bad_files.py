@@ -8,6 +8,7 @@ import pydicom
 import SimpleITK as sitk
 
 from shared_data.dicom import write_dicom_series
+from shared_data.errors import silenced
 from shared_data.volume import read_volume
 
 
@@ -20,7 +21,8 @@ def bad_cts(good, folder):
     nan[0, 0, 0] = np.nan
 
     def save(name, image):
-        sitk.WriteImage(image, str(folder / name))
+        with silenced():  # ITK tells of NIfTI's fields that other formats have no place for
+            sitk.WriteImage(image, str(folder / name))
         return folder / name
 
     def on_grid(values, **changes):
