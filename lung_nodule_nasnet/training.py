@@ -30,7 +30,8 @@ def train(config):
     with strategy.scope() if strategy else nullcontext():
         network = build_network(config)
         optimizer = keras.optimizers.SGD(config.lr, momentum=config.momentum)
-        network.compile(optimizer, gdl_wce_loss, jit_compile=False, run_eagerly=not config.compiled)
+        network.compile(optimizer, lambda truth, output: gdl_wce_loss(truth, output) / config.devices,  # Keras sums
+                        jit_compile=False, run_eagerly=not config.compiled)
         optimizer.build(network.trainable_variables)
         if config.finetune:
             set_weights(network, load_checkpoint(config.finetune)[1].get("weights", []), config.finetune)
