@@ -70,9 +70,9 @@ test-all: test-shared $(PROJECTS:%=test-%)
 
 # Bad files and settings, full disks, kills, for every script: counts, and what was not answered clearly. test-all
 # leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
-FAULTS := snet retroln focusnet sepnet
+FAULTS := $(PROJECTS)
 test-faults: $(FAULTS:%=installed-%)
-	@.venv/bin/python -m tests.faults.run $(ARGS) $(FAULTS)
+	@failed=0; $(foreach p,$(FAULTS),$(call python,$(p)) -m tests.faults.run $(ARGS) $(p) || failed=1;) exit $$failed
 
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests

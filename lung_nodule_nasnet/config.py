@@ -84,6 +84,7 @@ class Config:
             if value is not None:
                 _within(self, name, 0 < value < 1, "between 0 and 1")
         _within(self, "consensus", 0 < self.consensus <= 1, "above 0, up to 1")
+        _within(self, "batch_size", self.batch_size % self.devices == 0, "divisible by --devices")
         _within(self, "zoom", 0 <= self.zoom < 0.5, "from 0, below 0.5")
         _within(self, "lr", self.lr > 0, "above 0")
         _within(self, "decoder_width", 0 < self.decoder_width <= 8, "above 0, up to 8")

@@ -25,7 +25,8 @@ class SliceSequence(keras.utils.PyDataset):
         self._table, self._owner, self._creator = None, None, os.getpid()
 
     def __len__(self):
-        return -(-len(self.indices) // self.config.batch_size)
+        whole, rest = divmod(len(self.indices), self.config.batch_size)
+        return whole + (rest >= (self.config.devices if self.augmented else 1))  # no device trains on an empty part
 
     def __getitem__(self, number):
         order = self.indices

@@ -12,7 +12,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, read_table, whole_file
 from shared_data.settings import parse_options
 
-FILTERS = tables.Filters(complevel=5, complib="blosc")
+FILTERS = tables.Filters(complevel=5, complib="blosc", fletcher32=True)
 TEXT = tables.StringAtom(128)
 
 
@@ -53,7 +53,7 @@ def _fill(table, cases):
         if arrays is None:
             side = images.shape[1]
             arrays = {name: table.create_earray("/", name, atom, (0, *shape), filters=FILTERS,
-                                                chunkshape=(1 if shape else 1024, *shape))
+                                                chunkshape=(1 if shape else 1024, *shape), track_times=False)
                       for name, atom, shape in (
                           ("data", tables.Float32Atom(), (side, side)), ("truth", tables.UInt8Atom(), (side, side)),
                           ("subject_ids", TEXT, ()), ("series_uids", TEXT, ()),
@@ -71,6 +71,7 @@ def open_slices(path):
     """The table, open for reading. Raises InputError when it is absent, cut short or another file."""
     if not path.exists():
         raise InputError(f"{path}: no such table. Run table.py.")
+    tables.silence_hdf5_messages()  # of this thread
     try:
         table = tables.open_file(str(path), "r")
     except (tables.HDF5ExtError, OSError) as error:
@@ -92,10 +93,13 @@ def open_slices(path):
 def read_columns(path):
     """{"subject_ids", "series_uids": lists of strings, "has_nodule": booleans, "size"} of the table."""
     with open_slices(path) as table:
-        return {"size": int(table.root.data.shape[1]),
-                "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()]),
-                **{name: [text.decode("utf-8") for text in table.root[name].read()]
-                   for name in ("subject_ids", "series_uids")}}
+        try:
+            return {"size": int(table.root.data.shape[1]),
+                    "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()]),
+                    **{name: [text.decode("utf-8") for text in table.root[name].read()]
+                       for name in ("subject_ids", "series_uids")}}
+        except (tables.HDF5ExtError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: damaged. Run table.py again.") from error
 
 
 if __name__ == "__main__":

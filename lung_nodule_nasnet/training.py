@@ -30,7 +30,8 @@ def train(config):
     with strategy.scope() if strategy else nullcontext():
         network = build_network(config)
         optimizer = keras.optimizers.SGD(config.lr, momentum=config.momentum)
-        network.compile(optimizer, gdl_wce_loss, jit_compile=False, run_eagerly=not config.compiled)
+        network.compile(optimizer, lambda truth, output: gdl_wce_loss(truth, output) / config.devices,  # Keras sums
+                        jit_compile=False, run_eagerly=not config.compiled)
         optimizer.build(network.trainable_variables)
         if config.finetune:
             set_weights(network, load_checkpoint(config.finetune)[1].get("weights", []), config.finetune)
@@ -42,7 +43,9 @@ def train(config):
             history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
         else:
             write_json(config.run_dir / "config.json", to_plain(config))
-    forward = tf.function(partial(network, training=False), reduce_retracing=True)
+    forward = partial(network, training=False)
+    if config.compiled:
+        forward = tf.function(forward, reduce_retracing=True)
     board = tf.summary.create_file_writer(str(config.run_dir / "tensorboard"))
 
     while len(history) < config.epochs:

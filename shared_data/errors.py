@@ -3,6 +3,7 @@ import errno
 import os
 import sys
 import traceback
+from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -25,6 +26,19 @@ def _advice(number):
     if number in FULL:
         return "Free some space, or name another disk."
     return "Change its permissions, or name another path." if number in FORBIDDEN else "Check the path."
+
+
+@contextmanager
+def silenced():
+    """Nothing written on standard error within the block is seen, not even by native code."""
+    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(nowhere)
 
 
 def run_script(main):

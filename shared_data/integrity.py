@@ -13,6 +13,7 @@ from nibabel.wrapstruct import WrapStructError
 from shared_data.errors import InputError
 
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
 def read_planes(path):
@@ -60,8 +61,10 @@ def _check_geometry(header, path):
         raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
 
 
-def check_compressed(path):
-    """Read the data of a compressed NRRD or MetaImage file to its checksum; one of DAMAGE when it does not fit."""
+def check_data(path):
+    """Read the data of a compressed NRRD or MetaImage file to its checksum; of a plain MetaImage see that all is there:
+    ITK would write lines of its own to standard error. One of DAMAGE when something is missing.
+    """
     lines = []
     with open(path, "rb") as stream:
         while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
@@ -72,11 +75,15 @@ def check_compressed(path):
     fields = {name.strip().lower(): value.strip() for name, _, value in
               (re.split("([=:])", line, maxsplit=1) for line in lines if re.search("[=:]", line))}
     zipped = fields.get("encoding", "").lower() in ("gz", "gzip") or fields.get("compresseddata", "").lower() == "true"
-    if not zipped:
-        return
     place = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
     if place != "LOCAL":
         data, offset = path.parent / place, 0
+    if not zipped:
+        if "dimsize" in fields and place != "LIST" and "%" not in place:
+            bytes_each = METAIMAGE_BYTES.get(fields.get("elementtype", "").removeprefix("MET_").removeprefix("U"), 1)
+            if data.stat().st_size - offset < bytes_each * math.prod(map(int, fields["dimsize"].split())):
+                raise EOFError(f"{data.name} ends early")
+        return
     unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
     with open(data, "rb") as stream:
         stream.seek(offset)

@@ -14,9 +14,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from shared_data.dicom import read_dicom_series
-from shared_data.errors import InputError
+from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, whole_file
-from shared_data.integrity import DAMAGE, check_compressed, read_planes
+from shared_data.integrity import DAMAGE, check_data, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
@@ -88,8 +88,10 @@ def read_mask(path, foreground=(1,), any_label=False):
     any_label: whatever is above 0 becomes 1 (masks that number their nodes).
     """
     image = read_volume(path)
-    _extremes(image, path)
+    smallest, _ = _extremes(image, path)
     if any_label:
+        if smallest < 0:
+            raise InputError(f"{path}: holds {smallest:g}. A mask holds 0 and labels above it.")
         return sitk.Greater(image, 0)
     planes = sitk.GetArrayViewFromImage(image)
     check_labels(set().union(*(np.unique(plane).tolist() for plane in planes)), path, foreground)
@@ -179,7 +181,8 @@ def write_volume(image, path):
         # ITK loses a part of names like ct.nii.gz.nii.gz; .mhd and .nhdr name their data file, which must stay.
         plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
         try:
-            sitk.WriteImage(image, str(plain), True)
+            with silenced():  # NIfTI's writer has words of its own for a full disk
+                sitk.WriteImage(image, str(plain), True)
             written = sitk.ReadImage(str(plain))
         except RuntimeError as error:
             raise OSError(errno.EIO, f"could not be written whole ({_first_line(error)})", str(path)) from error
@@ -227,7 +230,7 @@ def _checked_slices(path):
         if path.name.lower().endswith(NIFTI):
             yield from read_planes(path)
         else:
-            check_compressed(path)
+            check_data(path)
     except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 

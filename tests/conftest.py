@@ -1,7 +1,4 @@
 """Fixtures of all tests."""
-import ctypes
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,39 +23,6 @@ def ct():
     image.SetSpacing((0.75, 0.5, 2.5))
     image.SetOrigin((-20.0, 30.0, 100.0))
     return image
-
-
-# Runs a module as a script where no file may grow beyond so many bytes.
-LIMITED = """
-import resource, runpy, sys
-limit, module = int(sys.argv.pop(1)), sys.argv.pop(1)
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-runpy.run_module(module, run_name="__main__", alter_sys=True)
-"""
-
-
-@pytest.fixture
-def run_on_full_disk():
-    """f(module, *options, limit=bytes): the script's outcome where files beyond `limit` do not fit."""
-    def run(module, *options, limit=20_000):
-        return subprocess.run([sys.executable, "-c", LIMITED, str(limit), module, *map(str, options)],
-                              capture_output=True, text=True)
-    return run
-
-
-@pytest.fixture
-def run_without_rights():
-    """f(module, *options): the script's outcome where the rights of files count, for root too."""
-    def run(module, *options):
-        return subprocess.run([sys.executable, "-m", module, *map(str, options)], capture_output=True, text=True,
-                              preexec_fn=_heed_rights if os.geteuid() == 0 else None)
-    return run
-
-
-def _heed_rights():
-    """Drop what lets root read and write everything (Linux: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH)."""
-    for capability in (1, 2):
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 
 
 @pytest.fixture

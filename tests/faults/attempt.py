@@ -21,19 +21,20 @@ class Outcome:
     text: str  # on standard output
 
 
-def attempt(module, argv, limit=None, heed_rights=False, kill_after=None):
+def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
     """Run `module`.main(argv) as a script, in a fork of this process.
 
     limit: no file may grow beyond so many bytes (a full disk). heed_rights: as a user, also when run by root.
-    kill_after: seconds until SIGKILL for it and its workers.
+    kill_when: function of the seconds since its start; once true, it and its workers get SIGKILL.
     """
     main = importlib.import_module(module).main
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
         child = os.fork()
         if not child:
-            os.setsid()
+            os.setpgid(0, 0)
             os.dup2(err.fileno(), 2)
             os.dup2(out.fileno(), 1)
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # not what pytest put there
             sys.argv = [module]
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -48,12 +49,13 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_after=None):
                 sys.stderr.flush()
             finally:
                 os._exit(code)
-        if kill_after is not None:
-            time.sleep(kill_after)
-            try:
+        os.setpgid(child, child)  # whoever of the two comes first
+        start = time.perf_counter()
+        while kill_when and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if kill_when(time.perf_counter() - start):
                 os.killpg(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it had ended
+                break
+            time.sleep(0.002)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         texts = []
         for stream in (err, out):

@@ -30,6 +30,9 @@ def is_whole(path):
             return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
         if path.suffix in (".pt", ".pth", ".npz"):
             return zipfile.ZipFile(path).testzip() is None
+        if path.suffix == ".h5":
+            from lung_nodule_nasnet.table import read_columns
+            return bool(read_columns(path))
         if path.suffix == ".html":
             return path.read_text(encoding="utf-8").rstrip().endswith("</html>")
     except (InputError, ValueError, OSError, zipfile.BadZipFile, cv2.error):

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from focusnet_v2 import demo, predict, test
+from focusnet_v2 import checkpoint, demo, predict, test
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import ORGANS, SMALL, Config
 from focusnet_v2.inference import fuse, predict_volume, segment_ct, window_starts
@@ -189,10 +189,11 @@ def test_a_true_answer_comes_back_in_its_place(raw, prepared):
         assert dice(reference == organ, result["final"] == organ) > 0.75
 
 
-def test_checkpoints_of_the_authors_predict(filled_state, whole_state, raw, tmp_path):
+def test_checkpoints_of_the_authors_predict(filled_state, whole_state, raw, tmp_path, monkeypatch):
     ct = sitk.ReadImage(str(raw / "P1" / "img.nrrd"))
     ct.SetSpacing((0.5, 0.5, 2.5))  # a small field of view: one window
     write_volume(ct[:, :, :10], tmp_path / "ct.nrrd")
+    monkeypatch.setattr(checkpoint, "Config", lambda: Config(patch_zyx=(16, 64, 64), window_step=16))
     torch.save({"model": {f"module.{key}": value for key, value in filled_state("focusnet_snet3d").items()}},
                tmp_path / "snet.pth")
     labels = run_predict(tmp_path / "ct.nrrd", tmp_path / "out.nrrd", tmp_path / "snet.pth")
@@ -200,6 +201,7 @@ def test_checkpoints_of_the_authors_predict(filled_state, whole_state, raw, tmp_
     torch.save(filled_state("focusnet_shape_autoencoder"), tmp_path / "ae.pth")
     with pytest.raises(InputError, match="ae.pth: the auto-encoder, which segments nothing"):
         run_predict(tmp_path / "ct.nrrd", tmp_path / "out.nrrd", tmp_path / "ae.pth")
+    monkeypatch.undo()
     torch.save(whole_state(), tmp_path / "whole.pth")
     network, config, stage = load_network(tmp_path / "whole.pth")
     assert isinstance(network, FocusNet) and stage == "adversarial" and config == Config()

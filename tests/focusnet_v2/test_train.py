@@ -1,11 +1,9 @@
 """Training learns, every stage resumes after kill -9 as if nothing had been, and the chain skips what is finished."""
 import csv
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
 
 import numpy as np
@@ -22,6 +20,7 @@ from focusnet_v2.train_backbone import sgd_rate
 from shared_data.errors import InputError
 from shared_data.phantoms import head
 from shared_data.volume import write_volume
+from tests.faults.attempt import attempt
 
 STAGES = ("backbone", "SOL", "autoencoder", "adversarial")
 SCRIPTS = {"backbone": train_backbone, "SOL": train_SOL, "autoencoder": train_autoencoder, "adversarial": adv_train}
@@ -107,17 +106,12 @@ def test_the_chain_killed_in_every_stage_equals_the_uninterrupted(training, tmp_
     epochs = [f"--{name}-epochs" for name in ("backbone", "sol", "ae", "adv")]
     options = [*training, *(word for name in epochs for word in (name, "3")), "--width", "8"]
     train.main([*options, "--run-dir", str(tmp_path / "whole")])
-    command = [sys.executable, "-m", "focusnet_v2.train", *options, "--run-dir", str(tmp_path / "killed")]
+    options += ["--run-dir", str(tmp_path / "killed")]
     for stage in STAGES:
         table = tmp_path / "killed" / stage / "history.csv"
-        killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not table.exists():
-            assert killed.poll() is None
-            time.sleep(0.01)
-        os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
+        assert attempt("focusnet_v2.train", options, kill_when=lambda _: table.exists()).code == -signal.SIGKILL
         assert len(history(table.parent)) < 3
-    subprocess.run(command, check=True, capture_output=True)
+    assert attempt("focusnet_v2.train", options).code == 0
     for stage in STAGES:
         assert history(tmp_path / "killed" / stage) == history(tmp_path / "whole" / stage)
         for name in ("last.pt", "best.pt"):

@@ -2,8 +2,10 @@
 import pytest
 
 from lung_nodule_nasnet import preprocess, quiet, slice_idx, table, train  # noqa: F401  quiet: before keras
+from lung_nodule_nasnet.devices import tf
 from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # not worth it for graphs run few times
 TINY = ["--encoder-filters", "96", "--encoder-blocks", "2", "--decoder-width", "0.05", "--bn-momentum", "0.8"]
 
 
@@ -33,7 +35,7 @@ def prepared(raw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of train.py for a run of seconds."""
-    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "9", "--workers", "0", "--device", "cpu",
             "--epochs", "2", "--no-compiled", *TINY]
 
 

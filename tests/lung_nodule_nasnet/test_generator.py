@@ -63,6 +63,14 @@ def test_epochs_differ_and_repeat(sequence, prepared):
     assert image.shape == (4, 64, 64, 1) and reference.shape == (4, 64, 64, 2) and np.all(reference.sum(-1) == 1)
 
 
+def test_no_device_gets_an_empty_part(prepared):
+    def batches(n, devices, augmented=True):
+        return len(SliceSequence(prepared / "table.h5", range(n), Config(batch_size=6, devices=devices), augmented))
+
+    assert [batches(n, 2) for n in (18, 19, 20)] == [3, 3, 4]
+    assert batches(19, 1) == batches(19, 2, augmented=False) == 4
+
+
 def test_worker_processes_give_the_same_batches(sequence, prepared):
     from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
     parallel = SliceSequence(prepared / "table.h5", sequence.indices, Config(batch_size=4, workers=2, size=64), True)

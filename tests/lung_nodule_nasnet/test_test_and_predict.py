@@ -4,18 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import lru_cache
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from lung_nodule_nasnet import postprocess, predict, test, train_fpr
+from lung_nodule_nasnet import nasnet_v2, postprocess, predict, score_scans, score_slices, test, train_fpr
 from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint
+from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.postprocess import find_nodules
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.metrics import dice
+from shared_data.settings import config_from_dict
 from shared_data.volume import geometry, to_lps, write_volume
 
 
@@ -33,22 +35,21 @@ def checkpoint(run_dir, tmp_path_factory):
     return folder / "best.npz"
 
 
-@pytest.fixture(autouse=True)
-def loaded_once(monkeypatch):
-    """A good checkpoint is loaded and compiled once for all tests."""
-    monkeypatch.setattr(predict, "prepare_network", prepare_once)
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """A good checkpoint is loaded, and its network compiled, once for all tests."""
+    prepare, networks = predict.prepare_network, {}
 
+    def prepare_once(checkpoint, device, changes):
+        if checkpoint not in networks:
+            networks[checkpoint] = prepare(checkpoint, device, {})
+        network, config = networks[checkpoint]
+        return network, replace(config, **changes)
 
-@lru_cache
-def prepare_once_of(checkpoint, device, changes):
-    return real_prepare(checkpoint, device, dict(changes))
-
-
-def prepare_once(checkpoint, device, changes):
-    return prepare_once_of(checkpoint, device, tuple(sorted(changes.items())))
-
-
-real_prepare = predict.prepare_network
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (predict, score_scans, score_slices):
+            patch.setattr(module, "prepare_network", prepare_once)
+        yield
 
 
 def run_predict(checkpoint, scan, output, *options):
@@ -178,9 +179,11 @@ def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):
             run_predict(checkpoint, scan, output)
 
 
-def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path):
+def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path, monkeypatch):
     state, groups = load_checkpoint(checkpoint)
     weights = groups["weights"]
+    network = nasnet_v2.build_network(config_from_dict(Config, state["config"], checkpoint))
+    monkeypatch.setattr(nasnet_v2, "build_network", lambda config: network)
     save_checkpoint(tmp_path / "missing.npz", state, weights=weights[:-1])
     save_checkpoint(tmp_path / "shape.npz", state, weights=[np.zeros((3, 3, 3, 3)), *weights[1:]])
     save_checkpoint(tmp_path / "classes.npz", state, weights=[*weights[:-1], np.zeros(3)])

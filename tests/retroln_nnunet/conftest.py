@@ -8,6 +8,9 @@ import pytest
 from retroln_nnunet import crop, train
 from retroln_nnunet.config import Config
 from shared_data.phantoms_abdomen import write_abdomen_cohort
+from tests.faults.projects import draw_few_voxels
+
+draw_few_voxels()
 
 # Copies the phantom's vertebrae; the name of the CT says what goes wrong.
 STAND_IN = """#!{python}

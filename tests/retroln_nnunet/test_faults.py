@@ -5,44 +5,42 @@ import SimpleITK as sitk
 
 from retroln_nnunet import predict
 from shared_data.errors import InputError
+from tests.faults.attempt import attempt
 
 
-def one_line(done, *words):
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert len(lines) == 1 and all(word in lines[0] for word in words), done.stderr
+def one_line(outcome, *words):
+    assert outcome.code == 2 and len(outcome.lines) == 1 and all(word in outcome.lines[0] for word in words), outcome
 
 
 def left(folder):
     """Volumes, checkpoints and half-written files below a folder."""
     return [path for path in folder.rglob("*") if path.name.startswith(".writing-")
-            or path.name.endswith((".nii.gz", ".pth", ".partial", ".png"))]
+            or path.name.endswith((".nii", ".nii.gz", ".pth", ".partial", ".png"))]
 
 
-def test_a_full_disk(run_on_full_disk, raw, processed, checkpoint, stand_in, tmp_path):
-    done = run_on_full_disk("retroln_nnunet.crop", "--data-dir", raw, "--output-dir", tmp_path / "crops", limit=5000)
-    one_line(done, "no case could be used. P1: ", "Free some space")
+def test_a_full_disk(raw, processed, checkpoint, stand_in, tmp_path):
+    one_line(attempt("retroln_nnunet.crop", ["--data-dir", raw, "--output-dir", tmp_path / "crops"], limit=5000),
+             "no case could be used. P1: ", "Free some space")
     assert not list((tmp_path / "crops").glob("images/*")) and not list(tmp_path.rglob(".writing-*"))
-    one_line(run_on_full_disk("retroln_nnunet.train", "--processed-dir", processed, "--nnunet-dir", tmp_path / "n"),
-             "Free some space")
-    predicting = ["--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu", "--no-mirror"]
-    one_line(run_on_full_disk("retroln_nnunet.predict", *predicting, "--input", raw / "CT" / "P4_0000.nii.gz",
-                              "--output", tmp_path / "out" / "m.nii.gz", limit=100), "m.nii.gz", "Free some space")
+    one_line(attempt("retroln_nnunet.train", ["--processed-dir", processed, "--nnunet-dir", tmp_path / "n"],
+                     limit=20_000), "Free some space")
+    predicting = ["--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu", "--no-mirror",
+                  "--input", raw / "CT" / "P4_0000.nii.gz", "--output", tmp_path / "out" / "m.nii"]
+    one_line(attempt("retroln_nnunet.predict", predicting, limit=2000), "m.nii", "Free some space")
     assert not left(tmp_path / "out") and not left(tmp_path / "n")
     stand_in()
-    done = run_on_full_disk("retroln_nnunet.vert_seg", "--input-dir", raw / "CT", "--output-dir", tmp_path / "v",
-                            limit=150)
-    assert done.returncode == 2 and "Free some space" in done.stderr.splitlines()[-1]
+    full = attempt("retroln_nnunet.vert_seg", ["--input-dir", raw / "CT", "--output-dir", tmp_path / "v"], limit=150)
+    assert full.code == 2 and "Free some space" in full.lines[-1]
     assert not list((tmp_path / "v").glob("*P*"))
 
 
-def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, processed, stand_in):
+def test_a_folder_without_rights(readonly_folder, raw, processed, stand_in):
     stand_in()
     for module, *options in (
             ("crop", "--data-dir", raw, "--output-dir", readonly_folder / "o"),
             ("vert_seg", "--input-dir", raw / "CT", "--output-dir", readonly_folder / "v"),
             ("train", "--processed-dir", processed, "--nnunet-dir", readonly_folder / "n")):
-        one_line(run_without_rights(f"retroln_nnunet.{module}", *options),
+        one_line(attempt(f"retroln_nnunet.{module}", options, heed_rights=True),
                  "Permission denied. Change its permissions")
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels, nnUNetT
 from shared_data.errors import InputError
 from shared_data.files import only_run_in, read_json
 from shared_data.phantoms_abdomen import abdomen
+from tests.faults.attempt import attempt
 
 
 def fold_dir(nnunet):
@@ -84,15 +84,10 @@ def test_killed_and_resumed_equals_uninterrupted(folders, training, trained, tmp
     shutil.copytree(trained, tmp_path / "nnunet")
     shutil.rmtree(tmp_path / "nnunet" / "nnUNet_results")
     options = [*folders[:2], "--nnunet-dir", str(tmp_path / "nnunet")]
-    command = [sys.executable, "-m", "retroln_nnunet.train", *options]
-    killed = subprocess.Popen([*command, *training], start_new_session=True, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
     fold = fold_dir(tmp_path / "nnunet")
-    while not (fold / "checkpoint_latest.pth").exists():
-        assert killed.poll() is None
-        time.sleep(0.005)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    killed = attempt("retroln_nnunet.train", [*options, *training],
+                     kill_when=lambda _: (fold / "checkpoint_latest.pth").exists())
+    assert killed.code == -signal.SIGKILL
     assert not (fold / "checkpoint_final.pth").exists()
     for more, message in ((training, "holds a run already. Add --resume"),
                           (["--resume", "--lr", "0.1"], "checkpoint_latest.pth: made with other settings: lr 0.01")):

@@ -5,12 +5,11 @@ import SimpleITK as sitk
 
 from sepnet import predict
 from shared_data.errors import InputError
+from tests.faults.attempt import attempt
 
 
-def one_line(done, word):
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line]
-    assert len(lines) == 1 and word in lines[0], done.stderr
+def one_line(outcome, word):
+    assert outcome.code == 2 and len(outcome.lines) == 1 and word in outcome.lines[0], outcome
 
 
 def left(folder):
@@ -18,25 +17,25 @@ def left(folder):
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in ("config.json", ".lock")]
 
 
-def test_a_full_disk_stops_preparation_training_and_prediction(run_on_full_disk, raw, runs, training, tmp_path):
-    done = run_on_full_disk("sepnet.preprocess", "--data-dir", raw, "--prepared-dir", tmp_path / "prepared",
-                            "--crop-size", "48", "--workers", "0")
-    one_line(done, "Free some space")
+def test_a_full_disk_stops_preparation_training_and_prediction(raw, runs, training, tmp_path):
+    preparing = ["--data-dir", raw, "--prepared-dir", tmp_path / "prepared", "--crop-size", "48", "--workers", "0"]
+    one_line(attempt("sepnet.preprocess", preparing, limit=20_000), "Free some space")
     assert not left(tmp_path / "prepared")
-    one_line(run_on_full_disk("sepnet.train", *training, "--run-dir", tmp_path / "run"), "Free some space")
+    one_line(attempt("sepnet.train", [*training, "--run-dir", tmp_path / "run"], limit=20_000), "Free some space")
     assert not [path for path in left(tmp_path / "run") if path.suffix in (".pt", ".csv", ".png")]
-    done = run_on_full_disk("sepnet.predict", "--input", raw / "4" / "data.nii.gz", "--output", tmp_path / "out.nii.gz",
-                            "--checkpoint", runs / "one" / "best.pt", limit=2000)
-    one_line(done, "Free some space")
+    predicting = ["--input", raw / "4" / "data.nii.gz", "--output", tmp_path / "out.nii.gz",
+                  "--checkpoint", runs / "one" / "best.pt"]
+    one_line(attempt("sepnet.predict", predicting, limit=2000), "Free some space")
     assert not list(tmp_path.glob("out*"))
 
 
-def test_a_folder_without_rights(run_without_rights, readonly_folder, raw, runs, training):
-    word = "Permission denied. Change its permissions"
-    one_line(run_without_rights("sepnet.preprocess", "--data-dir", raw, "--prepared-dir", readonly_folder), word)
-    one_line(run_without_rights("sepnet.train", *training, "--run-dir", readonly_folder / "run"), word)
-    one_line(run_without_rights("sepnet.predict", "--input", raw / "4" / "data.nii.gz", "--output",
-                                readonly_folder / "out.mha", "--checkpoint", runs / "one" / "best.pt"), word)
+def test_a_folder_without_rights(readonly_folder, raw, runs, training):
+    for module, *options in (
+            ("preprocess", "--data-dir", raw, "--prepared-dir", readonly_folder),
+            ("train", *training, "--run-dir", readonly_folder / "run"),
+            ("predict", "--input", raw / "4" / "data.nii.gz", "--output", readonly_folder / "out.mha",
+             "--checkpoint", runs / "one" / "best.pt")):
+        one_line(attempt(f"sepnet.{module}", options, heed_rights=True), "Permission denied. Change its permissions")
 
 
 def test_scans_that_cannot_be_segmented(runs, raw, tmp_path):

@@ -253,6 +253,9 @@ def test_masks_hold_only_known_labels(ct, tmp_path):
     assert "labels 3 are unknown" in refused(tmp_path / "mask.nrrd", read_mask)
     assert array(read_mask(tmp_path / "mask.nrrd", any_label=True)).max() == 1
     assert array(read_mask(tmp_path / "mask.nrrd", foreground=(1, 2, 3))).max() == 3
+    write_volume(ct, tmp_path / "mask.nrrd")
+    with pytest.raises(InputError, match="labels above"):
+        read_mask(tmp_path / "mask.nrrd", any_label=True)
 
 
 def test_a_mask_on_another_grid_is_refused(ct):
