@@ -128,6 +128,18 @@ def test_each_stage_has_a_script_that_resumes(training, run_dir, tmp_path):
         assert len(history(tmp_path / "run" / stage)) == 3
 
 
+def test_the_joint_stage_killed_equals_the_uninterrupted(training, tmp_path):
+    options = [*training, "--localisation", "joint", "--joint-epochs", "3", "--run-dir"]
+    train_backbone_heatmap.main([*options, str(tmp_path / "whole")])
+    stage = tmp_path / "killed" / "backbone_heatmap"
+    killed = attempt("focusnet_v2.train", [*options, str(tmp_path / "killed")],
+                     kill_when=lambda _: (stage / "history.csv").exists())
+    assert killed.code == -signal.SIGKILL and len(history(stage)) < 3
+    train_backbone_heatmap.main(["--run-dir", str(tmp_path / "killed"), "--resume"])
+    assert history(stage) == history(tmp_path / "whole" / stage.name)
+    assert same_weights(stage / "last.pt", tmp_path / "whole" / stage.name / "last.pt")
+
+
 def test_localisation_together_with_the_main_network(training, tmp_path):
     options = [*training, "--run-dir", str(tmp_path), "--localisation", "joint", "--no-shape-constraint",
                "--sos-inputs", "all", "--textbook-focal", "--affine-order", "original", "--heatmap-offsets", "original"]
