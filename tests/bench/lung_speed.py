@@ -99,8 +99,7 @@ def plain_wand(image, center, min_radius, max_radius, roughness=2):
         for dx in (-2, 0, 2):
             mask = np.zeros(image.shape, bool)
             polar, places = [], []
-            for k in range(n):
-                angle = 2 * math.pi * k / (n - 1)
+            for angle in np.linspace(0, 2 * math.pi, n):
                 line = [(center[0] + dy + round(math.cos(angle) * r), center[1] + dx + round(math.sin(angle) * r))
                         for r in range(max_radius)]
                 places.append(line)
