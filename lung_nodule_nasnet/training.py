@@ -1,5 +1,6 @@
 """The training loop: Keras fits one epoch after another, each repeatable from its number."""
 import math
+import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -20,11 +21,14 @@ from shared_data.files import write_json, write_table
 from shared_data.pictures import draw_curves
 from shared_data.settings import to_plain
 
+ENCODER_BN_MOMENTUM = 0.9997  # NASNet's own
+
 
 def train(config):
     """All epochs, from the start or from last.npz."""
     last = config.run_dir / "last.npz"
     columns, train_slices, val_slices, used = build_sequences(config)
+    warn_of_lag(len(train_slices), config)
     strategy = choose_strategy(config.device, config.devices)
     keras.utils.set_random_seed(config.seed)
     with strategy.scope() if strategy else nullcontext():
@@ -65,6 +69,14 @@ def train(config):
         report(config.run_dir, history, board)
     board.close()
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def warn_of_lag(steps, config):
+    """Validation normalises by running averages: in a run too short for them it scores 0, whatever was learnt."""
+    needed = math.ceil(3 / (1 - (config.bn_momentum or ENCODER_BN_MOMENTUM)) / steps)
+    if not config.finetune and config.epochs < needed:
+        print(f"{config.epochs} epochs of {steps} steps are too few for the encoder's batch normalisation: validation "
+              f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.", file=sys.stderr)
 
 
 def array_of(variable):

@@ -18,6 +18,7 @@ from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.losses import gdl_wce_loss
 from lung_nodule_nasnet.lungs import network_mask, network_slice
 from lung_nodule_nasnet.nasnet_v2 import nasnet_gcn
+from lung_nodule_nasnet.training import warn_of_lag
 from shared_data.errors import InputError
 from shared_data.files import only_run_in
 from shared_data.phantoms_chest import chest
@@ -134,3 +135,11 @@ def test_every_setting_has_a_help_text(capsys):
     for field in fields(Config):
         assert f"--{field.name.replace('_', '-')}" in shown
     assert "slices in one update, over all devices (authors) [12]" in shown
+
+
+def test_a_run_too_short_for_the_running_averages_is_told(capsys):
+    warn_of_lag(17, Config(epochs=4))
+    assert "--bn-momentum 0.9, or 589 epochs" in capsys.readouterr().err
+    warn_of_lag(17, Config(epochs=4, bn_momentum=0.9))
+    warn_of_lag(17, Config(epochs=589))
+    assert not capsys.readouterr().err
