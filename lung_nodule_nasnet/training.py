@@ -57,7 +57,8 @@ def train(config):
         row |= validate(forward, val_slices)
         history.append(row)
         better = row["val_dice"] > best_dice
-        best_dice, stalled = max(best_dice, row["val_dice"]), 0 if better else stalled + 1
+        best_dice = max(best_dice, row["val_dice"])
+        stalled = 0 if better or not best_dice else stalled + 1  # before the first true pixel nothing stalls
         if stalled >= config.lr_patience:
             optimizer.learning_rate = max(config.min_lr, row["lr"] * config.lr_factor)
             stalled = 0
