@@ -1,4 +1,4 @@
-"""Our checkpoints: one .npz of plain arrays and a JSON text; and the authors' Keras files. Nothing in them is executed."""
+"""Our checkpoints: one .npz of plain arrays and a JSON text; and Keras files of the authors. Nothing is executed."""
 import io
 import json
 import zipfile
