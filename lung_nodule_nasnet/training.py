@@ -73,9 +73,9 @@ def train(config):
 
 
 def warn_of_lag(steps, config):
-    """Validation normalises by running averages: in a run too short for them it scores 0, whatever was learnt."""
-    needed = math.ceil(3 / (1 - (config.bn_momentum or ENCODER_BN_MOMENTUM)) / steps)
-    if not config.finetune and config.epochs < needed:
+    """Validation normalises by running averages: in a run too short for theirs it scores 0, whatever was learnt."""
+    needed = math.ceil(3 / (1 - ENCODER_BN_MOMENTUM) / steps)
+    if config.bn_momentum is None and not config.finetune and config.epochs < needed:
         print(f"{config.epochs} epochs of {steps} steps are too few for the encoder's batch normalisation: validation "
               f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.", file=sys.stderr)
 
