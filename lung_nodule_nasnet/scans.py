@@ -1,6 +1,5 @@
 """The scans of LIDC-IDRI (DICOM, found by their tags) and LUNA16 (.mhd), and one of them as an array."""
 import os
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def leave_out_incomplete(scans, files, skipped):
                   for row in read_table(path, ["Series UID", "Modality"]) if row["Modality"] == "CT"}
         absent = len(listed.keys() - scans.keys())
         if absent:
-            print(f"{path.name} lists {len(listed)} CT series, {absent} of them are not here", file=sys.stderr)
+            print(f"{path.name} lists {len(listed)} CT series, {absent} of them are not here")
         for uid in listed.keys() & scans.keys():
             here, number = len(scans[uid].files), listed[uid].strip()
             if number.isdecimal() and here < int(number):

@@ -1,6 +1,5 @@
 """The training loop: Keras fits one epoch after another, each repeatable from its number."""
 import math
-import sys
 from contextlib import nullcontext
 from functools import partial
 
@@ -77,7 +76,7 @@ def warn_of_lag(steps, config):
     needed = math.ceil(3 / (1 - ENCODER_BN_MOMENTUM) / steps)
     if config.bn_momentum is None and not config.finetune and config.epochs < needed:
         print(f"{config.epochs} epochs of {steps} steps are too few for the encoder's batch normalisation: validation "
-              f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.", file=sys.stderr)
+              f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.")
 
 
 def array_of(variable):

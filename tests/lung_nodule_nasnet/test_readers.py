@@ -169,7 +169,7 @@ def test_the_collections_list_shows_what_is_incomplete(patient, capsys):
         "Collection,Modality,Series UID,Number of Images,\n"
         f"LIDC-IDRI,CT,{scan.uid},{len(scan.files)},\nLIDC-IDRI,CT,1.2.3,133,\nLIDC-IDRI,DX,1.2.4,2,\n")
     assert find_scans(folder) == ([scan], {})
-    assert capsys.readouterr().err == "LIDC-IDRI_MetaData.csv lists 2 CT series, 1 of them are not here\n"
+    assert capsys.readouterr().out == "LIDC-IDRI_MetaData.csv lists 2 CT series, 1 of them are not here\n"
     max(scan.files).unlink()  # at the end: the others lie evenly
     with pytest.raises(InputError, match="9 slices here, 10 by LIDC-IDRI_MetaData.csv"):
         find_scans(folder)

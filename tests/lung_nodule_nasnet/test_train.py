@@ -139,10 +139,10 @@ def test_every_setting_has_a_help_text(capsys):
 
 def test_a_run_too_short_for_the_running_averages_is_told(capsys):
     warn_of_lag(17, Config(epochs=4))
-    assert "--bn-momentum 0.9, or 589 epochs" in capsys.readouterr().err
+    assert "--bn-momentum 0.9, or 589 epochs" in capsys.readouterr().out
     warn_of_lag(17, Config(epochs=4, bn_momentum=0.9))
     warn_of_lag(17, Config(epochs=589))
-    assert not capsys.readouterr().err
+    assert not capsys.readouterr().out
 
 
 def test_the_rate_falls_when_dice_stalls_but_not_before_it_has_left_0(training, tmp_path, monkeypatch):
