@@ -21,19 +21,19 @@ def cell_magic_wand(image, center, min_radius, max_radius, roughness=2, single=F
     min_radius, max_radius = check_radii(min_radius, max_radius)
     n_angles = int(2 * math.pi * max_radius * roughness)
     angle = np.linspace(0, 2 * math.pi, n_angles)  # first and last are the same direction
-    radius = np.arange(max_radius)
-    rows = np.round(np.cos(angle)[:, None] * radius).astype(int)  # (angles, radii), from the seed
-    columns = np.round(np.sin(angle)[:, None] * radius).astype(int)
+    radius = np.arange(max_radius)[:, None]
+    rows = np.round(radius * np.cos(angle)).astype(int)  # (radii, angles), from the seed
+    columns = np.round(radius * np.sin(angle)).astype(int)
     shifts = [(0, 0)] if single else [(dy, dx) for dy in SEED_SHIFTS for dx in SEED_SHIFTS]
     seeds = np.array(shifts) + np.round(center).astype(int)  # (seeds, 2)
     image = np.asarray(image, np.float64)
-    at_rows = np.clip(seeds[:, 0, None, None] + rows[:, min_radius:], 0, image.shape[0] - 1)
-    at_columns = np.clip(seeds[:, 1, None, None] + columns[:, min_radius:], 0, image.shape[1] - 1)
-    edge = min_radius + greedy_path(image[at_rows, at_columns])  # (seeds, angles)
-    # Neighbouring angles share pixels; as in the original the last one decides, and holes are closed.
+    at_rows = np.clip(seeds[:, 0, None, None] + rows[min_radius:], 0, image.shape[0] - 1)
+    at_columns = np.clip(seeds[:, 1, None, None] + columns[min_radius:], 0, image.shape[1] - 1)
+    edge = min_radius + greedy_path(image[at_rows, at_columns].swapaxes(1, 2))  # (seeds, angles)
+    # Neighbours share pixels: the largest radius decides, of equals the last angle. Then holes are closed.
     side = 2 * max_radius - 1
     inside = np.zeros((len(seeds), side, side), bool)
-    inside[:, rows + max_radius - 1, columns + max_radius - 1] = radius <= edge[:, :, None]
+    inside[:, rows + max_radius - 1, columns + max_radius - 1] = radius <= edge[:, None]
     votes = np.zeros(np.add(image.shape, 2 * side), np.uint8)  # with a margin for seeds near the border
     for (row, column), disc in zip(seeds, inside):
         top, left = (int(np.clip(at - max_radius + 1 + side, 0, limit + side))

@@ -1,4 +1,4 @@
-"""Our checkpoints: one .npz of plain arrays and a JSON text; read without executing anything."""
+"""Our checkpoints: one .npz of plain arrays and a JSON text; and Keras files of the authors. Nothing is executed."""
 import io
 import json
 import zipfile
@@ -8,10 +8,10 @@ import numpy as np
 from lung_nodule_nasnet.config import Config
 from shared_data.errors import InputError
 from shared_data.files import whole_file
-from shared_data.settings import config_from_dict
+from shared_data.settings import config_from_dict, to_plain
 
 PROJECT = "lung_nodule_nasnet"
-KINDS = ("segmentation", "reducer")
+KERAS_SUFFIXES = (".h5", ".hdf5")  # weights or a whole model, as Keras 2 wrote them
 
 
 def save_checkpoint(path, state, kind="segmentation", **groups):
@@ -25,7 +25,12 @@ def save_checkpoint(path, state, kind="segmentation", **groups):
 
 
 def load_checkpoint(path, kind="segmentation"):
-    """(state, {group: arrays in order}) of one of our checkpoints. Raises InputError for anything else."""
+    """(state, {group: arrays in order}) of one of our checkpoints. Raises InputError for anything else.
+
+    A Keras file has the paper's settings and no arrays: `set_weights` reads them from it.
+    """
+    if kind == "segmentation" and path.suffix in KERAS_SUFFIXES:
+        return {"config": to_plain(Config())}, {}
     try:
         with np.load(path, allow_pickle=False) as file:
             state = json.loads(str(file["state"]))
@@ -50,6 +55,9 @@ def load_checkpoint(path, kind="segmentation"):
 def set_weights(network, arrays, path):
     """Give a network the weights of a checkpoint. Raises InputError when they are not this network's."""
     variables = network.variables
+    if path.suffix in KERAS_SUFFIXES:
+        read_keras_weights(network, path)
+        arrays = list(map(np.asarray, variables))
     if len(variables) != len(arrays):
         raise InputError(f"{path}: {len(arrays)} weights, the network has {len(variables)}. Made by other settings?")
     for variable, array in zip(variables, arrays):
@@ -58,6 +66,19 @@ def set_weights(network, arrays, path):
         if not np.isfinite(array).all():
             raise InputError(f"{path}: {variable.path} holds values that are not numbers. Take another checkpoint.")
         variable.assign(array)
+
+
+def read_keras_weights(network, path):
+    """Weights or a whole model of Keras: layers in the order of the network's, whatever their names; all must fit."""
+    try:
+        network.load_weights(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such checkpoint. Name another.") from None
+    except PermissionError:
+        raise
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: not a Keras file of this network ({reason}). Take another.") from error
 
 
 def load_network(path):

@@ -28,7 +28,7 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 class Options:
     input: Path  # the CT
     output: Path  # the mask; its suffix is its format
-    checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py
+    checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py, or a Keras .h5 of the authors
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
     threshold_rule: ThresholdRule | None = None  # unset: the checkpoint's

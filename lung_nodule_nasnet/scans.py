@@ -11,8 +11,11 @@ from lung_nodule_nasnet.lungs import AIR_HU, OUTSIDE_HU
 from shared_data.cohort import each_case
 from shared_data.dicom import find_ct_series, read_slices
 from shared_data.errors import InputError, one_line
+from shared_data.files import read_table
 from shared_data.folds import natural_sort
 from shared_data.volume import read_ct
+
+METADATA = "lidc-idri_metadata.csv"  # the collection's own list of its series
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,27 @@ def find_scans(data_dir, workers=0):
             known = scans.get(scan.uid)
             scans[scan.uid] = scan if known is None else Scan(scan.uid, scan.patient, scan.number,
                                                               known.files + scan.files)
+    leave_out_incomplete(scans, files, skipped)
     if not scans:
         reasons = " | ".join(f"{name}: {reason}" for name, reason in skipped.items())
         raise InputError(f"{data_dir}: neither CT slices (DICOM) nor .mhd volumes in it. {reasons}".strip())
     order = natural_sort({scan.patient for scan in scans.values()})
     return sorted(scans.values(), key=lambda scan: (order.index(scan.patient), scan.uid)), skipped
+
+
+def leave_out_incomplete(scans, files, skipped):
+    """Move scans {uid: scan} with fewer slices than LIDC-IDRI_MetaData.csv says to `skipped`; it need not be there."""
+    for path in (path for path in files if path.name.lower() == METADATA):
+        listed = {row["Series UID"].strip(): row.get("Number of Images") or ""
+                  for row in read_table(path, ["Series UID", "Modality"]) if row["Modality"] == "CT"}
+        absent = len(listed.keys() - scans.keys())
+        if absent:
+            print(f"{path.name} lists {len(listed)} CT series, {absent} of them are not here")
+        for uid in listed.keys() & scans.keys():
+            here, number = len(scans[uid].files), listed[uid].strip()
+            if number.isdecimal() and here < int(number):
+                skipped[f"{scans.pop(uid).patient} {uid}"] = (f"{here} slices here, {number} by {path.name}. Fetch the "
+                                                              "series again.")
 
 
 def files_below(folder):

@@ -20,11 +20,14 @@ from shared_data.files import write_json, write_table
 from shared_data.pictures import draw_curves
 from shared_data.settings import to_plain
 
+ENCODER_BN_MOMENTUM = 0.9997  # NASNet's own
+
 
 def train(config):
     """All epochs, from the start or from last.npz."""
     last = config.run_dir / "last.npz"
     columns, train_slices, val_slices, used = build_sequences(config)
+    warn_of_lag(len(train_slices), config)
     strategy = choose_strategy(config.device, config.devices)
     keras.utils.set_random_seed(config.seed)
     with strategy.scope() if strategy else nullcontext():
@@ -56,7 +59,8 @@ def train(config):
         row |= validate(forward, val_slices)
         history.append(row)
         better = row["val_dice"] > best_dice
-        best_dice, stalled = max(best_dice, row["val_dice"]), 0 if better else stalled + 1
+        best_dice = max(best_dice, row["val_dice"])
+        stalled = 0 if better or not best_dice else stalled + 1  # before the first true pixel nothing stalls
         if stalled >= config.lr_patience:
             optimizer.learning_rate = max(config.min_lr, row["lr"] * config.lr_factor)
             stalled = 0
@@ -68,6 +72,14 @@ def train(config):
         report(config.run_dir, history, board)
     board.close()
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
+
+
+def warn_of_lag(steps, config):
+    """Validation normalises by running averages: in a run too short for theirs it scores 0, whatever was learnt."""
+    needed = math.ceil(3 / (1 - ENCODER_BN_MOMENTUM) / steps)
+    if config.bn_momentum is None and not config.finetune and config.epochs < needed:
+        print(f"{config.epochs} epochs of {steps} steps are too few for the encoder's batch normalisation: validation "
+              f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.")
 
 
 def array_of(variable):

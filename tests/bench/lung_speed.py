@@ -99,8 +99,7 @@ def plain_wand(image, center, min_radius, max_radius, roughness=2):
         for dx in (-2, 0, 2):
             mask = np.zeros(image.shape, bool)
             polar, places = [], []
-            for k in range(n):
-                angle = 2 * math.pi * k / (n - 1)
+            for angle in np.linspace(0, 2 * math.pi, n):
                 line = [(center[0] + dy + round(math.cos(angle) * r), center[1] + dx + round(math.sin(angle) * r))
                         for r in range(max_radius)]
                 places.append(line)
@@ -110,12 +109,15 @@ def plain_wand(image, center, min_radius, max_radius, roughness=2):
             for r, value in enumerate(start):
                 if value >= max(0, start[at]):
                     at = r
+            edge = []
             for k in range(n):
                 if k:
                     steps = [(polar[k][at + 1] if at + 1 < len(polar[k]) else -math.inf), polar[k][at],
                              polar[k][at - 1] if at else 0]
                     at = max(0, at + 1 - steps.index(max(steps)))
-                for r, place in enumerate(places[k]):
-                    mask[place] = r <= at + min_radius
+                edge.append(at + min_radius)
+            for r in range(max_radius):
+                for k in range(n):
+                    mask[places[k][r]] = r <= edge[k]
             votes += binary_fill_holes(mask)
     return votes / 9 > 0.5

@@ -42,8 +42,12 @@ def test_output_and_taps_are_the_authors(paper):
              and len(layer.input) == 2 and all(id(tensor) in rectified for tensor in layer.input)]
     taps = sorted(pairs, key=lambda tensor: tensor.shape[1])
     assert [tensor.shape[1:] for tensor in taps] == [(25, 25, 352), (50, 50, 176), (100, 100, 44)]
-    model = keras.Model(network.input, [network.output, network.get_layer("logits").output, *taps])
-    probability, logits, *taps = [np.array(value) for value in model(values["x"], training=False)]
+    expected = [row for row in facts["decoder"] if row[3]]
+    decoder = [layer for layer in network.layers if layer.weights][-len(expected):]
+    model = keras.Model(network.input, [network.output, network.get_layer("logits").output, *taps,
+                                        *(layer.output for layer in decoder)])
+    probability, logits, *rest = [np.array(value) for value in model(values["x"], training=False)]
+    taps, decoded = rest[:3], rest[3:]
     for ours, theirs in ((probability[0, ::4, ::4, 1], values["prob1_sub"]),
                          (logits[0, ::4, ::4], values["logits_sub"])):
         assert np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max()
@@ -52,6 +56,9 @@ def test_output_and_taps_are_the_authors(paper):
         for part, index in zip((tap[..., :half], tap[..., half:]), indices):
             theirs = values[f"tap{index}_sub"]
             assert np.abs(part[0, ::step, ::step, ::8] - theirs).max() < 1e-4 * theirs.max()
+    for layer, output, (_, kind, shape, parameters, mean, std) in zip(decoder, decoded, expected):
+        assert (type(layer).__name__, list(output.shape), layer.count_params()) == (kind, shape, parameters)
+        assert np.allclose([output.mean(), output.std()], [mean, std], rtol=1e-3, atol=1e-5)
 
 
 def test_a_changed_encoder_is_refused(paper):

@@ -162,6 +162,21 @@ def test_missing_and_repeated_slices(patient, damage, message):
         read_scan(find_scans(patient[0])[0][0])
 
 
+def test_the_collections_list_shows_what_is_incomplete(patient, capsys):
+    folder, _ = patient
+    scan = find_scans(folder)[0][0]
+    (folder / "LIDC-IDRI_MetaData.csv").write_text(
+        "Collection,Modality,Series UID,Number of Images,\n"
+        f"LIDC-IDRI,CT,{scan.uid},{len(scan.files)},\nLIDC-IDRI,CT,1.2.3,133,\nLIDC-IDRI,DX,1.2.4,2,\n")
+    assert find_scans(folder) == ([scan], {})
+    assert capsys.readouterr().out == "LIDC-IDRI_MetaData.csv lists 2 CT series, 1 of them are not here\n"
+    max(scan.files).unlink()  # at the end: the others lie evenly
+    with pytest.raises(InputError, match="9 slices here, 10 by LIDC-IDRI_MetaData.csv"):
+        find_scans(folder)
+    (folder / "LIDC-IDRI_MetaData.csv").write_text(f"Modality,Series UID\nCT,{scan.uid}\n")
+    assert len(find_scans(folder)[0]) == 1
+
+
 @pytest.mark.parametrize("old, new, message", [
     ("<xCoord>", "<xCoord>9", "lies outside the 64x64 slices"),
     ("<imageSOP_UID>", "<imageSOP_UID>9", None),

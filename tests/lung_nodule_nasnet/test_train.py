@@ -18,6 +18,7 @@ from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.losses import gdl_wce_loss
 from lung_nodule_nasnet.lungs import network_mask, network_slice
 from lung_nodule_nasnet.nasnet_v2 import nasnet_gcn
+from lung_nodule_nasnet.training import warn_of_lag
 from shared_data.errors import InputError
 from shared_data.files import only_run_in
 from shared_data.phantoms_chest import chest
@@ -134,3 +135,22 @@ def test_every_setting_has_a_help_text(capsys):
     for field in fields(Config):
         assert f"--{field.name.replace('_', '-')}" in shown
     assert "slices in one update, over all devices (authors) [12]" in shown
+
+
+def test_a_run_too_short_for_the_running_averages_is_told(capsys):
+    warn_of_lag(17, Config(epochs=4))
+    assert "--bn-momentum 0.9, or 589 epochs" in capsys.readouterr().out
+    warn_of_lag(17, Config(epochs=4, bn_momentum=0.9))
+    warn_of_lag(17, Config(epochs=589))
+    assert not capsys.readouterr().out
+
+
+def test_the_rate_falls_when_dice_stalls_but_not_before_it_has_left_0(training, tmp_path, monkeypatch):
+    dice = iter([0, 0, 0.2, 0.1, 0.3])
+    monkeypatch.setattr("lung_nodule_nasnet.training.train_one_epoch", lambda *_: {"loss": 1.0})
+    monkeypatch.setattr("lung_nodule_nasnet.training.validate", lambda *_: {
+        "val_loss": 1.0, "val_dice": next(dice), "val_sensitivity": 0.0, "val_precision": 0.0})
+    for slow in ("draw_curves", "save_checkpoint"):
+        monkeypatch.setattr(f"lung_nodule_nasnet.training.{slow}", lambda *_, **__: None)
+    train.main([*training, "--run-dir", str(tmp_path), "--epochs", "5", "--lr", "0.01", "--lr-patience", "1"])
+    assert [round(float(row["lr"]), 6) for row in history(tmp_path)] == [0.01] * 4 + [0.001]
