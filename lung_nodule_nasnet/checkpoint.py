@@ -1,13 +1,12 @@
 """Our checkpoints: one .npz of plain arrays and a JSON text; and Keras files of the authors. Nothing is executed."""
-import io
 import json
-import zipfile
+from functools import partial
 
 import numpy as np
 
 from lung_nodule_nasnet.config import Config
+from shared_data.checkpoints import read_archive, write_archive
 from shared_data.errors import InputError
-from shared_data.files import whole_file
 from shared_data.settings import config_from_dict, to_plain
 
 PROJECT = "lung_nodule_nasnet"
@@ -18,10 +17,8 @@ def save_checkpoint(path, state, kind="segmentation", **groups):
     """Write `state` (JSON values) and named groups of arrays; a kill or a full disk leaves the old file."""
     arrays = {f"{group}_{number:04d}": np.asarray(value)
               for group, values in groups.items() for number, value in enumerate(values)}
-    buffer = io.BytesIO()
-    np.savez(buffer, state=json.dumps({"project": PROJECT, "kind": kind, **state}), **arrays)
-    with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+    text = json.dumps({"project": PROJECT, "kind": kind, **state})
+    write_archive(path, partial(np.savez, state=text, **arrays))
 
 
 def load_checkpoint(path, kind="segmentation"):
@@ -31,20 +28,15 @@ def load_checkpoint(path, kind="segmentation"):
     """
     if kind == "segmentation" and path.suffix in KERAS_SUFFIXES:
         return {"config": to_plain(Config())}, {}
-    try:
+
+    def load(path):
         with np.load(path, allow_pickle=False) as file:
-            state = json.loads(str(file["state"]))
             groups = {}
             for name in sorted(set(file.files) - {"state"}):
                 groups.setdefault(name.rsplit("_", 1)[0], []).append(file[name])
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such checkpoint. Train first, or name another.") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder. Name a checkpoint in it, best.npz say.") from None
-    except PermissionError:
-        raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-        raise InputError(f"{path}: damaged, or not one of our checkpoints (.npz). Take another.") from error
+            return {"state": json.loads(str(file["state"])), "groups": groups}
+
+    state, groups = read_archive(path, load).values()
     if not isinstance(state, dict) or state.get("project") != PROJECT or not isinstance(state.get("config"), dict):
         raise InputError(f"{path}: not a checkpoint of {PROJECT}. Name one of this project.")
     if state.get("kind") != kind:

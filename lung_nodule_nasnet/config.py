@@ -73,7 +73,7 @@ class Config:
 
     def __post_init__(self):
         _at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
-              "min_readers")
+                  "min_readers")
         _at_least(self, 2, "encoder_blocks")
         _at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
                   "rotate_degrees", "centre_distance")

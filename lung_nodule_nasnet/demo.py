@@ -3,13 +3,13 @@
 Trains on phantoms in LIDC-IDRI's layout, scores whole scans in LUNA16's layout that training has not seen. Small slices
 and a narrow network; everything lands in demo/lung_nodule_nasnet.
 """
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from lung_nodule_nasnet import predict, preprocess, slice_idx, table, test, train
 from lung_nodule_nasnet.config import ROOT
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
+from shared_data.files import fresh_folder
 from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 from shared_data.settings import parse_options
 
@@ -29,9 +29,7 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.folder != Options.folder and options.folder.exists() and any(options.folder.iterdir()):
-        raise InputError(f"{options.folder}: not empty. Name a new folder.")
-    shutil.rmtree(options.folder, ignore_errors=True)
+    fresh_folder(options.folder, Options.folder)
     lidc, luna, run = (options.folder / name for name in ("lidc", "luna16", "run"))
     write_lidc_cohort(lidc, options.patients, seed=0)
     write_luna_cohort(luna, options.scans, seed=1)

@@ -16,7 +16,7 @@ from shared_data.errors import run_script
 from shared_data.files import write_table
 from shared_data.metrics import components
 from shared_data.settings import parse_options
-from shared_data.volume import SUFFIXES, check_output, geometry, onto_scan, read_volume, to_lps, write_volume
+from shared_data.volume import check_output, geometry, onto_scan, read_volume, to_lps, without_suffix, write_volume
 
 ERODE = np.ones((5, 5), np.uint8)
 NODULE_COLUMNS = ("label", "coordX", "coordY", "coordZ", "diameter_mm", "volume_ml", "probability", "slices")
@@ -87,7 +87,7 @@ def find_nodules(mask, probability, image):
 
 def write_nodules(output, nodules):
     """<output without suffix>_nodules.csv; the path without suffix."""
-    stem = next(str(output)[:-len(suffix)] for suffix in SUFFIXES if str(output).lower().endswith(suffix))
+    stem = without_suffix(output)
     write_table(f"{stem}_nodules.csv", nodules or [dict.fromkeys(NODULE_COLUMNS, "")])
     return stem
 

@@ -61,8 +61,11 @@ def summarise(rows):
 
 def write_results(config, rows, pictures):
     out, summary = config.output_dir, summarise(rows)
-    write_table(out / "cases.csv", rows)
-    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": "validation",
+    by_case = [{"case": patient, **summarise([row for row in rows if row["patient"] == patient])}
+               for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
+    write_table(out / "cases.csv", by_case)
+    write_table(out / "slices.csv", rows)
+    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": "validation", "cases": len(by_case),
                                       "threshold_rule": config.threshold_rule, "scores": summary})
     sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
@@ -70,13 +73,11 @@ def write_results(config, rows, pictures):
                out / "overlays" / "contact_sheet.png"}
     if (config.run_dir / "curves.png").exists():
         figures["training"] = config.run_dir / "curves.png"
-    by_patient = [{"patient": patient, **summarise([row for row in rows if row["patient"] == patient])}
-                  for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
         f"{config.checkpoint}, cut by the rule '{config.threshold_rule}'.",
         "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
         "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
-        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Patients": by_patient},
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Cases": by_case},
         figures)
     print(f"dice {summary['dice']:.3f}  mean slice dice {summary['mean_slice_dice']:.3f}  sensitivity "
           f"{summary['sensitivity']:.3f}  precision {summary['precision']:.3f}  empty slices marked "

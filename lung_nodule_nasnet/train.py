@@ -4,9 +4,9 @@ Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, la
 """
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import Config
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in
-from shared_data.settings import build, changed_config, config_from_dict, given_options
+from shared_data.settings import given_options, settings_of_run
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "workers", "data_dir", "prepared_dir", "run_dir", "predict_batch",
@@ -29,15 +29,7 @@ def read_settings(argv):
     given = given_options(Config, argv, __doc__)
     if given.get("finetune") and "lr" not in given:
         given["lr"] = FINETUNE_LR
-    config = build(Config, given)
-    last = config.run_dir / "last.npz"
-    if config.resume:
-        if not last.exists():
-            raise InputError(f"{config.run_dir}: no last.npz to go on from. Leave out --resume.")
-        return changed_config(config_from_dict(Config, load_checkpoint(last)[0]["config"], last), given, FREE, last)
-    if last.exists():
-        raise InputError(f"{config.run_dir}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    return config
+    return settings_of_run(Config, given, "last.npz", FREE, lambda path: load_checkpoint(path)[0]["config"])
 
 
 if __name__ == "__main__":

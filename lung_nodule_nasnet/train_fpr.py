@@ -81,8 +81,8 @@ def cut_patches(scan, rows):
 
 
 def fit(options, train, validation):
+    from lung_nodule_nasnet import quiet  # noqa: F401
     from lung_nodule_nasnet.reducer import build_reducer, save_reducer
-    network = build_reducer()
     import keras
     keras.utils.set_random_seed(options.seed)
     network = build_reducer()

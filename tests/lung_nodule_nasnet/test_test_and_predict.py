@@ -69,7 +69,7 @@ def scored(checkpoint, run_dir, luna, tmp_path_factory):
 def test_validation_slices(checkpoint, run_dir, prepared, tmp_path):
     assert test.main(["--run-dir", str(run_dir), "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path),
                       "--centre-distance", "0"]) == 0
-    cases, summary = rows(tmp_path / "cases.csv"), json.loads((tmp_path / "summary.json").read_text())["scores"]
+    cases, summary = rows(tmp_path / "slices.csv"), json.loads((tmp_path / "summary.json").read_text())["scores"]
     assert len(cases) == summary["slices"] == len(json.loads((prepared / "slice_idx.json").read_text())["validation"])
     overlap, there, marked = (sum(int(row[name]) for row in cases)
                               for name in ("overlap_pixels", "reference_pixels", "mask_pixels"))
