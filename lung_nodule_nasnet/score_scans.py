@@ -22,20 +22,20 @@ PLACE = ("coordX", "coordY", "coordZ")
 TILES = 16
 
 
-def score_scans(config, seen):
+def score_scans(options, config, seen):
     """Score every scan of the folder that training has not seen; 1 when some had to be skipped."""
-    annotations = config.nodules or config.scans / "annotations.csv"
+    annotations = options.nodules or options.scans / "annotations.csv"
     listed = read_luna_annotations(annotations)
-    excluded = read_luna_annotations(config.excluded) if config.excluded else {}
-    scans, skipped = find_scans(config.scans)
-    fresh = [scan for scan in scans if config.seen_scans or scan.uid not in seen]
+    excluded = read_luna_annotations(options.excluded) if options.excluded else {}
+    scans, skipped = find_scans(options.scans)
+    fresh = [scan for scan in scans if options.seen_scans or scan.uid not in seen]
     if not fresh:
-        raise InputError(f"{config.scans}: training has seen all {len(scans)} scans. Keep some out with slice_idx.py "
+        raise InputError(f"{options.scans}: training has seen all {len(scans)} scans. Keep some out with slice_idx.py "
                          "--leave-out, or score them nevertheless with --seen-scans.")
     if not any(listed.get(scan.uid) for scan in fresh):
         raise InputError(f"{annotations}: no nodule of the {len(fresh)} scans in it. Give their table with --nodules.")
-    network, _ = prepare_network(config.checkpoint, config.device, {})
-    reducer = load_reducer(config.reducer) if config.reducer else None
+    network, _ = prepare_network(options.checkpoint, options.device, {})
+    reducer = load_reducer(options.reducer) if options.reducer else None
     results, candidates, pictures = {}, [], []
     for scan in tqdm(fresh, unit="scan", disable=None):
         try:
@@ -55,8 +55,8 @@ def score_scans(config, seen):
                                "class": "" if ignored else int(hit)})
         pictures += draw(ct, mask, truth, scan.patient)
     if not results:
-        raise all_skipped(config.scans, skipped)
-    write_results(config, results, candidates, pictures, len(scans) - len(fresh))
+        raise all_skipped(options.scans, skipped)
+    write_results(options, results, candidates, pictures, len(scans) - len(fresh))
     return say_skipped(skipped)
 
 
@@ -74,12 +74,12 @@ def draw(ct, mask, truth, name):
     return [(overlay((hu[k] - low) / (high - low), sphere, mask[k], 320), f"{name[-30:]} slice {k}")]
 
 
-def write_results(config, results, candidates, pictures, n_seen):
-    out, scans = config.output_dir, list(results.values())
+def write_results(options, results, candidates, pictures, n_seen):
+    out, scans = options.output_dir, list(results.values())
     n_nodules = sum(len(best) for best, _ in scans)
     found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
     at = sensitivities(scans)
-    interval = bootstrap(scans, config.bootstrap_samples)
+    interval = bootstrap(scans, options.bootstrap_samples)
     rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()),
              "false_positives": len(false)} for uid, (best, false) in results.items()]
     curve = [{"false positives per scan": rate_, "sensitivity": float(value), "low": low, "high": high}
@@ -94,7 +94,7 @@ def write_results(config, results, candidates, pictures, n_seen):
                 or [dict.fromkeys(columns, "")])
     write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""]
                 or [dict.fromkeys((*columns, "class"), "")])
-    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "reducer": config.reducer, "scores": summary,
+    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "reducer": options.reducer, "scores": summary,
                                       "froc": curve})
     draw_froc(scans, out / "froc.png")
     figures = {"FROC": out / "froc.png"}
@@ -102,10 +102,10 @@ def write_results(config, results, candidates, pictures, n_seen):
         save_picture(out / "overlays" / "contact_sheet.png", contact_sheet(pictures[:TILES]))
         figures["the largest nodule of each scan (annotation green, prediction red)"] = (
             out / "overlays" / "contact_sheet.png")
-    write_report(out / "report.html", f"NASNet-GCN, scans of {config.scans.name}", [
-        f"{config.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule "
+    write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
+        f"{options.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule "
         "the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. low, "
-        f"high: 95 % interval over {config.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of "
+        f"high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of "
         "the training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)

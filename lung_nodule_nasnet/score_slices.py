@@ -17,8 +17,8 @@ from shared_data.report import write_report
 TILES = 16
 
 
-def score_slices(config):
-    network, _ = prepare_network(config.checkpoint, config.device, {})
+def score_slices(options, config):
+    network, _ = prepare_network(options.checkpoint, options.device, {})
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
     if columns["size"] != config.size:
@@ -39,7 +39,7 @@ def score_slices(config):
                 "soft_dice": soft / (float(there.sum() + probability[..., 1].sum()) + 1)})
             if there.any():
                 pictures.append((overlay((image[..., 0] + 1) / 3, there, mask, 320), f"{rows[-1]['dice']:.3f}"))
-    write_results(config, rows, pictures)
+    write_results(options, config, rows, pictures)
     return 0
 
 
@@ -59,22 +59,22 @@ def summarise(rows):
         "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
 
 
-def write_results(config, rows, pictures):
-    out, summary = config.output_dir, summarise(rows)
+def write_results(options, config, rows, pictures):
+    out, summary = options.output_dir, summarise(rows)
     by_case = [{"case": patient, **summarise([row for row in rows if row["patient"] == patient])}
                for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
     write_table(out / "cases.csv", by_case)
     write_table(out / "slices.csv", rows)
-    write_json(out / "summary.json", {"checkpoint": config.checkpoint, "split": "validation", "cases": len(by_case),
+    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": "validation", "cases": len(by_case),
                                       "threshold_rule": config.threshold_rule, "scores": summary})
     sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
     figures = {"validation slices with a nodule, Dice (reference green, prediction red)":
                out / "overlays" / "contact_sheet.png"}
-    if (config.run_dir / "curves.png").exists():
-        figures["training"] = config.run_dir / "curves.png"
+    if (options.run_dir / "curves.png").exists():
+        figures["training"] = options.run_dir / "curves.png"
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
-        f"{config.checkpoint}, cut by the rule '{config.threshold_rule}'.",
+        f"{options.checkpoint}, cut by the rule '{config.threshold_rule}'.",
         "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
         "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Cases": by_case},

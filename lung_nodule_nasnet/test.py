@@ -9,24 +9,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
-from lung_nodule_nasnet.config import Config
-from shared_data.errors import InputError, run_script
+from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from shared_data.errors import run_script
 from shared_data.settings import build, config_from_dict, given_options
+
+OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)
-class TestConfig(Config):
+class Options:
+    run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
+    checkpoint: Path | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
+    prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
     scans: Path | None = None  # folder of whole scans to score; unset: the validation slices
     nodules: Path | None = None  # their nodules; unset: annotations.csv in --scans
     excluded: Path | None = None  # findings that count neither way (annotations_excluded.csv)
     seen_scans: bool = False  # score scans of the training, too
     reducer: Path | None = None  # fpr.npz of train_fpr.py
     bootstrap_samples: int = 1000  # drawn sets of scans for the 95 % interval
-    checkpoint: Path | None = None  # unset: best.npz of the run folder
     output_dir: Path | None = None  # unset: <run folder>/validation or /scans
+    threshold_rule: ThresholdRule | None = None  # unset: the checkpoint's, as of the next four
+    centre_distance: float | None = None  # of the two class centres of a slice
+    erode: bool | None = None  # erode the mask of a slice by 5x5
+    min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty
+    predict_batch: int | None = None  # slices at a time
+    device: Device = "auto"  # auto: gpu where there is one
 
     def __post_init__(self):
-        super().__post_init__()
         for name, value in (("checkpoint", self.run_dir / "best.npz"),
                             ("output_dir", self.run_dir / ("scans" if self.scans else "validation"))):
             if getattr(self, name) is None:
@@ -36,22 +45,17 @@ class TestConfig(Config):
 
 
 def main(argv=None):
-    given = given_options(TestConfig, argv, __doc__)
-    first = build(TestConfig, given)
-    state, _ = load_checkpoint(first.checkpoint)
-    trained = config_from_dict(Config, state["config"], first.checkpoint)
-    fixed = {name: getattr(trained, name) for name in
-             ("size", "encoder_filters", "encoder_blocks", "decoder_width", "bn_momentum")}
-    changed = [name for name in fixed if name in given and given[name] != fixed[name]]
-    if changed:
-        raise InputError(f"--{changed[0].replace('_', '-')}: the checkpoint's is {fixed[changed[0]]}. Leave it out.")
-    config = build(TestConfig, {**vars(trained), "run_dir": first.run_dir, **given})
+    given = given_options(Options, argv, __doc__)
+    options = build(Options, given)
+    state, _ = load_checkpoint(options.checkpoint)
+    config = config_from_dict(Config, state["config"], options.checkpoint,
+                              {name: given[name] for name in OF_THE_RUN if name in given})
     from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
-    if config.scans:
+    if options.scans:
         from lung_nodule_nasnet.score_scans import score_scans
-        return score_scans(config, set(state.get("train_series", [])) | set(state.get("validation_series", [])))
+        return score_scans(options, config, {*state.get("train_series", []), *state.get("validation_series", [])})
     from lung_nodule_nasnet.score_slices import score_slices
-    return score_slices(config)
+    return score_slices(options, config)
 
 
 if __name__ == "__main__":

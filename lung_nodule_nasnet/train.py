@@ -29,7 +29,8 @@ def read_settings(argv):
     given = given_options(Config, argv, __doc__)
     if given.get("finetune") and "lr" not in given:
         given["lr"] = FINETUNE_LR
-    return settings_of_run(Config, given, "last.npz", FREE, lambda path: load_checkpoint(path)[0]["config"])
+    return settings_of_run(Config, given, "last.npz", FREE, lambda path: load_checkpoint(path)[0]["config"],
+                           prepared=("size",))
 
 
 if __name__ == "__main__":

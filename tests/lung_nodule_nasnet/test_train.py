@@ -115,13 +115,13 @@ def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_wo
     (["--lr", "nan"], "--lr nan must be a finite number"),
     (["--devices", "2"], "--batch-size 9 must be divisible by --devices"),
     (["--size", "20"], "--size 20 must be in 32..400"),
-    (["--size", "80"], "slices of 64 pixels, --size is 80"),
+    (["--size", "80"], "prepared with size 64 .now 80"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),
     (["--encoder-filters", "100"], "--encoder-filters 100 must be a multiple of 96"),
     (["--bn-momentum", "1"], "--bn-momentum 1.0 must be between 0 and 1"),
     (["--zoom", "0.7"], "--zoom 0.7 must be from 0, below 0.5"),
     (["--device", "gpu"], "--device gpu: none on this machine"),
-    (["--prepared-dir", "/nowhere"], "no such table"),
+    (["--prepared-dir", "/nowhere"], "no prepared cases in it"),
 ])
 def test_impossible_settings_are_refused(training, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
