@@ -283,7 +283,7 @@ def _extremes(image, path):
 
 
 def _rounded(values):
-    return tuple(round(float(value), 4) for value in values)
+    return f"({', '.join(f'{round(value, 4):.10g}' for value in values)})"
 
 
 def _first_line(error):
