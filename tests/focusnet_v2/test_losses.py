@@ -73,6 +73,9 @@ def test_adversarial_terms_equal_the_authors(case):
     shape = sum(value for name, value in terms.items() if name not in ("focal", "dice"))
     check(shape, expected["generator_shape"], *everything)
     assert prediction.grad.norm().item() == pytest.approx(expected["generator_shape"]["grad_l2_pred"], rel=1e-4)
+    lighter = segmenter_loss(prediction, truth, of["pred"], of["true"], code_weight=0.5)
+    assert {name: (value / lighter[name]).item() for name, value in terms.items() if lighter[name] != value} == {
+        "code": pytest.approx(10)}
 
 
 def test_presence_works_for_any_batch_and_hides_what_is_not_contoured(case):
