@@ -166,8 +166,8 @@ def save_epoch(config, state, is_best, board):
     for name in row.keys() - {"epoch"}:
         if np.isfinite(row[name]):
             board.add_scalar(name, row[name], row["epoch"])
-    print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
-          flush=True)
+    validated = f"val Dice {row['val_dice']:.4f}  " if np.isfinite(row["val_dice"]) else ""
+    print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  {validated}lr {row['lr']:.2e}", flush=True)
 
 
 if __name__ == "__main__":
