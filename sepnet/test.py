@@ -63,7 +63,7 @@ def main(argv=None):
     patients = [patient for patient in patients if patient not in skipped]
     if not patients:
         raise all_skipped(prepared, skipped)
-    write_results(options, members, patients, organs, error_table(voxels, wrong))
+    write_results(options, members, patients, without_undrawn(organs), error_table(voxels, wrong))
     return say_skipped(skipped)
 
 
@@ -104,6 +104,12 @@ def score_organs(patient, reference, prediction, spacing_xyz, n_classes):
     return rows
 
 
+def without_undrawn(rows):
+    """The same rows; an organ that no reference holds was drawn by nobody, and has no Dice wherever it was found."""
+    drawn = {row["label"] for row in rows if row["reference_ml"]}
+    return [row if row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
+
+
 def organ_name(label):
     return ORGANS[label - 1] if label <= len(ORGANS) else f"label {label}"
 
@@ -128,8 +134,9 @@ def write_results(options, members, patients, organs, errors):
     absent = [row["organ"] for row in by_organ if row["found"] == "absent"]
     write_report(out / "report.html", f"SepNet, {options.split} cases of {options.prepared_dir.name}", [
         f"{len(patients)} cases, {len(members.names)} members: {', '.join(members.names)}.",
-        "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ absent from reference and prediction is "
-        "'absent': it enters no mean. Distances are undefined where one side is empty: n_distance counts the others.",
+        "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ absent from reference and prediction, or "
+        "from every reference, is 'absent': it enters no mean; false: in how many cases it was found all the same. "
+        "Distances are undefined where one side is empty: n_distance counts the others.",
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
         "left out."],
         {"Overall": [overall], "Organs": by_organ, "Error rate by vote": errors, "Cases": cases,
@@ -143,8 +150,8 @@ def summarise_organ(rows):
     """Mean and standard deviation over the cases where a score is finite, and how many those are."""
     states = Counter(row["found"] for row in rows)
     summary = {"label": rows[0]["label"], "organ": rows[0]["organ"],
-               "found": "absent" if states["absent"] == len(rows) else f"{states['both']} of "
-               f"{states['both'] + states['missed']}"}
+               "found": f"{states['both']} of {states['both'] + states['missed']}"
+               if states["both"] + states["missed"] else "absent"}
     for name in SCORES:
         scores = spread([row[name] for row in rows])
         summary |= {name: scores["mean"], f"{name}_std": scores["std"]}

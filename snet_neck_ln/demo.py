@@ -18,7 +18,7 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 class Options:
     folder: Path = ROOT / "demo" / "snet_neck_ln"  # the default is made anew; another must be empty
     patients: int = 14  # phantom patients: 11 to train on, 2 to validate, 1 to test
-    epochs: int = 9  # passes over the training slices
+    epochs: int = 7  # passes over the training slices
     size: int = 112  # pixels along x and y
 
     def __post_init__(self):

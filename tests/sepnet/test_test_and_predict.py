@@ -12,7 +12,7 @@ import torch
 from fill import fill_entries
 
 from sepnet import ensemble_seg, error_rate, predict, segmentation, test, uncertainty
-from sepnet.test import score_organs, summarise_organ, weighted_scores
+from sepnet.test import score_organs, summarise_organ, weighted_scores, without_undrawn
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.metrics import dice
@@ -99,11 +99,12 @@ def test_absent_organs_are_absent_and_enter_no_mean():
     rows = score_organs("P", reference, prediction, (1, 1, 3), n_classes=5)
     assert [row["found"] for row in rows] == ["both", "missed", "false", "absent"]
     assert [row["dice"] for row in rows[:3]] == [0.75, 0, 0] and np.isnan(rows[3]["dice"])
-    summary = [summarise_organ([row]) for row in rows]
-    assert [row["found"] for row in summary] == ["1 of 1", "0 of 1", "0 of 0", "absent"]
-    assert [row["n"] for row in summary] == [1, 1, 1, 0] and [row["n_distance"] for row in summary] == [1, 0, 0, 0]
-    weighted = weighted_scores(summary)  # labels 1, 2, 3 weigh 100 each
-    assert weighted["weighted_dice"] == pytest.approx(0.25)
+    summary = [summarise_organ([row]) for row in without_undrawn(rows)]
+    assert [row["found"] for row in summary] == ["1 of 1", "0 of 1", "absent", "absent"]
+    assert [row["false"] for row in summary] == [0, 0, 1, 0]
+    assert [row["n"] for row in summary] == [1, 1, 0, 0] and [row["n_distance"] for row in summary] == [1, 0, 0, 0]
+    weighted = weighted_scores(summary)  # labels 1, 2 weigh 100 each
+    assert weighted["weighted_dice"] == pytest.approx(0.375)
     assert weighted["weighted_hd95_mm"] == pytest.approx(rows[0]["hd95_mm"])
 
 
