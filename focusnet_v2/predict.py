@@ -20,7 +20,7 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
-from shared_data.settings import changed_config, parse_options
+from shared_data.settings import changed_config, parse_options, set_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
@@ -39,7 +39,7 @@ def main(argv=None):
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config, _ = load_network(options.checkpoint)
-    changes = {name: value for name in ("window_step", "precision") if (value := getattr(options, name)) is not None}
+    changes = set_options(options, "window_step", "precision")
     config = changed_config(config, changes, tuple(changes), options.checkpoint)
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)

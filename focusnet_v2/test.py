@@ -27,7 +27,7 @@ from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
-from shared_data.settings import changed_config, parse_options
+from shared_data.settings import changed_config, parse_options, set_options
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 
 LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
@@ -51,8 +51,7 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     path = options.checkpoint or find_checkpoint(options.run_dir)
     network, config, stage = load_network(path)
-    changes = {name: value for name in ("window_step", "precision", "prepared_dir")
-               if (value := getattr(options, name)) is not None}
+    changes = set_options(options, "window_step", "precision", "prepared_dir")
     config = changed_config(config, changes, tuple(changes), path)
     device = choose_device(options.device)
     out = options.output_dir or options.run_dir / options.split

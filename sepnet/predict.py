@@ -23,7 +23,7 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
-from shared_data.settings import parse_options
+from shared_data.settings import parse_options, set_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
@@ -43,8 +43,7 @@ class Options(NetworkOptions, InOut):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.input)
-    crop = {} if options.crop_size is None else {"crop_size": options.crop_size}
-    members = load_members(options.checkpoint, options, **crop)
+    members = load_members(options.checkpoint, options, **set_options(options, "crop_size"))
     config = members.config
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)

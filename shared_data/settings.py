@@ -135,6 +135,11 @@ def settings_of_run(config_class, given, last, free, kept, prepared=()):
     return build(config_class, given)
 
 
+def set_options(options, *names):
+    """{name: value} of the options named that are not None: what a user set, to go on top of a checkpoint's settings."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
 def device_there(name, there):
     """`name`, or for "auto" the first device of `there`, {name: whether this machine has it}. Raises InputError when
     it has none."""

@@ -17,7 +17,7 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, parse_options
+from shared_data.settings import build, parse_options, set_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
@@ -42,8 +42,7 @@ def main(argv=None):
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
-    changes = {name: value for name in ("threshold", "size", "batch_size")
-               if (value := getattr(options, name)) is not None}
+    changes = set_options(options, "threshold", "size", "batch_size")
     config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)

@@ -19,7 +19,7 @@ from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
-from shared_data.settings import build, parse_options
+from shared_data.settings import build, parse_options, set_options
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import Config, Device, Precision
@@ -50,13 +50,12 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    run_dir = options.run_dir or build(Config, {"val_fold": options.val_fold or 1}).run_dir
+    run_dir = options.run_dir or build(Config, set_options(options, "val_fold")).run_dir
     options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or run_dir / "best.pt",
                       output_dir=options.output_dir or run_dir / options.split)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
-    changes = {name: value for name in ("prepared_dir", "val_fold", "threshold", "size", "batch_size")
-               if (value := getattr(options, name)) is not None}
+    changes = set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size")
     config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
                                                                        options.split) for path in paths})
