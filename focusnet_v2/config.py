@@ -3,6 +3,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared_data.settings import at_least, require
+
 ROOT = Path(__file__).resolve().parents[1]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
@@ -117,37 +119,25 @@ class Config:
     n_small = len(SMALL)
 
     def __post_init__(self):
-        _at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
-                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
-                  *(f"{prefix}_epochs" for prefix in STAGES.values()))
-        _at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
-                  "joint_warmup", "dice_weight", "joint_heatmap_weight", "ae_weight_decay", "adv_code_weight",
-                  "rotate_z", "rotate_xy")
+        at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
+                 "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
+                 *(f"{prefix}_epochs" for prefix in STAGES.values()))
+        at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
+                 "joint_warmup", "dice_weight", "joint_heatmap_weight", "ae_weight_decay", "adv_code_weight",
+                 "rotate_z", "rotate_xy", "alpha", "ae_jitter_zyx")
         for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "adv_critic_lr",
                      "heatmap_sigma"):
-            _require(self, name, getattr(self, name) > 0, "must be positive")
+            require(self, name, getattr(self, name) > 0, "must be positive")
         for name in ("zoom", "wide_zoom_xy", "heatmap_threshold", "small_threshold"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
-        _require(self, "adv_top_share", 0 <= self.adv_top_share <= 1, "must lie between 0 and 1")
-        _require(self, "alpha", min(self.alpha) >= 0, "must not be negative")
-        _require(self, "ae_jitter_zyx", min(self.ae_jitter_zyx) >= 0, "must not be negative")
-        _require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie in 0.05 to 50 mm")
-        _require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
-        _require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
-        _require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
-                 "must be even along z and divisible by 4 along y and x")
-        _require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
-                 "must not be smaller than --box-zyx")
-        _require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
-        _require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
-        _require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
-
-
-def _at_least(config, lowest, *names):
-    for name in names:
-        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
-
-
-def _require(config, name, condition, what):
-    if not condition:
-        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
+            require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+        require(self, "adv_top_share", 0 <= self.adv_top_share <= 1, "must lie between 0 and 1")
+        require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie in 0.05 to 50 mm")
+        require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
+        require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
+        require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
+                "must be even along z and divisible by 4 along y and x")
+        require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
+                "must not be smaller than --box-zyx")
+        require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
+        require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
+        require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")

@@ -3,6 +3,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared_data.settings import at_least, require
+
 ROOT = Path(__file__).resolve().parents[1]
 Annotations = Literal["auto", "xml", "list", "luna16"]
 MaskRule = Literal["edge", "authors"]
@@ -72,33 +74,23 @@ class Config:
     predict_batch: int = 4  # slices at a time without training
 
     def __post_init__(self):
-        _at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
-                  "min_readers")
-        _at_least(self, 2, "encoder_blocks")
-        _at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
-                  "rotate_degrees", "centre_distance")
+        at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
+                 "min_readers")
+        at_least(self, 2, "encoder_blocks")
+        at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
+                 "rotate_degrees", "centre_distance")
         for name in ("flip_probability", "momentum"):
-            _within(self, name, 0 <= getattr(self, name) <= 1, "in 0..1")
+            require(self, name, 0 <= getattr(self, name) <= 1, "must be in 0..1")
         for name in ("validation_share", "lr_factor", "bn_momentum"):
             value = getattr(self, name)
             if value is not None:
-                _within(self, name, 0 < value < 1, "between 0 and 1")
-        _within(self, "consensus", 0 < self.consensus <= 1, "above 0, up to 1")
-        _within(self, "batch_size", self.batch_size % self.devices == 0, "divisible by --devices")
-        _within(self, "zoom", 0 <= self.zoom < 0.5, "from 0, below 0.5")
-        _within(self, "lr", self.lr > 0, "above 0")
-        _within(self, "decoder_width", 0 < self.decoder_width <= 8, "above 0, up to 8")
-        _within(self, "size", 32 <= self.size <= 400, "in 32..400")
-        _within(self, "seed", self.seed < 2**32 - self.epochs, "below 4294967296 less --epochs")
-        if self.encoder_filters < 96 or self.encoder_filters % 96:
-            raise ValueError(f"--encoder-filters {self.encoder_filters} must be a multiple of 96.")
-
-
-def _at_least(config, lowest, *names):
-    for name in names:
-        _within(config, name, getattr(config, name) >= lowest, f"at least {lowest}")
-
-
-def _within(config, name, holds, where):
-    if not holds:
-        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} must be {where}.")
+                require(self, name, 0 < value < 1, "must be between 0 and 1")
+        require(self, "consensus", 0 < self.consensus <= 1, "must be above 0, up to 1")
+        require(self, "batch_size", self.batch_size % self.devices == 0, "must be divisible by --devices")
+        require(self, "zoom", 0 <= self.zoom < 0.5, "must be from 0, below 0.5")
+        require(self, "lr", self.lr > 0, "must be above 0")
+        require(self, "decoder_width", 0 < self.decoder_width <= 8, "must be above 0, up to 8")
+        require(self, "size", 32 <= self.size <= 400, "must be in 32..400")
+        require(self, "seed", self.seed < 2**32 - self.epochs, "must be below 4294967296 less --epochs")
+        require(self, "encoder_filters", self.encoder_filters >= 96 and self.encoder_filters % 96 == 0,
+                "must be a multiple of 96")

@@ -1,9 +1,10 @@
 """Every setting of RetroLN-nnUNet: edit the defaults here, or give `--name value` to any of the scripts."""
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from shared_data.settings import at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
@@ -21,7 +22,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
 
     def __post_init__(self):
-        _require(self, "must be at least 0.", lambda value: value >= 0, "fold")
+        at_least(self, 0, "fold")
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,13 @@ class RegionConfig(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "must be positive.", lambda value: value > 0, "ap_mm", "lr_mm")
-        _require(self, "must be at least 0.", lambda value: value >= 0, "ap_offset_mm")
-        _require(self, "must be at least 1.", lambda value: value >= 1, "vertebra_labels")
-        if not self.min_hu < self.max_hu:
-            raise ValueError(f"--min-hu {self.min_hu} must be below --max-hu {self.max_hu}.")
-        if len(set(self.vertebra_labels)) < len(VERTEBRAE):
-            raise ValueError(f"--vertebra-labels {self.vertebra_labels} must be six different labels.")
+        for name in ("ap_mm", "lr_mm"):
+            require(self, name, getattr(self, name) > 0, "must be positive")
+        at_least(self, 0, "ap_offset_mm")
+        at_least(self, 1, "vertebra_labels")
+        require(self, "min_hu", self.min_hu < self.max_hu, f"must be below --max-hu {self.max_hu}")
+        require(self, "vertebra_labels", len(set(self.vertebra_labels)) == len(VERTEBRAE),
+                "must be six different labels")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Config(RegionConfig):
 
     # Folders
     data_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet"  # cohort: CT/, masks/, vertebrae/
-    processed_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
+    prepared_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
     merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
 
     # Split
@@ -67,9 +68,9 @@ class Config(RegionConfig):
     spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors)
     batch_size: int = 2  # patches (authors; likewise)
     base_features: int = 32  # of the first stage; doubled up to ten times as many (authors; likewise)
-    epochs: int = 1000  # of `iterations` updates (authors)
-    iterations: int = 250  # updates in an epoch (authors)
-    val_iterations: int = 50  # validation batches in an epoch (nnU-Net)
+    epochs: int = 1000  # of `steps_per_epoch` updates (authors)
+    steps_per_epoch: int = 250  # updates in an epoch (authors)
+    val_steps: int = 50  # validation batches in an epoch (nnU-Net)
     lr: float = 0.01  # learning rate of SGD (authors)
     momentum: float = 0.99  # of SGD, Nesterov's (authors)
     oversample_foreground: float = 0.5  # share of patches centred on a node (authors; nnU-Net: 0.33)
@@ -91,20 +92,20 @@ class Config(RegionConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self, "must be positive.", lambda value: value > 0, "lr", "levels_mm", "spacing_zyx")
-        _require(self, "must lie in 0..1.", lambda value: 0 <= value <= 1, "oversample_foreground",
-                 "elastic_probability", "landmark_probability")
-        _require(self, "must lie in 0..1, below 1.", lambda value: 0 <= value < 1, "momentum", "test_share")
-        _require(self, "must be at least 1.", lambda value: value >= 1, "batch_size", "base_features", "epochs",
-                 "iterations", "val_iterations", "save_every", "devices")
-        _require(self, "must be at least 0.", lambda value: value >= 0, "num_processes", "level_error_mm",
-                 "landmark_shift_mm", "seed")
+        for name in ("lr", "levels_mm"):
+            require(self, name, getattr(self, name) > 0, "must be positive")
+        require(self, "spacing_zyx", min(self.spacing_zyx) > 0, "must be positive")
+        for name in ("oversample_foreground", "elastic_probability", "landmark_probability"):
+            require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
+        for name in ("momentum", "test_share"):
+            require(self, name, 0 <= getattr(self, name) < 1, "must lie in 0..1, below 1")
+        at_least(self, 1, "batch_size", "base_features", "epochs", "steps_per_epoch", "val_steps", "save_every",
+                 "devices")
+        at_least(self, 0, "num_processes", "level_error_mm", "landmark_shift_mm", "seed")
         for name in ("elastic_scale", "elastic_mm"):
-            _require(self, "must be low, then high, from 0.", lambda value: value >= 0, name)
-            if getattr(self, name)[0] > getattr(self, name)[1]:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be low, then high, from 0.")
-        if self.seed >= 2**32:
-            raise ValueError(f"--seed {self.seed} must be below 4294967296.")
+            low, high = getattr(self, name)
+            require(self, name, 0 <= low <= high, "must be low, then high, from 0")
+        require(self, "seed", self.seed < 2**32, "must be below 4294967296")
         z, y, x = self.patch_zyx
         if min(z, y, x) < 16 or max(z, y, x) > 1024 or z % 16 or y % 32 or x % 32 or (z, y, x) == (16, 32, 32):
             raise ValueError(f"--patch-zyx {self.patch_zyx}: z must be divisible by 16, y and x by 32, 1024 at most; "
@@ -113,11 +114,3 @@ class Config(RegionConfig):
             re.compile(self.patient_pattern)
         except re.error as error:
             raise ValueError(f"--patient-pattern {self.patient_pattern!r}: no regular expression ({error}).") from error
-
-
-def _require(config, what, allowed, *names):
-    for name in names:
-        values = getattr(config, name)
-        for value in values if isinstance(values, tuple) else (values,):
-            if not (math.isfinite(value) and allowed(value)):
-                raise ValueError(f"--{name.replace('_', '-')} {values} {what}")

@@ -37,7 +37,7 @@ class CropConfig(Config):
     ct_dir: Path | None = None  # CTs: files, or folders with one DICOM series; unset: <data_dir>/CT
     mask_dir: Path | None = None  # masks; unset: <data_dir>/masks where ct_dir is unset too, else none
     vert_seg_dir: Path | None = None  # for each case a folder of vertebrae, or a file; unset: <data_dir>/vertebrae
-    output_dir: Path | None = None  # unset: processed_dir
+    output_dir: Path | None = None  # unset: prepared_dir
     parallel: bool = False  # several cases at a time
     single: bool = False  # one case, given by the options that follow
     ct_file: Path | None = None  # its CT
@@ -51,7 +51,7 @@ class CropConfig(Config):
         if self.mask_dir is None and self.ct_dir is None and (self.data_dir / "masks").is_dir():
             object.__setattr__(self, "mask_dir", self.data_dir / "masks")
         for name, value in (("ct_dir", self.data_dir / "CT"), ("vert_seg_dir", self.data_dir / "vertebrae"),
-                            ("output_dir", self.processed_dir)):
+                            ("output_dir", self.prepared_dir)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.single and None in (self.ct_file, self.vert_seg_file, self.ct_output):

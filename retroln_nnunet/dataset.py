@@ -15,12 +15,12 @@ N_FOLDS = 5
 def build_dataset(config):
     """Write nnUNet_raw/Dataset600_RetroLN; {case: why it was left out}. A finished one of the same cases is kept."""
     folder = config.nnunet_dir / "nnUNet_raw" / DATASET
-    rows = read_report(config.processed_dir)
+    rows = read_report(config.prepared_dir)
     cases = natural_sort(row["case"] for row in rows if row.get("mask_voxels") is not None)
     if not cases:
-        raise InputError(f"{config.processed_dir}: no case with a mask. Run crop.py with --mask-dir.")
+        raise InputError(f"{config.prepared_dir}: no case with a mask. Run crop.py with --mask-dir.")
     if not any(row.get("mask_voxels") for row in rows):
-        raise InputError(f"{config.processed_dir}: not one mask holds a node. Check the masks.")
+        raise InputError(f"{config.prepared_dir}: not one mask holds a node. Check the masks.")
     train_cases, test_cases = split_cases(cases, config)
     recipe = {"train": train_cases, "test": test_cases, "report": rows}
     if (folder / "recipe.json").exists() and read_recipe(folder)["recipe"] == recipe:
@@ -35,7 +35,7 @@ def build_dataset(config):
                 except InputError as error:
                     skipped[case] = str(error)
         if written < 2:
-            raise InputError(f"{config.processed_dir}: {written} cases to train on; at least 2 are needed. "
+            raise InputError(f"{config.prepared_dir}: {written} cases to train on; at least 2 are needed. "
                              + " | ".join(f"{case}: {reason}" for case, reason in skipped.items()))
         write_json(partial / "dataset.json", {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph": 1},
                                               "numTraining": written, "file_ending": ".nii.gz"})
@@ -43,11 +43,11 @@ def build_dataset(config):
     return skipped
 
 
-def read_report(processed_dir):
+def read_report(prepared_dir):
     """Rows of crop.py's report.json. Raises InputError when it is absent or damaged."""
-    path = processed_dir / "report.json"
+    path = prepared_dir / "report.json"
     if not path.exists():
-        raise InputError(f"{path}: no such file. Run crop.py, or name its output with --processed-dir.")
+        raise InputError(f"{path}: no such file. Run crop.py, or name its output with --prepared-dir.")
     try:
         return [{**row, "case": row["case"]} for row in read_json(path)["cases"]]
     except (TypeError, KeyError) as error:
@@ -67,8 +67,8 @@ def read_recipe(folder):
 
 
 def add_case(folder, part, case, config):
-    image_path = config.processed_dir / "images" / f"{case}_0000.nii.gz"
-    label_path = config.processed_dir / "labels" / f"{case}.nii.gz"
+    image_path = config.prepared_dir / "images" / f"{case}_0000.nii.gz"
+    label_path = config.prepared_dir / "labels" / f"{case}.nii.gz"
     image, label = to_lps(read_volume(image_path)), to_lps(read_mask(label_path))
     check_same_grid(image, label, label_path)
     write_volume(image, folder / f"images{part}" / f"{case}_0000.nii.gz")
@@ -81,7 +81,7 @@ def split_cases(cases, config):
     if config.test_share == 0:
         return cases, []
     if len(patients) < 3:
-        raise InputError(f"{config.processed_dir}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, "
+        raise InputError(f"{config.prepared_dir}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, "
                          "validation and test need one each. Crop at least 3, or give --test-share 0.")
     train, test = hold_out(patients, config.test_share)
     return [case for name in train for case in patients[name]], [case for name in test for case in patients[name]]

@@ -1,6 +1,6 @@
 """RetroLN-nnUNet from nothing to pictures on a phantom cohort: python demo.py
 
-Coarse voxels, a narrow network, few iterations; everything lands in demo/retroln_nnunet. The vertebrae come with the
+Coarse voxels, a narrow network, few updates; everything lands in demo/retroln_nnunet. The vertebrae come with the
 phantoms, as TotalSegmentator writes them; its weights are not needed.
 """
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from shared_data.settings import parse_options
 
 # The published plan in small, and a schedule for some hundred updates in place of 250,000.
 PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12", "--lr", "0.1",
-        "--momentum", "0.9", "--val-iterations", "8", "--num-processes", "0"]
+        "--momentum", "0.9", "--val-steps", "8", "--num-processes", "0"]
 
 
 @dataclass(frozen=True)
 class Options:
     folder: Path = ROOT / "demo" / "retroln_nnunet"  # the default is made anew; another must be empty
     patients: int = 12  # phantom patients: 8 to train on, 2 to validate, 2 to test
-    epochs: int = 10  # of `iterations`
-    iterations: int = 50  # updates in an epoch
+    epochs: int = 10  # of `steps_per_epoch`
+    steps_per_epoch: int = 50  # updates in an epoch
 
     def __post_init__(self):
-        if self.patients < 3 or min(self.epochs, self.iterations) < 1:
-            raise ValueError("--patients must be at least 3, --epochs and --iterations 1.")
+        if self.patients < 3 or min(self.epochs, self.steps_per_epoch) < 1:
+            raise ValueError("--patients must be at least 3, --epochs and --steps-per-epoch 1.")
 
 
 def main(argv=None):
@@ -42,10 +42,10 @@ def main(argv=None):
     raw = options.folder / "raw"
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
     nnunet = ["--nnunet-dir", str(options.folder / "nnunet")]
-    folders = ["--processed-dir", str(options.folder / "processed"), *nnunet]
+    folders = ["--prepared-dir", str(options.folder / "processed"), *nnunet]
     crop.main(["--data-dir", str(raw), *folders])
     train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
-                "--iterations", str(options.iterations)])
+                "--steps-per-epoch", str(options.steps_per_epoch)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])
     case = f"P{options.patients}"

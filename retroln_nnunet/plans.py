@@ -12,7 +12,7 @@ PLANS = {"published": ("RetroLNPlans", "ExperimentPlanner"), "auto": ("nnUNetPla
             for size in ("M", "L", "XL")}}
 # Settings that make a run what it is; they stand in the plans, so in every checkpoint. The trainer reads them there.
 RUN_SETTINGS = ("test_share", "patient_pattern", "plans", "configuration", "patch_zyx", "spacing_zyx", "batch_size",
-                "base_features", "epochs", "iterations", "val_iterations", "lr", "momentum", "oversample_foreground",
+                "base_features", "epochs", "steps_per_epoch", "val_steps", "lr", "momentum", "oversample_foreground",
                 "save_every", "seed", "elastic_probability", "elastic_scale", "elastic_mm", "landmark_probability",
                 "landmark_shift_mm", "level_error_mm", "levels_mm")
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]

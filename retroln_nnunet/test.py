@@ -31,7 +31,7 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 
 @dataclass(frozen=True)
 class Options(RunConfig):
-    processed_dir: Path = Config.processed_dir  # crops of crop.py
+    prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
@@ -60,7 +60,7 @@ def main(argv=None):
         cases.append(scores)
         nodes += [{"case": case, **node} for node in found]
     if not cases:
-        raise all_skipped(config.processed_dir, skipped)
+        raise all_skipped(config.prepared_dir, skipped)
     write_results(config, cases, nodes, pictures)
     return say_skipped(skipped)
 
@@ -83,11 +83,11 @@ def held_out(config):
 
 def score_case(case, predictor, config):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB); the mask is written on the CT's own grid."""
-    region = read_region(config.processed_dir / "regions" / f"{case}.json")
+    region = read_region(config.prepared_dir / "regions" / f"{case}.json")
     ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
-    crop = read_volume(config.processed_dir / "images" / f"{case}_0000.nii.gz")
+    crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
     if predictor:
         prediction = predict_crop(predictor, crop)
     else:
@@ -140,7 +140,7 @@ def write_results(config, cases, nodes, pictures):
     fold = model_dir(config) / f"fold_{config.fold}"
     if (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
-    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.processed_dir.name}", [
+    write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.prepared_dir.name}", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": [{"score": name, **summary[name]} for name in summary],

@@ -25,7 +25,7 @@ from shared_data.settings import as_prepared, build, changed_config, config_from
 
 TRAINER = "nnUNetTrainerRetroLN"
 # What may change when a run goes on (its folder is named by fold, plans and configuration).
-FREE = ("data_dir", "processed_dir", "nnunet_dir", "epochs", "save_every", "fold", "plans", "configuration", "device",
+FREE = ("data_dir", "prepared_dir", "nnunet_dir", "epochs", "save_every", "fold", "plans", "configuration", "device",
         "devices", "num_processes", "prepare_only", "resume", "c")
 # How torch and Python say it while a checkpoint is written.
 DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "inline_container.cc")
@@ -45,7 +45,7 @@ def main(argv=None):
     if config.devices > 1 and torch.cuda.device_count() < config.devices:
         raise InputError(f"--devices {config.devices}: {torch.cuda.device_count()} CUDA GPUs here. "
                          "nnU-Net trains in parallel on CUDA GPUs only.")
-    check_apart(config.processed_dir, config.nnunet_dir)
+    check_apart(config.prepared_dir, config.nnunet_dir)
     results = model_dir(config) / f"fold_{config.fold}"
     checkpoints = [path for name in ("final", "latest", "best")  # the order in which nnU-Net looks
                    if (path := results / f"checkpoint_{name}.pth").exists()]
@@ -58,7 +58,7 @@ def main(argv=None):
         return 0
     if checkpoints and not config.prepare_only:
         raise InputError(f"{results}: holds a run already. Add --resume to go on, or name another --nnunet-dir.")
-    config = build(TrainConfig, as_prepared(CropConfig, given, config.processed_dir / "config.json", CROP_SETTINGS))
+    config = build(TrainConfig, as_prepared(CropConfig, given, config.prepared_dir / "config.json", CROP_SETTINGS))
     set_environment(config)
     with only_run_in(config.nnunet_dir):
         skipped = build_dataset(config)

@@ -80,8 +80,8 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # nnU-Net takes every core
             torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
         self.num_epochs = self.settings.epochs
-        self.num_iterations_per_epoch = self.settings.iterations
-        self.num_val_iterations_per_epoch = self.settings.val_iterations
+        self.num_iterations_per_epoch = self.settings.steps_per_epoch
+        self.num_val_iterations_per_epoch = self.settings.val_steps
         self.initial_lr = self.settings.lr
         self.oversample_foreground_percent = self.settings.oversample_foreground
         self.save_every = self.num_epochs + 1  # on_epoch_end below writes checkpoint_latest.pth

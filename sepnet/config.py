@@ -3,6 +3,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared_data.settings import at_least, require
+
 ROOT = Path(__file__).resolve().parents[1]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
@@ -26,6 +28,10 @@ WEIGHTS = (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70
 # Names and the challenge's weights of labels 1, 2, ... (StructSeg 2019, task 1)
 
 
+def organ_name(label):
+    return ORGANS[label - 1] if 1 <= label <= len(ORGANS) else f"label {label}"
+
+
 @dataclass(frozen=True)
 class Config:
     """The comment behind a field is its help text; in brackets where the value comes from."""
@@ -33,7 +39,7 @@ class Config:
     # Folders
     data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
     prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
-    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>_<transform>_alpha<alpha>
+    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
 
     # Preparation
     split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
@@ -84,32 +90,22 @@ class Config:
 
     def __post_init__(self):
         if self.run_dir is None:
-            name = f"{self.network}_{self.transform}_alpha{self.alpha:g}"
-            object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / name)
-        _at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
-                  "window_step", "window_batch", "devices", "num_nodes")
-        _at_least(self, 2, "n_classes")
-        _at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees")
+            member = f"{self.transform}_alpha{self.alpha:g}"
+            object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / self.network / member)
+        at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
+                 "window_step", "window_batch", "devices", "num_nodes")
+        at_least(self, 2, "n_classes")
+        at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees")
         for name in ("dropout", "channel_dropout"):
-            _require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
+            require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         for name in ("lr", "alpha", "lr_factor"):
-            _require(self, name, 0 < getattr(self, name) < float("inf"), "must be positive")
-        _require(self, "split", 0 < self.split < 1, "must lie between 0 and 1")
+            require(self, name, 0 < getattr(self, name) < float("inf"), "must be positive")
+        require(self, "split", 0 < self.split < 1, "must lie between 0 and 1")
         for name in ("crop_size", "window_slices"):
-            _require(self, name, getattr(self, name) >= 16 and getattr(self, name) % 8 == 0,
-                     "must be divisible by 8 and at least 16")
-        _require(self, "window_step", self.window_step <= self.window_slices, "must not exceed --window-slices")
-        _require(self, "patch_zyx", all(n >= 16 and n % 8 == 0 for n in self.patch_zyx),
-                 "must be divisible by 8 and at least 16 along each axis")
+            require(self, name, getattr(self, name) >= 16 and getattr(self, name) % 8 == 0,
+                    "must be divisible by 8 and at least 16")
+        require(self, "window_step", self.window_step <= self.window_slices, "must not exceed --window-slices")
+        require(self, "patch_zyx", all(n >= 16 and n % 8 == 0 for n in self.patch_zyx),
+                "must be divisible by 8 and at least 16 along each axis")
         for name in ("spacing_zyx", "zooms"):
-            _require(self, name, all(0 < value < 50 for value in getattr(self, name)), "must be positive and below 50")
-
-
-def _at_least(config, lowest, *names):
-    for name in names:
-        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
-
-
-def _require(config, name, condition, what):
-    if not condition:
-        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
+            require(self, name, all(0 < value < 50 for value in getattr(self, name)), "must be positive and below 50")

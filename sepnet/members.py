@@ -9,7 +9,7 @@ from sepnet.config import ROOT, Device, Precision
 from sepnet.inference import choose_device, choose_precision
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
-from shared_data.settings import build
+from shared_data.settings import at_least, build
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("n_classes", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -34,9 +34,7 @@ class NetworkOptions:
     precision: Precision = "32-true"  # 16-mixed: for GPUs
 
     def __post_init__(self):
-        for name in ("window_step", "window_batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 1.")
+        at_least(self, 1, "window_step", "window_batch")
 
 
 @dataclass(frozen=True)

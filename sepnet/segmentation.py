@@ -1,4 +1,4 @@
-"""One model over prepared cases: python segmentation.py --checkpoint best.pt [more.pt ...]
+"""One model over prepared cases: python segmentation.py [--checkpoint best.pt more.pt ...]
 
 Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed
 over the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
@@ -25,7 +25,7 @@ STEPS = 100  # of a stored probability (authors)
 
 @dataclass(frozen=True)
 class Options(NetworkOptions, ChainOptions):
-    run_dir: Path = ROOT / "runs" / "sepnet" / "ensemble"  # a run folder, or one of run folders
+    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
 
 

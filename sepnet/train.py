@@ -1,7 +1,7 @@
 """Train one member: python train.py --transform multi_thresh_1 --alpha 0.5 [--resume]; all six: --all-members
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
---all-members makes a run folder for each of the six below --run-dir.
+--all-members makes a run folder for each of the six below --run-dir (unset: runs/sepnet/<network>).
 """
 import logging
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
-from sepnet.config import MEMBERS, ROOT, Config
+from sepnet.config import MEMBERS, Config
 from sepnet.dataset import build_loader, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
 from sepnet.losses import build_loss
@@ -27,7 +27,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice
 from shared_data.pictures import draw_curves
-from shared_data.settings import given_options, settings_of_run, to_plain
+from shared_data.settings import build, given_options, settings_of_run, to_plain
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
@@ -49,7 +49,7 @@ def main(argv=None):
     if not given.get("all_members"):
         train(read_settings(settings))
         return
-    folder = given.get("run_dir", ROOT / "runs" / "sepnet" / "ensemble")
+    folder = given.get("run_dir") or build(Config, settings).run_dir.parent
     for transform, alpha in MEMBERS:
         member = {**settings, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
         if not (member["run_dir"] / "last.pt").exists():
@@ -100,6 +100,7 @@ def train_all_epochs(config, fabric, precision):
         write_json(config.run_dir / "config.json", to_plain(config))
     board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
 
+    fabric.print(f"{config.epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}", flush=True)
     while len(history) < config.epochs:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance

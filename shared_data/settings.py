@@ -53,6 +53,19 @@ def build(config_class, values):
         raise InputError(str(error)) from error
 
 
+def require(config, name, holds, what):
+    """Raise ValueError with the option's name, its value and `what` it "must be", unless it `holds`."""
+    if not holds:
+        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
+
+
+def at_least(config, lowest, *names):
+    for name in names:
+        values = getattr(config, name)
+        lowest_given = min(values) if isinstance(values, tuple) else values
+        require(config, name, lowest_given >= lowest, f"must be at least {lowest}")
+
+
 def keep_config(config, path, free=()):
     """Write the settings to `path` once; raise, naming the fields, when a later run differs in any but the `free`."""
     if not Path(path).exists():
@@ -95,7 +108,8 @@ def as_prepared(config_class, given, path, names):
     Raises InputError where `given` says otherwise.
     """
     if not path.exists():
-        raise InputError(f"{path.parent}: no prepared cases in it. Prepare the cohort first, or name their folder.")
+        raise InputError(f"{path.parent}: no prepared cases in it. Prepare the cohort first, or name its folder with "
+                         "--prepared-dir.")
     kept = load_config(config_class, path)
     other = [name for name in names if name in given and given[name] != getattr(kept, name)]
     if other:
@@ -136,7 +150,7 @@ def settings_of_run(config_class, given, last, free, kept, prepared=()):
 
 
 def set_options(options, *names):
-    """{name: value} of the options named that are not None: what a user set, to go on top of a checkpoint's settings."""
+    """{name: value} of the options named that are not None: what goes on top of a checkpoint's settings."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
@@ -156,12 +170,16 @@ def _differences(kept, new, names):
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         valid = [option for option in self._option_string_actions if option.startswith("--")]
-        unknown = re.match(r"unrecognized arguments: (\S+)", message)
-        if unknown:
-            close = difflib.get_close_matches(unknown[1].split("=")[0], valid, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            message = f"unknown option {unknown[1]}.{hint} Valid: {' '.join(valid)}"
+        if message.startswith("unrecognized arguments: "):
+            words = message.split()[2:]
+            unknown = [_with_hint(word, valid) for word in words if word.startswith("--")] or words[:1]
+            message = f"unknown option {', '.join(unknown)}. Valid: {' '.join(valid)}"
         raise InputError(message)
+
+
+def _with_hint(unknown, valid):
+    close = difflib.get_close_matches(unknown.split("=")[0], valid, 1)
+    return f"{unknown} (did you mean {close[0]}?)" if close else unknown
 
 
 def _argument(kind):

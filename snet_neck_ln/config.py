@@ -3,6 +3,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared_data.settings import at_least, require
+
 ROOT = Path(__file__).resolve().parents[1]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
@@ -61,28 +63,18 @@ class Config:
     def __post_init__(self):
         if self.run_dir is None:
             object.__setattr__(self, "run_dir", ROOT / "runs" / "snet_neck_ln" / f"fold{self.val_fold}")
-        _at_least(self, 1, "val_fold", "epochs", "batch_size", "lr_patience", "stop_patience", "checkpoint_every",
-                  "devices", "num_nodes")
-        _at_least(self, 0, "context_slices", "workers", "negatives_per_positive", "seed", "min_lr")
+        at_least(self, 1, "val_fold", "epochs", "batch_size", "lr_patience", "stop_patience", "checkpoint_every",
+                 "devices", "num_nodes")
+        at_least(self, 0, "context_slices", "workers", "negatives_per_positive", "seed", "min_lr")
         for name in ("rotate_probability", "flip_probability", "rot90_probability"):
-            _require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
+            require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("train_threshold", "threshold", "lr_factor"):
-            _require(self, name, 0 < getattr(self, name) < 1, "must lie between 0 and 1")
+            require(self, name, 0 < getattr(self, name) < 1, "must lie between 0 and 1")
         for name in ("lr", "window_width_hu"):
-            _require(self, name, getattr(self, name) > 0, "must be positive")
-        _require(self, "size", 32 <= self.size <= 4096 and self.size % 4 == 0,
-                 "must be divisible by 4 and lie in 32..4096")
+            require(self, name, getattr(self, name) > 0, "must be positive")
+        require(self, "size", 32 <= self.size <= 4096 and self.size % 4 == 0,
+                "must be divisible by 4 and lie in 32..4096")
         if self.context_slices > 20 or self.seed >= 2**32 - self.epochs:
             raise ValueError("--context-slices can be 20 at most, --seed 4294967295 less --epochs.")
-        _require(self, "rotate_degrees", 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180,
-                 "must be low, then high, within 0..180")
-
-
-def _at_least(config, lowest, *names):
-    for name in names:
-        _require(config, name, getattr(config, name) >= lowest, f"must be at least {lowest}")
-
-
-def _require(config, name, condition, what):
-    if not condition:
-        raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
+        require(self, "rotate_degrees", 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180,
+                "must be low, then high, within 0..180")

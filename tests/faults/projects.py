@@ -98,7 +98,7 @@ def _retroln():
     draw_few_voxels()
 
     small = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "2", "--epochs",
-             "2", "--iterations", "2", "--val-iterations", "1", "--num-processes", "0", "--device", "cpu"]
+             "2", "--steps-per-epoch", "2", "--val-steps", "1", "--num-processes", "0", "--device", "cpu"]
     fold = "nnUNet_results/Dataset600_RetroLN/nnUNetTrainerRetroLN__RetroLNPlans__3d_fullres/fold_0"
 
     def vertebrae(ct):
@@ -111,14 +111,14 @@ def _retroln():
         spoil=replaced(lambda raw: raw / "CT" / "P2_0000.nii.gz", lambda raw: raw / "masks" / "P2.nii.gz"),
         prepare=lambda raw, prepared: [("retroln_nnunet.crop", ["--data-dir", raw, "--output-dir", prepared])],
         train=lambda prepared, run: [
-            ("retroln_nnunet.train", ["--processed-dir", prepared, "--nnunet-dir", run, *small])],
+            ("retroln_nnunet.train", ["--prepared-dir", prepared, "--nnunet-dir", run, *small])],
         trained_on=("images/*", "labels/*"),
         checkpoint=f"{fold}/checkpoint_final.pth", last=f"{fold}/checkpoint_*.pth", history=f"{fold}/history.csv",
         predict=lambda ct, checkpoint, output: ("retroln_nnunet.predict", [
             "--input", ct, "--vertebrae", vertebrae(ct), "--checkpoint", checkpoint, "--output", output, "--device",
             "cpu", "--no-mirror"]),
         test=lambda prepared, run, output: ("retroln_nnunet.test", [
-            "--processed-dir", prepared, "--nnunet-dir", run, "--output-dir", output, "--device", "cpu",
+            "--prepared-dir", prepared, "--nnunet-dir", run, "--output-dir", output, "--device", "cpu",
             "--no-mirror"]))
 
 

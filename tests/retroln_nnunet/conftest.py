@@ -55,14 +55,14 @@ def processed(raw, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folders(processed, tmp_path_factory):
-    return ["--processed-dir", str(processed), "--nnunet-dir", str(tmp_path_factory.mktemp("nnunet"))]
+    return ["--prepared-dir", str(processed), "--nnunet-dir", str(tmp_path_factory.mktemp("nnunet"))]
 
 
 @pytest.fixture(scope="session")
 def training():
     """Options of train.py for a run of seconds."""
     return ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "8", "6.5", "6.5", "--base-features", "4", "--epochs",
-            "2", "--iterations", "2", "--val-iterations", "1", "--num-processes", "0", "--device", "cpu"]
+            "2", "--steps-per-epoch", "2", "--val-steps", "1", "--num-processes", "0", "--device", "cpu"]
 
 
 @pytest.fixture(scope="session")

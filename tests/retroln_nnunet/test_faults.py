@@ -22,7 +22,7 @@ def test_a_full_disk(raw, processed, checkpoint, stand_in, tmp_path):
     one_line(attempt("retroln_nnunet.crop", ["--data-dir", raw, "--output-dir", tmp_path / "crops"], limit=5000),
              "no case could be used. P1: ", "Free some space")
     assert not list((tmp_path / "crops").glob("images/*")) and not list(tmp_path.rglob(".writing-*"))
-    one_line(attempt("retroln_nnunet.train", ["--processed-dir", processed, "--nnunet-dir", tmp_path / "n"],
+    one_line(attempt("retroln_nnunet.train", ["--prepared-dir", processed, "--nnunet-dir", tmp_path / "n"],
                      limit=20_000), "Free some space")
     predicting = ["--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu", "--no-mirror",
                   "--input", raw / "CT" / "P4_0000.nii.gz", "--output", tmp_path / "out" / "m.nii"]
@@ -39,7 +39,7 @@ def test_a_folder_without_rights(readonly_folder, raw, processed, stand_in):
     for module, *options in (
             ("crop", "--data-dir", raw, "--output-dir", readonly_folder / "o"),
             ("vert_seg", "--input-dir", raw / "CT", "--output-dir", readonly_folder / "v"),
-            ("train", "--processed-dir", processed, "--nnunet-dir", readonly_folder / "n")):
+            ("train", "--prepared-dir", processed, "--nnunet-dir", readonly_folder / "n")):
         one_line(attempt(f"retroln_nnunet.{module}", options, heed_rights=True),
                  "Permission denied. Change its permissions")
 

@@ -171,7 +171,7 @@ def test_predictions_in_lps_are_scored_whatever_the_order_of_the_ct(folders, pro
     for path in raw.rglob("*.nii.gz"):
         write_volume(sitk.DICOMOrient(sitk.ReadImage(str(path)), "SLP"), tmp_path / "raw" / path.relative_to(raw))
     assert crop.main(["--data-dir", str(tmp_path / "raw"), "--output-dir", str(tmp_path / "p")]) == 0
-    options = ["--processed-dir", str(tmp_path / "p"), *folders[2:], "--predictions-dir", str(processed / "labels"),
+    options = ["--prepared-dir", str(tmp_path / "p"), *folders[2:], "--predictions-dir", str(processed / "labels"),
                "--output-dir", str(tmp_path / "out")]
     assert test.main(options) == 0
     assert float(read_table(tmp_path / "out" / "cases.csv", ["dice"])[0]["dice"]) == 1

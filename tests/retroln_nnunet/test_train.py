@@ -269,14 +269,14 @@ def test_a_cohort_without_nodes_is_refused(processed, tmp_path):
     crops = tmp_path / "crops"
     crops.mkdir()
     with pytest.raises(InputError, match="crops: no prepared cases in it. Prepare the cohort first"):
-        train.main(["--processed-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
+        train.main(["--prepared-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
     shutil.copy(processed / "config.json", crops)
     for content, message in (("{}", "report.json: damaged"), ('{"cases": []}', "no case with a mask"),
                              (json.dumps(report), "not one mask holds a node")):
         (crops / "report.json").write_text(content)
         with pytest.raises(InputError, match=message):
-            train.main(["--processed-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
+            train.main(["--prepared-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
     with pytest.raises(InputError, match="must lie apart"):
-        train.main(["--processed-dir", str(crops), "--nnunet-dir", str(crops / "n")])
+        train.main(["--prepared-dir", str(crops), "--nnunet-dir", str(crops / "n")])
     with pytest.raises(InputError, match="prepared with min_hu -1000.0 .now -500.0."):
-        train.main(["--processed-dir", str(processed), "--nnunet-dir", str(tmp_path / "n"), "--min-hu", "-500"])
+        train.main(["--prepared-dir", str(processed), "--nnunet-dir", str(tmp_path / "n"), "--min-hu", "-500"])

@@ -45,8 +45,10 @@ def test_help_shows_comment_and_default(capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    ("--learning-rat 1", "unknown option --learning-rat. Did you mean --learning-rate?"),
+    ("--learning-rat 1", "unknown option --learning-rat (did you mean --learning-rate?). Valid: "),
+    ("--learning-rat 1 --nothing --patch-zyz 1 2", "--nothing, --patch-zyz (did you mean --patch-zyx?). Valid: "),
     ("--nothing", "--patch-zyx"),
+    ("1 2", "unknown option 1. Valid: "),
     ("--layout three", "'one', 'two'"),
     ("--learning-rate fast", "invalid float value: 'fast'"),
     ("--learning-rate 0", "must be positive"),
