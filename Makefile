@@ -26,7 +26,7 @@ python = $(call venv,$(1))/bin/python
 options = $(if $(DATA),--data-dir "$(abspath $(DATA))") $(ARGS)
 
 .PHONY: help demo demo-all test-all test-faults bench clean \
-	$(foreach verb,prepare train score test demo installed,$(PROJECTS:%=$(verb)-%))
+	$(foreach verb,prepare train score predict test demo installed,$(PROJECTS:%=$(verb)-%))
 
 help:
 	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
@@ -35,6 +35,7 @@ help:
 	@echo "make prepare-<project> DATA=folder [ARGS=...]         raw cohort to training cases"
 	@echo "make train-<project> [DATA=folder] [GPUS=n] [ARGS=...] prepare DATA if given, then train"
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
+	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'"
 	@echo "make test-<project>    its tests"
 	@echo "make test-faults       bad files, full disks, kills, for every script: counts"
 	@echo "make bench             benchmarks, as ratios"
@@ -45,7 +46,7 @@ demo: demo-snet
 demo-all: $(PROJECTS:%=demo-%)
 
 $(PROJECTS:%=installed-%): installed-%:
-	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-$($*)
+	@$(MAKE) -s $(call venv,$*)/.installed-$($*)
 
 $(PROJECTS:%=prepare-%): prepare-%: installed-%
 	@for step in $(prepare_$*); do \
@@ -58,11 +59,14 @@ $(PROJECTS:%=train-%): train-%: installed-% $(if $(DATA),prepare-%)
 $(PROJECTS:%=score-%): score-%: installed-%
 	@$(call python,$*) -m $($*).test $(ARGS)
 
+$(PROJECTS:%=predict-%): predict-%: installed-%
+	@$(call python,$*) -m $($*).predict $(ARGS)
+
 $(PROJECTS:%=demo-%): demo-%: installed-%
 	@$(call python,$*) -m $($*).demo $(ARGS)
 
 $(PROJECTS:%=test-%): test-%: installed-%
-	@$(MAKE) --no-print-directory $(call venv,$*)/.installed-tests
+	@$(MAKE) -s $(call venv,$*)/.installed-tests
 	$(call python,$*) -m pytest tests/$($*) $(ARGS)
 
 test-all: test-shared $(PROJECTS:%=test-%)
@@ -88,14 +92,17 @@ clean:
 # Environments. A stamp file records what is installed; it is made again when a requirement changes.
 .venv/.installed-tests .venv-keras/.installed-tests: %/.installed-tests: \
 		tests/requirements.txt tests/requirements-torch.txt constraints.txt | %/.made
+	@echo "installing what the tests need"
 	cd tests && ../$*/bin/python -m pip install -q -r requirements$(if $(filter .venv,$*),-torch).txt
 	@touch $@
 
 .venv/.installed-%: %/requirements.txt constraints.txt pyproject.toml | .venv/.made
+	@echo "installing what $* needs"
 	cd $* && ../.venv/bin/python -m pip install -q -r requirements.txt
 	@touch $@
 
 .venv-keras/.installed-%: %/requirements.txt constraints.txt pyproject.toml | .venv-keras/.made
+	@echo "installing what $* needs"
 	cd $* && ../.venv-keras/bin/python -m pip install -q -r requirements.txt
 	@touch $@
 

@@ -51,6 +51,7 @@ def train(config):
         forward = tf.function(forward, reduce_retracing=True)
     board = tf.summary.create_file_writer(str(config.run_dir / "tensorboard"))
 
+    print(f"{config.epochs - len(history)} epochs of {len(train_slices)} updates", flush=True)
     while len(history) < config.epochs:
         epoch = len(history)
         keras.utils.set_random_seed(config.seed + epoch)  # a resumed run meets the same chance

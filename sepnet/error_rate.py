@@ -28,7 +28,7 @@ def main(argv=None):
     rows = error_table(voxels, wrong)
     write_error_rates(options.results_dir, rows)
     for row in rows:
-        print(f"{row['votes']:10s} entropy {row['entropy']:7.4f}  voxels {row['voxels']:9d}  "
+        print(f"{row['votes']:10s} entropy {abs(row['entropy']):7.4f}  voxels {row['voxels']:9d}  "
               f"error rate {row['error_rate']:.4f}")
 
 

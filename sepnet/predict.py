@@ -12,11 +12,10 @@ from pathlib import Path
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import Transform
+from sepnet.config import Transform, organ_name
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import NetworkOptions, load_members
-from sepnet.test import organ_name
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
 from shared_data.errors import run_script

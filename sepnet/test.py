@@ -1,4 +1,4 @@
-"""Score one model or an ensemble on prepared cases: python test.py --run-dir ../runs/sepnet/ensemble
+"""Score one model or an ensemble on prepared cases: python test.py
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
 rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png,
@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import ORGANS, ROOT, WEIGHTS
+from sepnet.config import ROOT, WEIGHTS, organ_name
 from sepnet.dataset import load_case
 from sepnet.drawing import case_sheet
 from sepnet.error_rate import count_errors, error_table, write_error_rates
@@ -37,7 +37,7 @@ SCORES = ("dice", "hd95_mm", "assd_mm")
 
 @dataclass(frozen=True)
 class Options(NetworkOptions):
-    run_dir: Path = ROOT / "runs" / "sepnet" / "ensemble"  # a run folder, or one of run folders
+    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
     split: Literal["valid", "train"] = "valid"  # which cases
@@ -108,10 +108,6 @@ def without_undrawn(rows):
     """The same rows; an organ that no reference holds was drawn by nobody, and has no Dice wherever it was found."""
     drawn = {row["label"] for row in rows if row["reference_ml"]}
     return [row if row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
-
-
-def organ_name(label):
-    return ORGANS[label - 1] if label <= len(ORGANS) else f"label {label}"
 
 
 def write_results(options, members, patients, organs, errors):

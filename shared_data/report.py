@@ -13,8 +13,8 @@ PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; color: #222 }
 h1, h2 { line-height: 1.2 } figure { margin: 1rem 0 } img { max-width: 100%; height: auto }
 figcaption { color: #555 } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th { cursor: pointer; position: sticky; top: 0; background: #f4f4f4 }
 th:first-child, td:first-child { text-align: left }
 </style></head><body><h1>{{ title }}</h1>
@@ -55,5 +55,5 @@ def _shown(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return "∞" if math.isinf(value) else f"{value:.4f}" if abs(value) < 10 else f"{value:.1f}"
+        return "∞" if math.isinf(value) else f"{round(value, 4) + 0:.4f}" if abs(value) < 10 else f"{value:.1f}"
     return value

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 
+from shared_data.organ_pictures import COLOURS, SIDE, legend, organ_sheet
 from shared_data.pictures import contact_sheet, draw_curves, overlay, save_picture
 from shared_data.report import write_report
 
@@ -18,13 +19,24 @@ def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
     assert picture.shape == (160, 120, 3) and (picture[..., 0] != picture[..., 1]).any()
     save_picture(tmp_path / "a.png", contact_sheet([(picture, "é 1"), (picture, "2")], columns=1))
     draw_curves([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], tmp_path / "c.png", {"loss": ["loss"]})
-    rows = [{"patient": "<b>é", "dice": math.nan, "hd95_mm": math.inf}, {"patient": "2", "dice": 0.5, "hd95_mm": 12.0}]
+    rows = [{"patient": "<b>é", "dice": math.nan, "hd95_mm": math.inf}, {"patient": "2", "dice": 0.5, "hd95_mm": 12.0},
+            {"patient": "3", "dice": -1e-5, "hd95_mm": 1.0}]
     write_report(tmp_path / "r.html", "Title", ["note"], {"Cases": rows, "None": []},
                  {"slice": tmp_path / "a.png", "curves": tmp_path / "c.png"})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "&lt;b&gt;é" in page and "–" in page and "∞" in page and "0.5000" in page
+    assert "&lt;b&gt;é" in page and "–" in page and "∞" in page and "0.5000" in page and "-0.0000" not in page
     assert page.count("data:image/png;base64,") == 2
     assert "http" not in page and "None" not in page
+
+
+def test_an_organ_sheet_names_the_organs_it_shows_in_colours_of_their_own():
+    labels = np.zeros((2, 8, 16), np.uint8)
+    labels[1, 2:4], labels[1, 4:6], labels[0, 0] = 1, 23, 5
+    sheet = organ_sheet(np.zeros((2, 8, 16)), {"reference": labels}, [1], {1: "eye", 5: "unseen", 23: "mandible"}, 2.0)
+    strip = legend({1: "eye", 23: "mandible"}, SIDE)
+    assert sheet.shape == (22 + SIDE + len(strip), SIDE, 3) and (sheet[-len(strip):] == strip).all()
+    assert all((strip == COLOURS[label]).all(2).any() for label in (1, 23)) and not (strip == COLOURS[5]).all(2).any()
+    assert len({tuple(colour) for colour in COLOURS[1:25]}) == 24
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

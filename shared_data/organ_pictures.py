@@ -1,0 +1,48 @@
+"""Slices with their organs in colour, and the legend below."""
+import cv2
+import numpy as np
+
+from shared_data.pictures import contact_sheet
+
+# 24 colours that can be told apart, eight hues in three shades; label 0 is never drawn.
+SHADES = ((235, 255), (110, 255), (255, 150))  # saturation, value
+COLOURS = cv2.cvtColor(np.array([[(label * 3 % 8 * 22, *SHADES[label // 8 % 3]) for label in range(256)]], np.uint8),
+                       cv2.COLOR_HSV2RGB)[0]
+SIDE = 320  # pixels of width
+ENTRY = (20, 160)  # pixels of a legend's entry, y and x
+
+
+def magnified(unit_yx, aspect=1.0):
+    """RGB (height, SIDE, 3) uint8 of a slice in [0, 1]; aspect: a pixel's height over its width."""
+    size = (SIDE, max(1, round(SIDE * aspect * unit_yx.shape[0] / unit_yx.shape[1])))
+    grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+
+
+def organ_overlay(unit_yx, labels_yx, aspect=1.0):
+    """The slice magnified, each label filled in its colour."""
+    picture = magnified(unit_yx, aspect)
+    labels = cv2.resize(labels_yx.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    blended = (0.4 * picture + 0.6 * COLOURS[labels]).astype(np.uint8)
+    return np.where((labels > 0)[..., None], blended, picture)
+
+
+def organ_sheet(unit_zyx, label_maps, chosen, names, aspect=1.0, below=()):
+    """Contact sheet of the slices `chosen`: a row for each {caption: labels (z, y, x)}, then `below` ((RGB, caption)
+    pairs), then the legend of the labels that are shown; names: {label: organ}."""
+    pictures = [(organ_overlay(unit_zyx[k], labels[k], aspect), f"{caption}, slice {k}")
+                for caption, labels in label_maps.items() for k in chosen]
+    sheet = contact_sheet([*pictures, *below], columns=len(chosen))
+    shown = np.unique(np.concatenate([labels[k].ravel() for labels in label_maps.values() for k in chosen]))
+    return np.concatenate([sheet, legend({label: names[label] for label in shown if label}, sheet.shape[1])])
+
+
+def legend(names, width):
+    """RGB (height, `width`, 3): the colour and the organ of each {label: organ}."""
+    height, columns = ENTRY[0], max(1, width // ENTRY[1])
+    strip = np.zeros((height * -(-len(names) // columns), width, 3), np.uint8)
+    for i, (label, name) in enumerate(names.items()):
+        y, x = i // columns * height, i % columns * ENTRY[1] + 6
+        strip[y + 4:y + 16, x:x + 12] = COLOURS[label]
+        cv2.putText(strip, name, (x + 18, y + 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    return strip
