@@ -21,11 +21,6 @@ from shared_data.metrics import mean
 from shared_data.phantoms import write_pddca_cohort
 
 
-def run():
-    """Nothing to compare within a run of all benchmarks: this one takes many minutes."""
-    return {}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)

@@ -2,8 +2,9 @@
 
     python -m tests.bench.run [module ...]
 
-Prints one table and saves it in tests/bench/results.json. Modules that need the other environment are left out: lung_*
-run in .venv-keras, all others in .venv.
+Prints one table and saves it in tests/bench/results.json. Modules that need the other environment are left out (lung_*
+run in .venv-keras, all others in .venv), and those that train for many minutes: they have no run(), and a command of
+their own.
 """
 import importlib
 import importlib.util
@@ -22,7 +23,10 @@ def main():
     saved = FOLDER / "results.json"
     results = json.loads(saved.read_text())["ratios"] if saved.exists() else {}
     for name in names:
-        results[name] = importlib.import_module(f"tests.bench.{name}").run()
+        module = importlib.import_module(f"tests.bench.{name}")
+        if not hasattr(module, "run"):
+            continue
+        results[name] = module.run()
         for what, ratio in results[name].items():
             print(f"{name:24s} {what:68s} {ratio:8.2f}", flush=True)
     saved.write_text(json.dumps({"cores": os.cpu_count(), "ratios": results}, indent=2) + "\n")

@@ -14,8 +14,9 @@ from shared_data.phantoms import write_neck_cohort
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
 from snet_neck_ln.inference import choose_precision
+from snet_neck_ln.networks import SNet
 from snet_neck_ln.process_data import data_parser, data_process_lymph_node
-from tests.bench.snet_precision import training_step
+from tests.bench.training_step import sum_of_snet_losses, training_step
 
 
 def run(batch_size=16):
@@ -30,8 +31,9 @@ def run(batch_size=16):
         start = time.perf_counter()
         batches = list(loader)
         loaded = sum(len(batch["mask"]) for batch in batches) / (time.perf_counter() - start)
-    bf16 = choose_precision("auto", torch.device("cpu")) == "bf16-mixed"
-    step = training_step(batches[0]["image"], batches[0]["mask"], bf16, torch.channels_last)
+    cpu = torch.device("cpu")
+    step = training_step(SNet(), 5e-5, batches[0]["image"], batches[0]["mask"], sum_of_snet_losses, cpu,
+                         bf16=choose_precision("auto", cpu) == "bf16-mixed", channels_last=True)
     step()
     start = time.perf_counter()
     step()
