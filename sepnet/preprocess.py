@@ -48,7 +48,7 @@ def prepare_cohort(cases, config):
             rows.append(outcome)
     for part in PARTS:
         if not any(row["part"] == part for row in rows):
-            raise all_skipped(f"{config.data_dir}, {part}", skipped)
+            raise all_skipped(f"{config.data_dir}, for {part} (--split sets how many that are)", skipped)
     if not any(row["labels"] for row in rows):
         raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
     write_table(config.prepared_dir / "cases.csv", rows)

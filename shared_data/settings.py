@@ -223,10 +223,8 @@ def _comments(config_class):
     """{field: the comment behind it} from the source of the class and of its parents."""
     found = {}
     for parent in reversed(config_class.__mro__[:-1]):
-        for line in inspect.getsource(parent).splitlines():
-            match = re.match(r"\s+(\w+):.*?\s#\s(.+)", line)
-            if match:
-                found[match[1]] = match[2]
+        # A field may go on in lines that are further in.
+        found |= dict(re.findall(r"^ {4}(\w+):.*?(?:\n {5,}.*)*?\s#\s(.+)$", inspect.getsource(parent), re.MULTILINE))
     return found
 
 

@@ -4,9 +4,12 @@ import importlib
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from shared_data.settings import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
@@ -41,6 +44,18 @@ def test_borders(path):
 def test_make(target, code, word):
     done = subprocess.run(["make", "-C", str(ROOT), target], capture_output=True, text=True)
     assert done.returncode == code and word in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("project", sorted(PROJECTS))
+def test_every_setting_is_an_option_with_a_help_text_and_its_default(project, capsys):
+    config = importlib.import_module(f"{project}.config").Config
+    with pytest.raises(SystemExit):
+        parse_options(config, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in fields(config):
+        text = shown.split(f" --{field.name.replace('_', '-')} ")[-1].split(" --")[0]
+        assert re.search("[a-z]{2}", text), field.name
+    assert re.search(r"\(authors\) \[[\d.]+\]", shown)
 
 
 @pytest.mark.parametrize("project", sorted(PROJECTS))

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import SimpleITK as sitk
 import torch
 
 from focusnet_v2 import adv_train, train, train_autoencoder, train_backbone, train_backbone_heatmap, train_SOL
-from focusnet_v2.config import Config
 from focusnet_v2.grids import unit
 from focusnet_v2.losses import backbone_loss
 from focusnet_v2.networks import SNet
@@ -217,12 +215,3 @@ def test_impossible_settings_are_refused(training, tmp_path, options, message):
 def test_a_gpu_that_is_not_there_is_refused(training, tmp_path):
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: "):
         train.main([*training, "--device", "cuda", "--run-dir", str(tmp_path)])
-
-
-def test_every_setting_has_a_help_text(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    shown = capsys.readouterr().out
-    for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in shown
-    assert "channels at full resolution, divisible by 8" in shown

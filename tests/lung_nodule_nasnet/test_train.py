@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 
 import keras
 import numpy as np
@@ -126,15 +125,6 @@ def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_wo
 def test_impossible_settings_are_refused(training, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         train.main([*training, "--run-dir", str(tmp_path), *options])
-
-
-def test_every_setting_has_a_help_text(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    shown = capsys.readouterr().out
-    for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in shown
-    assert "slices in one update, over all devices (authors) [12]" in shown
 
 
 def test_a_run_too_short_for_the_running_averages_is_told(capsys):

@@ -207,7 +207,7 @@ def test_cohorts_without_use_are_refused(raw, tmp_path):
     with pytest.raises(InputError, match="no organ in any label map"):
         prepare(tmp_path / "raw", tmp_path / "out")
     (tmp_path / "raw" / "2" / "label.nii.gz").unlink()
-    with pytest.raises(InputError, match="valid: no case could be used.*2"):
+    with pytest.raises(InputError, match="for valid .*: no case could be used.*valid 2: "):
         prepare(tmp_path / "raw", tmp_path / "out")
 
 

@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 
 import pytest
 import torch
 
 from sepnet import train
 from sepnet.authors_ini import read_ini
-from sepnet.config import MEMBERS, Config
+from sepnet.config import MEMBERS
 from sepnet.losses import AttentionExpDiceLoss
 from sepnet.networks import SepNet
 from sepnet.volumes import transformed
@@ -142,12 +141,3 @@ def test_impossible_settings_are_refused(training, tmp_path, options, message):
 def test_a_gpu_that_is_not_there_is_refused(training, tmp_path):
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: "):
         train.main([*training, "--device", "cuda", "--run-dir", str(tmp_path)])
-
-
-def test_every_setting_has_a_help_text(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    shown = capsys.readouterr().out
-    for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in shown
-    assert "learning rate of Adam (authors) [0.001]" in shown

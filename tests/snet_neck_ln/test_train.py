@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from shared_data.errors import InputError
 from shared_data.files import only_run_in
 from shared_data.phantoms import neck
 from snet_neck_ln import train
-from snet_neck_ln.config import Config
 from snet_neck_ln.losses import snet_loss
 from snet_neck_ln.networks import SNet
 from snet_neck_ln.slices import window
@@ -165,12 +163,3 @@ def test_impossible_settings_are_refused(training, tmp_path, options, message):
 def test_a_gpu_that_is_not_there_is_refused(training, tmp_path):
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: "):
         train.main([*training, "--device", "cuda", "--run-dir", str(tmp_path)])
-
-
-def test_every_setting_has_a_help_text(capsys):
-    with pytest.raises(SystemExit):
-        train.main(["--help"])
-    shown = capsys.readouterr().out
-    for field in fields(Config):
-        assert f"--{field.name.replace('_', '-')}" in shown
-    assert "learning rate of AdamW (authors) [5e-05]" in shown
