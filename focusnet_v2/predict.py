@@ -64,7 +64,7 @@ def list_organs(result, spacing_xyz):
     for label, organ in enumerate(ORGANS, 1):
         mask = result["final"] == label
         row = {"label": label, "organ": organ, "volume_ml": float(mask.sum() * math.prod(spacing_xyz) / 1000),
-               "components": components(mask, spacing_xyz)[1]}
+               "components": components(mask)[1]}
         if label in SMALL and result["peaks"]:
             peak, place = result["peaks"][SMALL.index(label)]
             row |= {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(result["counted"][SMALL.index(label)])}

@@ -70,7 +70,7 @@ def find_nodules(mask, probability, image):
     A nodule is {"label", "coordX", "coordY", "coordZ" (mm, LPS), "diameter_mm" (of a sphere), "volume_ml",
     "probability" (mean), "slices"}.
     """
-    labels, n = components(mask > 0, image.GetSpacing())
+    labels, n = components(mask > 0)
     places = np.flatnonzero(labels)
     places = places[np.argsort(labels.ravel()[places], kind="stable")]
     starts = np.searchsorted(labels.ravel()[places], np.arange(1, n + 2))
@@ -88,7 +88,7 @@ def find_nodules(mask, probability, image):
 def write_nodules(output, nodules):
     """<output without suffix>_nodules.csv; the path without suffix."""
     stem = without_suffix(output)
-    write_table(f"{stem}_nodules.csv", nodules or [dict.fromkeys(NODULE_COLUMNS, "")])
+    write_table(f"{stem}_nodules.csv", nodules, NODULE_COLUMNS)
     return stem
 
 

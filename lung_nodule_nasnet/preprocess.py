@@ -38,8 +38,7 @@ def main(argv=None):
     source = annotation_source(config, scans)
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir)
-        keep_config(config, config.prepared_dir / "config.json",
-                    free=[name for name in vars(config) if name not in SLICE_SETTINGS])
+        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
         return prepare_cohort(scans, skipped, source, config)
 
 
@@ -58,7 +57,7 @@ def prepare_cohort(scans, skipped, source, config):
     if not rows:
         raise all_skipped(config.data_dir, skipped)
     write_table(config.prepared_dir / "scans.csv", rows)
-    write_table(config.prepared_dir / "nodules.csv", nodules or [dict.fromkeys(LUNA_COLUMNS, "")])
+    write_table(config.prepared_dir / "nodules.csv", nodules, LUNA_COLUMNS)
     total = {name: sum(row[name] for row in rows) for name in rows[0] if name not in ("seriesuid", "patient")}
     if not total["with_nodule"]:
         raise InputError(f"{config.data_dir}: not one slice with a nodule ({source['kind']}). Check the annotations.")

@@ -90,10 +90,8 @@ def write_results(options, results, candidates, pictures, n_seen):
                "cpm": cpm(scans), "cpm_low": interval["cpm"][0], "cpm_high": interval["cpm"][1]}
     write_table(out / "cases.csv", rows)
     columns = ("seriesuid", *PLACE, "probability")
-    write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates]
-                or [dict.fromkeys(columns, "")])
-    write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""]
-                or [dict.fromkeys((*columns, "class"), "")])
+    write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates], columns)
+    write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""], (*columns, "class"))
     write_json(out / "summary.json", {"checkpoint": options.checkpoint, "reducer": options.reducer, "scores": summary,
                                       "froc": curve})
     draw_froc(scans, out / "froc.png")

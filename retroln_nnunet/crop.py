@@ -81,8 +81,7 @@ def main(argv=None):
     with only_run_in(config.output_dir):
         for folder in ("", "images", "labels", "regions"):
             clear_partials(config.output_dir / folder)
-        keep_config(replace(config, single=False), config.output_dir / "config.json",
-                    free=[name for name in vars(config) if name not in CROP_SETTINGS])
+        keep_config(replace(config, single=False), config.output_dir / "config.json", CROP_SETTINGS)
         return crop_cohort(cases, config)
 
 

@@ -125,7 +125,7 @@ def read_region(path):
 def write_results(config, cases, nodes, pictures):
     out = config.output_dir
     write_table(out / "cases.csv", cases)
-    write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
+    write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     source = config.predictions_dir or config.checkpoint

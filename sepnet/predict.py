@@ -81,7 +81,7 @@ def list_organs(labels_zyx, spacing_xyz, n_classes):
         if shape.HasLabel(label):
             x, y, z, nx, ny, nz = shape.GetBoundingBox(label)
             organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
-            voxels, (_, parts) = int(organ.sum()), components(organ, spacing_xyz)
+            voxels, (_, parts) = int(organ.sum()), components(organ)
         rows.append({"label": label, "organ": organ_name(label), "components": parts,
                      "volume_ml": voxels * math.prod(spacing_xyz) / 1000})
     return rows

@@ -33,8 +33,7 @@ def main(argv=None):
     with only_run_in(config.prepared_dir):
         for part in PARTS:
             clear_partials(config.prepared_dir / part)
-        keep_config(config, config.prepared_dir / "config.json",
-                    free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
         return prepare_cohort(cases, config)
 
 

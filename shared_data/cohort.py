@@ -52,7 +52,8 @@ def printable(name):
 
 def check_case_name(folder, reserved=()):
     """Raise InputError when a folder of the same name cannot be made beside `reserved` in the prepared folder."""
-    if not folder.name.isprintable() or folder.name in reserved or len(os.fsencode(folder.name)) > 200:
+    name = folder.name
+    if name in ("", *reserved) or not name.isprintable() or len(os.fsencode(name)) > 200:
         raise InputError(f"{ascii(str(folder))}: a case of this name cannot be prepared. Rename it.")
 
 

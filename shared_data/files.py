@@ -76,9 +76,9 @@ def read_json(path):
         raise InputError(f"{path}: not valid JSON ({error}). Write it again.") from error
 
 
-def write_table(path, rows):
-    """CSV of a list of dicts; the columns are those of the rows, in order of appearance."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def write_table(path, rows, columns=()):
+    """CSV of a list of dicts: `columns`, which are there without a row, too, then others in order of appearance."""
+    columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()

@@ -32,10 +32,9 @@ def surface_distances(reference, prediction, spacing_xyz):
             "assd_mm": float(np.concatenate([there, back]).mean())}
 
 
-def components(mask, spacing_xyz=(1.0, 1.0, 1.0)):
+def components(mask):
     """Connected components (26 neighbours) of a boolean array: (labels (z, y, x), their number)."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(spacing_xyz)
     labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
     return labels, int(labels.max())
 
@@ -45,8 +44,8 @@ def detection(reference, prediction, spacing_xyz):
 
     Returns ([{"node", "short_axis_mm", "volume_ml", "found"}], number of predicted components touching none).
     """
-    nodes, _ = components(reference, spacing_xyz)
-    predicted, n_predicted = components(prediction, spacing_xyz)
+    nodes, _ = components(reference)
+    predicted, n_predicted = components(prediction)
     found = set(np.unique(nodes[prediction]).tolist())
     touching = set(np.unique(predicted[reference]).tolist()) - {0}
     voxel_ml = math.prod(spacing_xyz) / 1000
@@ -69,7 +68,7 @@ def list_components(mask, grid):
     """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a boolean array (z, y, x) on the grid of an image in
     LPS order, largest first."""
     spacing = grid.GetSpacing()
-    labels, _ = components(mask, spacing)
+    labels, _ = components(mask)
     rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
              "short_axis_mm": short_axis_mm(node.image, spacing),
              "centre_xyz_mm": grid.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}

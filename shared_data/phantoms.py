@@ -15,9 +15,8 @@ from scipy import ndimage
 from shared_data.errors import run_script
 from shared_data.phantoms_abdomen import write_abdomen_cohort
 from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
-from shared_data.phantoms_head import head as head
 from shared_data.phantoms_head import write_pddca_cohort, write_structseg_cohort
-from shared_data.settings import parse_options
+from shared_data.settings import at_least, parse_options
 from shared_data.volume import write_volume
 
 FIELD_OF_VIEW_MM = 150.0
@@ -95,6 +94,7 @@ class Options:
     slices: int = 24  # slices of each CT
 
     def __post_init__(self):
+        at_least(self, 0, "seed")
         if min(self.patients, self.size // 32, self.slices // 4) < 1:
             raise ValueError("--patients must be at least 1, --size 32, --slices 4.")
 

@@ -45,12 +45,13 @@ def contact_sheet(pictures, columns=4):
 
 
 def draw_curves(history, path, panels):
-    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts)."""
+    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts); where a
+    column is not finite it has no point."""
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
-    epochs = [row["epoch"] for row in history]
     for axes, (title, columns) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         for column in columns:
-            axes.plot(epochs, [row[column] for row in history], label=column, marker="." if len(epochs) < 30 else None)
+            points = [(row["epoch"], row[column]) for row in history if np.isfinite(row[column])]
+            axes.plot(*zip(*points) if points else ((), ()), label=column, marker="." if len(points) < 30 else None)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()

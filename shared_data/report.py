@@ -29,9 +29,9 @@ th:first-child, td:first-child { text-align: left }
 for (const head of document.querySelectorAll("th")) head.onclick = () => {
   const body = head.closest("table").tBodies[0], column = head.cellIndex;
   const up = head.dataset.up = head.dataset.up === "1" ? "0" : "1";
-  const key = row => row.cells[column].textContent.trim();
+  const key = row => row.cells[column].textContent.trim().replace("∞", "Infinity");
   body.append(...[...body.rows].sort((a, b) => (up === "1" ? 1 : -1) *
-    key(a).localeCompare(key(b), undefined, {numeric: true})));
+    (key(a) - key(b) || key(a).localeCompare(key(b), undefined, {numeric: true}))));
 };
 </script></body></html>
 """)
@@ -54,6 +54,8 @@ def _shown(value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float):
-        return "∞" if math.isinf(value) else f"{round(value, 4) + 0:.4f}" if abs(value) < 10 else f"{value:.1f}"
-    return value
+    if not isinstance(value, float):
+        return value
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{round(value, 4) + 0:.4f}" if abs(value) < 10 else f"{value:.1f}"

@@ -9,6 +9,7 @@ import sys
 import types
 import typing
 from dataclasses import MISSING, asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 from shared_data.errors import InputError
@@ -66,14 +67,14 @@ def at_least(config, lowest, *names):
         require(config, name, lowest_given >= lowest, f"must be at least {lowest}")
 
 
-def keep_config(config, path, free=()):
-    """Write the settings to `path` once; raise, naming the fields, when a later run differs in any but the `free`."""
+def keep_config(config, path, fixed=None):
+    """Write the settings to `path` once; raise, naming the fields, when a later run differs in one of the `fixed`
+    (None: in any)."""
     if not Path(path).exists():
         write_json(path, asdict(config))
         return
     kept = load_config(type(config), path)
-    changed = [field.name for field in fields(config)
-               if field.name not in free and getattr(kept, field.name) != getattr(config, field.name)]
+    changed = [name for name in (fixed or vars(config)) if getattr(kept, name) != getattr(config, name)]
     if changed:
         raise InputError(f"{path}: made with other settings: " + _differences(kept, config, changed)
                          + ". Use the same, or another folder.")
@@ -119,14 +120,19 @@ def as_prepared(config_class, given, path, names):
     return {**given, **{name: getattr(kept, name) for name in names}}
 
 
+def with_changes(config, changes):
+    """`config` with `changes`; what it refuses becomes an InputError."""
+    return build(partial(replace, config), changes)
+
+
 def changed_config(config, changes, free, path):
     """`config` of an earlier run with `changes`, of which only the `free` may differ from it."""
-    other = build(type(config), {**{f.name: getattr(config, f.name) for f in fields(config)}, **changes})
+    other = with_changes(config, changes)
     locked = [name for name in changes if name not in free and getattr(config, name) != getattr(other, name)]
     if locked:
         raise InputError(f"{path}: made with other settings: {_differences(config, other, locked)}. "
                          "Leave them out, or start another run folder.")
-    return replace(config, **changes)
+    return other
 
 
 def settings_of_run(config_class, given, last, free, kept, prepared=()):
@@ -141,7 +147,9 @@ def settings_of_run(config_class, given, last, free, kept, prepared=()):
     if config.resume:
         if not last.exists():
             raise InputError(f"{last.parent}: no {last.name} to go on from. Leave out --resume.")
-        return changed_config(config_from_dict(config_class, kept(last), last), given, free, last)
+        # A run folder may have been moved since.
+        return changed_config(config_from_dict(config_class, kept(last), last), {**given, "run_dir": config.run_dir},
+                              free, last)
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
     if prepared:

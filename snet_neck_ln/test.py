@@ -115,7 +115,7 @@ def read_patient(folder, n_slices):
 def write_results(options, config, cases, nodes, pictures):
     out = options.output_dir
     write_table(out / "cases.csv", cases)
-    write_table(out / "nodes.csv", nodes or [{"case": "", "node": ""}])
+    write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": options.split, "cases": len(cases),

@@ -34,8 +34,7 @@ def main(argv=None):
         raise InputError(f"{config.data_dir}: no case in it. Expected <case>/img.nrrd and <case>/structures/*.nrrd.")
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir / "resampled")
-        keep_config(config, config.prepared_dir / "config.json",
-                    free=[name for name in vars(config) if name not in VOLUME_SETTINGS])
+        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
         return prepare_cohort(folders, config)
 
 

@@ -31,8 +31,7 @@ def main(argv=None):
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir)
-        keep_config(config, config.prepared_dir / "config.json",
-                    free=[name for name in vars(config) if name not in SLICE_SETTINGS])
+        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
         return prepare_cohort(folders, config)
 
 
@@ -58,7 +57,7 @@ def replace_table(prepared_dir, rows):
     """Write slices.csv; when it is another one than before, the folds made from that are removed."""
     table = prepared_dir / "slices.csv"
     before = table.read_bytes() if table.exists() else b""
-    write_table(table, rows or [{"patient": "", "slice": "", "path": "", "has_node": ""}])
+    write_table(table, rows, ("patient", "slice", "path", "has_node"))
     if table.read_bytes() != before:
         shutil.rmtree(prepared_dir / "folds", ignore_errors=True)
 

@@ -25,7 +25,7 @@ def is_whole(path):
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8")) is not None
         if path.suffix == ".csv":
-            return bool(read_table(path, []))
+            return read_table(path, []) is not None
         if path.suffix in (".png", ".jpg"):
             return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR) is not None
         if path.suffix in (".pt", ".pth", ".npz"):

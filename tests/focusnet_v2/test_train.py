@@ -16,7 +16,7 @@ from focusnet_v2.losses import backbone_loss
 from focusnet_v2.networks import SNet
 from focusnet_v2.train_backbone import sgd_rate
 from shared_data.errors import InputError
-from shared_data.phantoms import head
+from shared_data.phantoms_head import head
 from shared_data.volume import write_volume
 from tests.faults.attempt import attempt
 

@@ -17,7 +17,7 @@ from sepnet.losses import AttentionExpDiceLoss
 from sepnet.networks import SepNet
 from sepnet.volumes import transformed
 from shared_data.errors import InputError
-from shared_data.phantoms import head
+from shared_data.phantoms_head import head
 
 
 def history(run_dir):

@@ -39,7 +39,7 @@ def test_raw_and_prepared_lie_apart(tmp_path, raw, prepared):
     check_apart(tmp_path / "a", tmp_path / "ab")
 
 
-@pytest.mark.parametrize("name", ["folds", "a\nb", "ü" * 150])
+@pytest.mark.parametrize("name", ["folds", "", "a\nb", "ü" * 150])
 def test_names_that_cannot_be_prepared(name):
     with pytest.raises(InputError, match="cannot be prepared"):
         check_case_name(Path(name), reserved=("folds",))

@@ -2,7 +2,8 @@
 import numpy as np
 import SimpleITK as sitk
 
-from shared_data.phantoms import head, main, neck
+from shared_data.phantoms import main, neck
+from shared_data.phantoms_head import head
 from shared_data.phantoms_chest import chest
 from shared_data.volume import check_same_grid, read_ct, read_mask
 

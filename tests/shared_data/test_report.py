@@ -57,7 +57,7 @@ document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
 def test_a_browser_shows_the_page_from_disk_and_sorts_its_tables(tmp_path, width):
     save_picture(tmp_path / "a.png", np.full((40, 900, 3), 90, np.uint8))
     rows = [{"patient": f"P{k}", "dice": value, **{f"wide column {n}": 1.0 for n in range(12)}}
-            for k, value in enumerate((0.9, 12.0, 0.05, 110.0))]
+            for k, value in enumerate((0.9, math.inf, 0.05, 110.0, -1.5, -0.5))]
     write_report(tmp_path / "r.html", "Title", ["note"], {"Cases": rows}, {"wide": tmp_path / "a.png"})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     (tmp_path / "probe.html").write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
@@ -65,6 +65,6 @@ def test_a_browser_shows_the_page_from_disk_and_sorts_its_tables(tmp_path, width
                            f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
                            (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=120)
     seen = json.loads(done.stdout.split("SEEN")[1])
-    assert seen["drawn"] == ["0.9000", "12.0", "0.0500", "110.0"]
-    assert seen["up"] == ["0.0500", "0.9000", "12.0", "110.0"] and seen["down"] == seen["up"][::-1]
+    assert seen["drawn"] == ["0.9000", "∞", "0.0500", "110.0", "-1.5000", "-0.5000"]
+    assert seen["up"] == ["-1.5000", "-0.5000", "0.0500", "0.9000", "110.0", "∞"] and seen["down"] == seen["up"][::-1]
     assert seen["pictures"] == [True] and seen["overflow"] <= 0 and seen["requests"] == 0

@@ -67,7 +67,7 @@ def test_settings_are_kept_once_and_differences_named(tmp_path):
     config = Settings(patch_zyx=(1, 2), folder=Path("é x"))
     keep_config(config, path)
     assert load_config(Settings, path) == config
-    keep_config(Settings(patch_zyx=(1, 2), folder=Path("other")), path, free=("folder",))
+    keep_config(Settings(patch_zyx=(1, 2), folder=Path("other")), path, fixed=("patch_zyx",))
     with pytest.raises(InputError, match="patch_zyx 1 2 .now 3 4."):
         keep_config(Settings(patch_zyx=(3, 4), folder=Path("é x")), path)
     assert load_config(Settings, path) == config
