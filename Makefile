@@ -23,7 +23,7 @@ prepare_lung := preprocess table slice_idx
 
 venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
 python = $(call venv,$(1))/bin/python
-options = $(if $(DATA),--data-dir "$(abspath $(DATA))") $(ARGS)
+options = $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
 
 .PHONY: help demo demo-all test-all test-faults bench clean \
 	$(foreach verb,prepare train score predict test demo installed,$(PROJECTS:%=$(verb)-%))
@@ -48,11 +48,11 @@ demo-all: $(PROJECTS:%=demo-%)
 $(PROJECTS:%=installed-%): installed-%:
 	@$(MAKE) -s $(call venv,$*)/.installed-$($*)
 
+# Exit code 1 of a step: some cases were skipped and named; the others are ready.
 $(PROJECTS:%=prepare-%): prepare-%: installed-%
 	@for step in $(prepare_$*); do \
 		$(call python,$*) -m $($*).$$step $(options) || [ $$? = 1 ] || exit 2; done
 
-# Exit code 1 of a step: some cases were skipped and named; the others are ready.
 $(PROJECTS:%=train-%): train-%: installed-% $(if $(DATA),prepare-%)
 	@$(call python,$*) -m $($*).train $(options) $(if $(GPUS),--devices $(GPUS))
 

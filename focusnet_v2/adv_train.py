@@ -13,7 +13,6 @@ from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import critic_loss, segmenter_loss
 from focusnet_v2.networks import build_network, cut_boxes
-from focusnet_v2.validation import validate_volumes
 from shared_data.errors import run_script
 
 
@@ -68,9 +67,6 @@ class Adversarial(Stage):
         """The masks (B, n_small, *box_zyx) of the small organs in their boxes."""
         return torch.stack([cut_boxes(label == organ, corners[:, i], self.config.box_zyx)[:, 0]
                             for i, organ in enumerate(SMALL)], dim=1).float()
-
-    def validate(self, fabric, network):
-        return validate_volumes(fabric, network, self.cases, self.config)
 
     def score(self, row):
         return row["val_small_dice"]

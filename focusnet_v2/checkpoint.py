@@ -5,13 +5,14 @@ import torch
 
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.networks import build_network
-from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint, plain_state, read_checkpoint
+from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint, read_checkpoint
 from shared_data.checkpoints import check_origin, load_strictly, write_archive
 from shared_data.errors import InputError
 from shared_data.settings import config_from_dict
 
 PROJECT = "focusnet_v2"
-KIND_OF = {"backbone": "snet", "SOL": "focusnet", "backbone_heatmap": "focusnet", "adversarial": "focusnet_sos"}
+STAGE_OF = {"snet": "backbone", "focusnet": "backbone_heatmap", "focusnet_sos": "adversarial",
+            "autoencoder": "autoencoder"}  # by kind of the authors' networks
 
 
 def save_checkpoint(path, **state):
@@ -39,9 +40,9 @@ def load_network(path):
             kind = guess_kind(loaded)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-        stage = {kind_: stage for stage, kind_ in KIND_OF.items()}.get(kind, "autoencoder")
+        stage = STAGE_OF[kind]
         refuse_autoencoder(stage, path)
-        return load_original_checkpoint(plain_state(loaded), kind), Config(), stage
+        return load_original_checkpoint(path, kind), Config(), stage
     state = load_checkpoint(path)
     refuse_autoencoder(state["stage"], path)
     config = config_from_dict(Config, state["config"], path)

@@ -1,13 +1,11 @@
-"""Every setting of FocusNet: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of FocusNet: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import at_least, require
+from shared_data.settings import Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 
 # Labels 1 to 9, and the names of their files (PDDCA).
 ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",

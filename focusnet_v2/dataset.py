@@ -33,8 +33,8 @@ def load_cases(config, part):
 
 
 def build_loader(dataset, batch_size, config, rank=0, world_size=1):
-    """Batches of a data set; each process gets its share of an epoch."""
-    order = Order(len(dataset), batch_size, config.seed, rank, world_size)
+    """Batches of a data set; each process gets its share of a batch and of an epoch."""
+    order = Order(len(dataset), max(1, batch_size // world_size), config.seed, rank, world_size)
     return DataLoader(dataset, batch_sampler=order, pin_memory=torch.cuda.is_available())
 
 

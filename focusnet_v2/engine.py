@@ -14,6 +14,7 @@ from focusnet_v2.config import STAGES, Config
 from focusnet_v2.data_preprocess.data_preprocess import VOLUME_SETTINGS
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.inference import choose_device, choose_precision
+from focusnet_v2.validation import validate_volumes
 from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
@@ -30,8 +31,8 @@ class Stage:
     """One stage of training: what learns, from what, with which loss, optimiser and schedule.
 
     A subclass sets `name` and, in __init__, `networks` {name: module}, "model" being the one that is kept for the next
-    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]. It gives the rates,
-    the loss and the validation below.
+    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]; `cases` to validate
+    on. It gives the rates and the loss, and what of the rest it does otherwise.
     """
 
     name = ""
@@ -48,11 +49,11 @@ class Stage:
 
     def validate(self, fabric, network):
         """{"val_...": score} of the model in eval mode."""
-        raise NotImplementedError
+        return validate_volumes(fabric, network, self.cases, self.config)
 
     def score(self, row):
         """What the best epoch has most of; NaN when nothing could be validated."""
-        raise NotImplementedError
+        return row["val_dice"]
 
     def step(self, fabric, networks, optimizers, batch):
         """One update; the terms of the loss."""
@@ -134,9 +135,9 @@ def _train(stage, config, fabric, folder):
         for optimizer, kept in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(kept)
         history, best = state["history"], state["best"]
-    elif fabric.is_global_zero:
+    if fabric.is_global_zero:
         write_json(folder / "config.json", to_plain(config))
-    board = SummaryWriter(folder / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+        board = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
 
     fabric.print(f"stage {stage.name}: {n_epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}",
                  flush=True)
@@ -198,30 +199,21 @@ def train_one_epoch(stage, fabric, networks, optimizers, loader, name, drift=Fal
 
 
 def save_epoch(folder, state, optimizers, is_best, board):
-    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]
     if is_best:
         save_checkpoint(folder / "best.pt", **state)
-    save_checkpoint(folder / "last.pt", **state, optimizers=optimizers)
     columns = list(dict.fromkeys(name for each in history for name in each))
     rows = [{name: each.get(name, math.nan) for name in columns} for each in history]
     write_table(folder / "history.csv", rows)
     scores = [name for name in columns if name.startswith("val_")]
     if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation
         losses = [name for name in columns if name not in ("epoch", "lr", *scores)]
-        draw_curves(held(rows), folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
+        draw_curves(rows, folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})
     for name in row.keys() - {"epoch"}:
         if math.isfinite(row[name]):
             board.add_scalar(name, row[name], row["epoch"])
+    save_checkpoint(folder / "last.pt", **state, optimizers=optimizers)
     print(f"epoch {row['epoch']:3d}  " + "  ".join(f"{name} {value:.4g}" for name, value in row.items()
                                                    if name in ("loss", "lr") or name.startswith("val_")), flush=True)
-
-
-def held(rows):
-    """Rows in which a score keeps its value until the next validation."""
-    last, result = {}, []
-    for row in rows:
-        last = {**last, **{name: value for name, value in row.items() if math.isfinite(value)}}
-        result.append({**row, **last})
-    return result

@@ -46,13 +46,13 @@ def heatmap_loss(heatmap, target, presence):
     return (error * presence).sum() / presence.sum().clamp_min(1)
 
 
-def binary_focal_loss(logits, target, alpha=0.5, gamma=2.0, textbook=False, reduction="mean"):
+def binary_focal_loss(logits, target, alpha=0.5, gamma=2.0, textbook=False):
     """Focal loss of one organ. The authors' background term takes log-sigmoid(1 - z); textbook: log-sigmoid(-z)."""
     target, probability = target.to(logits.dtype), logits.sigmoid()
     foreground = alpha * target * (1 - probability) ** gamma * F.logsigmoid(logits)
     background = (1 - alpha) * (1 - target) * probability ** gamma * F.logsigmoid((0 if textbook else 1) - logits)
     loss = -(foreground + background)
-    return loss.sum() if reduction == "sum" else loss.mean()
+    return loss.mean()
 
 
 def binary_adaptive_dice_loss(logits, target):

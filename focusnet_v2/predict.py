@@ -15,12 +15,12 @@ from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import ORGANS, ROOT, SMALL, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
-from focusnet_v2.inference import choose_device, segment_ct
+from focusnet_v2.inference import choose_device, choose_precision, segment_ct
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
-from shared_data.settings import changed_config, parse_options, set_options
+from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
@@ -30,6 +30,8 @@ class Options:
     output: Path  # the label map; its suffix is its format
     checkpoint: Path = ROOT / "runs" / "focusnet_v2" / "adversarial" / "best.pt"  # of any stage, or the authors'
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
+    heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
+    small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
 
@@ -39,8 +41,8 @@ def main(argv=None):
     check_output(options.output, options.input)
     device = choose_device(options.device)
     network, config, _ = load_network(options.checkpoint)
-    changes = set_options(options, "window_step", "precision")
-    config = changed_config(config, changes, tuple(changes), options.checkpoint)
+    changes = set_options(options, "window_step", "heatmap_threshold", "small_threshold")
+    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)

@@ -19,7 +19,7 @@ from focusnet_v2.config import ORGANS, ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
-from focusnet_v2.inference import choose_device, segment_ct
+from focusnet_v2.inference import choose_device, choose_precision, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.errors import InputError, one_line, run_script
@@ -27,7 +27,7 @@ from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
-from shared_data.settings import changed_config, parse_options, set_options
+from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 
 LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
@@ -43,6 +43,8 @@ class Options:
     split: Literal["test", "valid", "train"] = "test"  # which cases
     output_dir: Path | None = None  # unset: <run>/<split>
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
+    heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
+    small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
 
@@ -51,9 +53,9 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     path = options.checkpoint or find_checkpoint(options.run_dir)
     network, config, stage = load_network(path)
-    changes = set_options(options, "window_step", "precision", "prepared_dir")
-    config = changed_config(config, changes, tuple(changes), path)
     device = choose_device(options.device)
+    changes = set_options(options, "prepared_dir", "window_step", "heatmap_threshold", "small_threshold")
+    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     out = options.output_dir or options.run_dir / options.split
     organs, small, skipped = [], [], {}
     names = cases_of(config, options.split)

@@ -12,7 +12,6 @@ from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import heatmap_loss
 from focusnet_v2.networks import build_network
-from focusnet_v2.validation import validate_volumes
 from shared_data.errors import run_script
 
 
@@ -36,9 +35,6 @@ class SOL(Stage):
         batch = augment(batch, self.config)
         heatmap = networks["model"](batch["image"])["heatmap"].float()
         return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, SMALL])}
-
-    def validate(self, fabric, network):
-        return validate_volumes(fabric, network, self.cases, self.config)
 
     def score(self, row):
         return -row["val_centre_mm"]

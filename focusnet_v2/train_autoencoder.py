@@ -48,9 +48,6 @@ class Autoencoder(Stage):
         scores = fabric.all_gather(scores).reshape(-1, len(SMALL))
         return {"val_dice": scores.nanmean(0).nanmean().item()}
 
-    def score(self, row):
-        return row["val_dice"]
-
 
 def main(argv=None):
     run_script_of(Autoencoder, argv, __doc__)

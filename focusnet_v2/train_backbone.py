@@ -10,7 +10,6 @@ from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import backbone_loss
 from focusnet_v2.networks import build_network
-from focusnet_v2.validation import validate_volumes
 from shared_data.errors import run_script
 
 
@@ -32,12 +31,6 @@ class Backbone(Stage):
         batch = augment(batch, self.config)
         return backbone_loss(networks["model"](batch["image"]).float(), batch["label"], self.config.alpha,
                              batch["presence"], self.config.dice_weight)
-
-    def validate(self, fabric, network):
-        return validate_volumes(fabric, network, self.cases, self.config)
-
-    def score(self, row):
-        return row["val_dice"]
 
 
 def sgd(parameters, lr):

@@ -12,7 +12,6 @@ from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import backbone_loss, heatmap_loss
 from focusnet_v2.networks import build_network
 from focusnet_v2.train_backbone import sgd, sgd_rate
-from focusnet_v2.validation import validate_volumes
 from shared_data.errors import run_script
 
 
@@ -39,12 +38,6 @@ class Joint(Stage):
         error = heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], batch["presence"][:, SMALL])
         return {**backbone_loss(outputs["logits"].float(), batch["label"], config.alpha, batch["presence"],
                                 config.dice_weight), "heatmap": config.joint_heatmap_weight * error}
-
-    def validate(self, fabric, network):
-        return validate_volumes(fabric, network, self.cases, self.config)
-
-    def score(self, row):
-        return row["val_dice"]
 
 
 def main(argv=None):

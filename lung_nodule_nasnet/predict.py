@@ -17,7 +17,7 @@ from lung_nodule_nasnet.postprocess import find_nodules, write_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.errors import run_script
 from shared_data.files import write_json
-from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.pictures import mask_sheet, save_picture
 from shared_data.settings import build, given_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, write_volume
 
@@ -65,7 +65,7 @@ def main(argv=None):
     write_json(f"{stem}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "components": nodules,
         "volume_ml": sum(nodule["volume_ml"] for nodule in nodules)})
-    save_picture(f"{stem}_overlay.png", draw(sitk.GetArrayViewFromImage(lps), mask))
+    save_picture(f"{stem}_overlay.png", mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU))
     print(f"{len(nodules)} nodules, {sum(nodule['volume_ml'] for nodule in nodules):.2f} ml: {options.output}")
 
 
@@ -75,15 +75,6 @@ def prepare_network(checkpoint, device, changes):
     choose_strategy(device, 1)
     network, config, _ = load_network(checkpoint)
     return network, build(Config, {**vars(config), **changes})
-
-
-def draw(hu, mask, tiles=8):
-    """Contact sheet (RGB) of the slices with most mask; of slices through the volume when there is none."""
-    area = mask.sum((1, 2), dtype=np.int64)
-    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
-    low, high = WINDOW_HU
-    return contact_sheet([(overlay((hu[k] - low) / (high - low), prediction=mask[k], side=320), f"slice {k}")
-                          for k in sorted({int(k) for k in chosen})])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Every setting of SepNet: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of SepNet: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import at_least, require
+from shared_data.settings import Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
 Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
 
@@ -67,6 +65,7 @@ class Config:
     validate_every: int = 1  # epochs between validations over whole cases (authors)
     seed: int = 2019  # of weights, sampling and augmentation (ours)
     resume: bool = False  # go on from last.pt of the run folder
+    all_members: bool = False  # train.py: the six members of the ensemble, one after the other
 
     # Network
     network: Literal["sepnet", "unet"] = "sepnet"  # or the 3-D U-Net it is compared with

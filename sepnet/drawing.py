@@ -3,12 +3,13 @@ import cv2
 import numpy as np
 
 from sepnet.config import organ_name
-from shared_data.organ_pictures import magnified, organ_sheet
+from shared_data.organ_pictures import SIDE, organ_sheet
+from shared_data.pictures import magnified
 
 
 def entropy_overlay(unit_yx, entropy_yx):
     """RGB of a slice, brighter and warmer where the votes' entropy is higher (ln 2: yellow)."""
-    picture = magnified(unit_yx)
+    picture = magnified(unit_yx, SIDE)
     entropy = cv2.resize(entropy_yx, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     heat = cv2.applyColorMap((np.clip(entropy / np.log(2), 0, 1) * 230).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.where((entropy > 0.01)[..., None], heat[..., ::-1], picture // 2)

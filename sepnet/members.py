@@ -1,6 +1,5 @@
 """The networks that are asked together, and the cases they are asked about."""
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,7 @@ from sepnet.config import ROOT, Device, Precision
 from sepnet.inference import choose_device, choose_precision
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
-from shared_data.settings import at_least, build
+from shared_data.settings import set_options, with_changes
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("n_classes", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -28,13 +27,10 @@ class ChainOptions:
 class NetworkOptions:
     """Options of every script that runs networks."""
 
-    window_step: int = 2  # slices between windows (authors)
-    window_batch: int = 1  # windows in one pass
+    window_step: int | None = None  # slices between windows; unset: the checkpoint's (2)
+    window_batch: int | None = None  # windows in one pass; unset: the checkpoint's (1)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     precision: Precision = "32-true"  # 16-mixed: for GPUs
-
-    def __post_init__(self):
-        at_least(self, 1, "window_step", "window_batch")
 
 
 @dataclass(frozen=True)
@@ -67,14 +63,13 @@ def load_members(checkpoints, options, **changes):
     for path, (_, config) in zip(checkpoints, loaded):
         other = [name for name in GRID if getattr(config, name) != getattr(first, name)]
         if other:
-            raise InputError(f"{path}: {other[0]} {getattr(config, other[0])} differs from {checkpoints[0].name}'s "
+            raise InputError(f"{path}: {other[0]} {getattr(config, other[0])} differs from {checkpoints[0]}'s "
                              f"{getattr(first, other[0])}. Ensembles need the same.")
     names = [path.stem if path.stem not in ("best", "last") else path.parent.name for path in checkpoints]
     if len(set(names)) < len(names):
         names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
-    config = build(partial(replace, first), {
-        **changes, "precision": choose_precision(options.precision), "window_step": options.window_step,
-        "window_batch": options.window_batch})
+    config = with_changes(first, {**changes, **set_options(options, "window_step", "window_batch"),
+                                  "precision": choose_precision(options.precision)})
     return Members(names, [network.to(device) for network, _ in loaded], [config.transform for _, config in loaded],
                    config, device)
 

@@ -26,15 +26,11 @@ from shared_data.settings import parse_options, set_options
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
-@dataclass(frozen=True)
-class InOut:
+@dataclass(frozen=True, kw_only=True)
+class Options(NetworkOptions):
     input: Path  # the CT
     output: Path  # the label map; its suffix is its format
     checkpoint: tuple[Path, ...]  # ours or the authors'; several make an ensemble
-
-
-@dataclass(frozen=True)
-class Options(NetworkOptions, InOut):
     crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
 

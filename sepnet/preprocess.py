@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from sepnet.config import CONTROL_POINTS, Config
 from sepnet.volumes import cropped, network_grid, transformed
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
-                                say_skipped)
+                                say_skipped, subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
@@ -62,8 +62,7 @@ def prepare_cohort(cases, config):
 def find_cases(config):
     """[(part, folder)] in natural order; a flat cohort is split by name, the last ones being for validation."""
     root = config.data_dir
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder. Give the cohort with --data-dir.")
+    patients = subfolders(root)
     if all((root / part).is_dir() for part in PARTS):
         names = {part: subfolders(root / part) for part in PARTS}
         twice = set(names["train"]) & set(names["valid"])
@@ -71,17 +70,12 @@ def find_cases(config):
             raise InputError(f"{root}: {', '.join(natural_sort(twice))} in train and in valid. Keep one of the two.")
         cases = [(part, root / part / name) for part in PARTS for name in names[part]]
     else:
-        patients = subfolders(root)
         if len(patients) < 2:
             raise InputError(f"{root}: patient folders: {len(patients)}; train and valid need one each. "
                              "Expected <patient>/data.nii.gz and label.nii.gz.")
         train, valid = hold_out(patients, 1 - config.split)
         cases = [("train", root / name) for name in train] + [("valid", root / name) for name in valid]
     return cases
-
-
-def subfolders(folder):
-    return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def prepare_case(case, config):

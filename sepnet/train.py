@@ -37,7 +37,6 @@ FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_d
 @dataclass(frozen=True)
 class Options(Config):
     config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
-    all_members: bool = False  # train the six members of the ensemble, one after the other
 
 
 def main(argv=None):
@@ -46,7 +45,7 @@ def main(argv=None):
         given = {**read_ini(given["config"]), **given}
     own = {field.name for field in fields(Config)}
     settings = {name: value for name, value in given.items() if name in own}
-    if not given.get("all_members"):
+    if not settings.pop("all_members", False):
         train(read_settings(settings))
         return
     folder = given.get("run_dir") or build(Config, settings).run_dir.parent
@@ -96,9 +95,9 @@ def train_all_epochs(config, fabric, precision):
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice = state["history"], state["best_dice"]
-    elif fabric.is_global_zero:
+    if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
-    board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+        board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
 
     fabric.print(f"{config.epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}", flush=True)
     while len(history) < config.epochs:
@@ -156,17 +155,17 @@ def validate(fabric, model, cases, config):
 
 
 def save_epoch(config, state, is_best, board):
-    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]
     if is_best:
         save_checkpoint(config.run_dir / "best.pt", **state)
-    save_checkpoint(config.run_dir / "last.pt", **state)
     write_table(config.run_dir / "history.csv", history)
     draw_curves(history, config.run_dir / "curves.png", {"loss": ["loss"], "validation Dice": ["val_dice"]})
     for name in row.keys() - {"epoch"}:
         if np.isfinite(row[name]):
             board.add_scalar(name, row[name], row["epoch"])
+    save_checkpoint(config.run_dir / "last.pt", **state)
     validated = f"val Dice {row['val_dice']:.4f}  " if np.isfinite(row["val_dice"]) else ""
     print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  {validated}lr {row['lr']:.2e}", flush=True)
 

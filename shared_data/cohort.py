@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from shared_data.errors import InputError
+from shared_data.folds import natural_sort
 
 
 def each_case(work, cases, workers, unit="case"):
@@ -48,6 +49,14 @@ def all_skipped(folder, skipped):
 def printable(name):
     """A file name as it can stand in a message, even one with line ends or bytes that are no text."""
     return name if name.isprintable() else ascii(name)
+
+
+def subfolders(folder):
+    """Names of the folders in a cohort's folder, in natural order, hidden ones left out. Raises InputError without it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder. Give the cohort with --data-dir.")
+    return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def check_case_name(folder, reserved=()):

@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from shared_data.pictures import contact_sheet
+from shared_data.pictures import contact_sheet, magnified
 
 # 24 colours that can be told apart, eight hues in three shades; label 0 is never drawn.
 SHADES = ((235, 255), (110, 255), (255, 150))  # saturation, value
@@ -12,16 +12,10 @@ SIDE = 320  # pixels of width
 ENTRY = (20, 160)  # pixels of a legend's entry, y and x
 
 
-def magnified(unit_yx, aspect=1.0):
-    """RGB (height, SIDE, 3) uint8 of a slice in [0, 1]; aspect: a pixel's height over its width."""
-    size = (SIDE, max(1, round(SIDE * aspect * unit_yx.shape[0] / unit_yx.shape[1])))
-    grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-
-
 def organ_overlay(unit_yx, labels_yx, aspect=1.0):
-    """The slice magnified, each label filled in its colour."""
-    picture = magnified(unit_yx, aspect)
+    """RGB (height, SIDE, 3) of a slice in [0, 1], each label filled in its colour; aspect: a pixel's height over its
+    width."""
+    picture = magnified(unit_yx, SIDE, aspect)
     labels = cv2.resize(labels_yx.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     blended = (0.4 * picture + 0.6 * COLOURS[labels]).astype(np.uint8)
     return np.where((labels > 0)[..., None], blended, picture)

@@ -8,18 +8,22 @@ from shared_data.files import whole_file
 REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
 
 
+def magnified(unit_yx, side, aspect=1.0):
+    """RGB (height, `side`, 3) uint8 of a slice in [0, 1]; aspect: a pixel's height over its width."""
+    size = (side, max(1, round(side * aspect * unit_yx.shape[0] / unit_yx.shape[1])))
+    grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
+    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+
+
 def overlay(unit_yx, reference=None, prediction=None, side=512):
     """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red on top.
 
     The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
     """
-    scale = side / unit_yx.shape[1]
-    size = (side, max(1, round(unit_yx.shape[0] * scale)))
-    picture = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
-    picture = cv2.cvtColor(picture, cv2.COLOR_GRAY2RGB)
+    picture = magnified(unit_yx, side)
     for mask, colour, width in ((reference, REFERENCE_RGB, 3), (prediction, PREDICTION_RGB, 1)):
         if mask is not None:
-            large = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            large = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(picture, outlines, -1, colour, width, cv2.LINE_AA)
     return picture
@@ -29,6 +33,15 @@ def save_picture(path, rgb):
     """Write an RGB array (y, x, 3) as PNG."""
     with whole_file(path) as partial:
         partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1])
+
+
+def mask_sheet(volume, mask, window, tiles=8):
+    """Contact sheet (RGB) of the slices of a volume (z, y, x) with most of a mask, or of slices through it when that is
+    empty. window: (low, high), the values that become black and white."""
+    area, (low, high) = mask.sum((1, 2), dtype=np.int64), window
+    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
+    return contact_sheet([(overlay((volume[k] - low) / (high - low), prediction=mask[k], side=320), f"slice {k}")
+                          for k in sorted({int(k) for k in chosen})])
 
 
 def contact_sheet(pictures, columns=4):

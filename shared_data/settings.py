@@ -15,6 +15,9 @@ from pathlib import Path
 from shared_data.errors import InputError
 from shared_data.files import read_json, write_json
 
+Device = typing.Literal["auto", "cpu", "cuda", "mps"]
+Precision = typing.Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+
 
 def parse_options(config_class, argv=None, description=None):
     """The command line as an instance of `config_class`."""

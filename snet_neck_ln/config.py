@@ -1,13 +1,11 @@
-"""Every setting of S-Net: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of S-Net: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import at_least, require
+from shared_data.settings import Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 
 
 @dataclass(frozen=True)

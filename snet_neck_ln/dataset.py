@@ -17,7 +17,7 @@ from snet_neck_ln.slices import STEPS
 def build_loaders(config, rank=0, world_size=1):
     """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share."""
     positives, negatives = read_fold(config.prepared_dir, config.val_fold, "train")
-    val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "val")
+    val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "valid")
     for part, paths in (("training", positives), ("validation", val_positives)):
         if not paths:
             raise InputError(f"{config.prepared_dir}: no {part} slice of fold {config.val_fold} holds a node. "

@@ -4,7 +4,7 @@ input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation
 beside it come <name>_overlay.png and <name>.json (volumes in ml, components).
 """
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from shared_data.crop import undo_crop
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
-from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.settings import build, parse_options, set_options
+from shared_data.pictures import mask_sheet, save_picture
+from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
@@ -43,7 +43,7 @@ def main(argv=None):
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
     changes = set_options(options, "threshold", "size", "batch_size")
-    config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
+    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
@@ -60,17 +60,8 @@ def main(argv=None):
     write_json(f"{stem}.json", {
         "input": options.input, "output": options.output, "checkpoint": options.checkpoint,
         "threshold": config.threshold, "volume_ml": sum(node["volume_ml"] for node in found), "components": found})
-    save_picture(f"{stem}_overlay.png", draw(stored, prediction))
+    save_picture(f"{stem}_overlay.png", mask_sheet(stored, prediction, (0, STEPS)))
     print(f"{len(found)} components, {sum(node['volume_ml'] for node in found):.2f} ml: {options.output}")
-
-
-def draw(stored, prediction, tiles=8):
-    """Contact sheet (RGB) of the slices with most prediction; of slices through the volume when there is none."""
-    area = prediction.sum((1, 2))
-    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
-    chosen = sorted({int(k) for k in chosen})
-    return contact_sheet([(overlay(stored[k] / STEPS, prediction=prediction[k], side=320), f"slice {k}")
-                          for k in chosen])
 
 
 if __name__ == "__main__":

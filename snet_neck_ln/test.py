@@ -4,7 +4,6 @@ Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, o
 """
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +18,7 @@ from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
-from shared_data.settings import build, parse_options, set_options
+from shared_data.settings import build, parse_options, set_options, with_changes
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import Config, Device, Precision
@@ -39,7 +38,7 @@ class Options:
     checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run folder
     prepared_dir: Path | None = None  # unset: where the run was trained
     val_fold: int | None = None  # fold of the run; unset: the checkpoint's (1)
-    split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
+    split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     output_dir: Path | None = None  # unset: <run folder>/<split>
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
@@ -56,7 +55,7 @@ def main(argv=None):
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
     changes = set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size")
-    config = build(partial(replace, config), {**changes, "precision": choose_precision(options.precision, device)})
+    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
                                                                        options.split) for path in paths})
     if not patients:
@@ -121,11 +120,12 @@ def write_results(options, config, cases, nodes, pictures):
     write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": options.split, "cases": len(cases),
                                       "threshold": config.threshold, "scores": summary, "detection": by_size})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
-    figures = {}
-    for rank, row in {"worst": ranked[:1], "median": ranked[len(ranked) // 2:][:1], "best": ranked[-1:]}.items():
-        for case in row:
-            save_picture(out / "overlays" / f"{rank}.png", pictures[case["case"]])
-            caption = f"{rank}: {case['case']}, Dice {case['dice']:.3f} (reference green, prediction red)"
+    places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
+    ranks, figures = {ranked[place]["case"]: rank for rank, place in places.items()}, {}  # a case has one rank
+    for row in ranked:
+        if rank := ranks.get(row["case"]):
+            save_picture(out / "overlays" / f"{rank}.png", pictures[row["case"]])
+            caption = f"{rank}: {row['case']}, Dice {row['dice']:.3f} (reference green, prediction red)"
             figures[caption] = out / "overlays" / f"{rank}.png"
     sheet = contact_sheet([(pictures[row["case"]][::2, ::2], f"{row['case']}  {row['dice']:.3f}")
                            for row in cases])

@@ -60,9 +60,9 @@ def train(config, fabric):
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
-    elif fabric.is_global_zero:
+    if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
-    board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history)) if fabric.is_global_zero else None
+        board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
 
     fabric.print(f"{config.epochs - len(history)} epochs of {len(train_loader)} updates on {fabric.device}", flush=True)
     while len(history) < config.epochs and since_best < config.stop_patience:
@@ -135,19 +135,19 @@ def validate(fabric, model, loader, threshold):
 
 
 def save_epoch(config, state, board):
-    """best.pt before last.pt: whatever moment a kill comes, the run goes on as if there had been none."""
+    """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]
     if state["since_best"] == 0:
         save_checkpoint(config.run_dir / "best.pt", **state)
     if row["epoch"] % config.checkpoint_every == 0:
         save_checkpoint(config.run_dir / f"epoch_{row['epoch']:03d}.pt", **state)
-    save_checkpoint(config.run_dir / "last.pt", **state)
     write_table(config.run_dir / "history.csv", history)
     draw_curves(history, config.run_dir / "curves.png",
                 {"loss": ["loss", "tversky", "wbce", "wiou"], "validation Dice": ["val_dice", "val_slice_dice"]})
     for name in row.keys() - {"epoch"}:
         board.add_scalar(name, row[name], row["epoch"])
+    save_checkpoint(config.run_dir / "last.pt", **state)
     print(f"epoch {row['epoch']:3d}  loss {row['loss']:.4f}  val Dice {row['val_dice']:.4f}  lr {row['lr']:.2e}",
           flush=True)
 

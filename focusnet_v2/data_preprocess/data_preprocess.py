@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from focusnet_v2.config import ORGANS, Config
 from focusnet_v2.grids import to_network_grid
-from shared_data.cohort import all_skipped, check_apart, check_case_name, each_case, fingerprint, printable, say_skipped
+from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
+                                say_skipped, subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
@@ -25,11 +26,8 @@ VOLUME_SETTINGS = ("spacing_xyz", "resample_axes")
 
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
-    if not config.data_dir.is_dir():
-        raise InputError(f"{config.data_dir}: no such folder. Give the cohort with --data-dir.")
+    folders = [config.data_dir / name for name in subfolders(config.data_dir)]
     check_apart(config.data_dir, config.prepared_dir)
-    folders = [config.data_dir / name for name in natural_sort(path.name for path in config.data_dir.iterdir()
-                                                              if path.is_dir() and path.name[0] != ".")]
     if not folders:
         raise InputError(f"{config.data_dir}: no case in it. Expected <case>/img.nrrd and <case>/structures/*.nrrd.")
     with only_run_in(config.prepared_dir):

@@ -1,7 +1,7 @@
-"""Slices to folds: slices.csv -> <prepared>/folds/fold<f>/{train,val,test}_{with,without}_node.txt.
+"""Slices to folds: slices.csv -> <prepared>/folds/fold<f>/{train,valid,test}_{with,without}_node.txt.
 
 By patient, in natural order: the first 200 of 221 make five folds, the last 21 are the test set; other cohorts in
-the same proportion. No patient is in two of train, val and test.
+the same proportion. No patient is in two of train, valid and test.
 """
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from snet_neck_ln.config import Config
 
 TEST_SHARE = 21 / 221  # paper
 N_FOLDS = 5
-PARTS = ("train", "val", "test")
+PARTS = ("train", "valid", "test")
 SLICE_PATH = r"[^/]+/files/\d+\.npz"
 
 
@@ -33,14 +33,14 @@ def main(argv=None):
 
 
 def split_patients(patients, source):
-    """[{"train", "val", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
+    """[{"train", "valid", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
     if len(patients) < 3:
-        raise InputError(f"{source}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, val and test need one "
-                         "each. Prepare at least 3.")
+        raise InputError(f"{source}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, valid and test need "
+                         "one each. Prepare at least 3.")
     others, test = hold_out(patients, TEST_SHARE)
     folds = make_folds(others, N_FOLDS)
-    return [{"train": [name for fold in folds if fold is not val for name in fold], "val": val, "test": test}
-            for val in folds]
+    return [{"train": [name for fold in folds if fold is not valid for name in fold], "valid": valid, "test": test}
+            for valid in folds]
 
 
 def write_fold(folder, parts, rows):
@@ -52,7 +52,7 @@ def write_fold(folder, parts, rows):
 
 
 def read_fold(prepared_dir, fold, part):
-    """(paths of slices with a node, of those without) of "train", "val" or "test"."""
+    """(paths of slices with a node, of those without) of "train", "valid" or "test"."""
     folder = Path(prepared_dir) / "folds" / f"fold{fold}"
     if not folder.is_dir():
         there = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"

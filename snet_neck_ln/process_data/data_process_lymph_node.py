@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped)
+from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped,
+                                subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
-from shared_data.folds import natural_sort
 from shared_data.settings import keep_config, parse_options
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
 from snet_neck_ln.config import Config
@@ -64,9 +64,7 @@ def replace_table(prepared_dir, rows):
 
 def patient_folders(data_dir):
     """The patients' folders in natural order."""
-    if not data_dir.is_dir():
-        raise InputError(f"{data_dir}: no such folder. Give the cohort with --data-dir.")
-    names = natural_sort(path.name for path in data_dir.iterdir() if path.is_dir() and path.name[0] != ".")
+    names = subfolders(data_dir)
     if not names:
         raise InputError(f"{data_dir}: no patient folders in it. Expected <patient>/<CT and mask>.")
     return [data_dir / name for name in names]

@@ -48,8 +48,3 @@ def seconds(work):
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-if __name__ == "__main__":
-    for name, ratio in run().items():
-        print(f"{name}: {ratio:.3f}")

@@ -5,8 +5,6 @@
 Random weights of full width; step 40 for time: the peak does not depend on it.
 """
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +15,9 @@ import SimpleITK as sitk
 from focusnet_v2.checkpoint import save_checkpoint
 from focusnet_v2.config import Config
 from focusnet_v2.networks import build_network
-from shared_data.volume import write_volume
 from shared_data.settings import to_plain
+from shared_data.volume import write_volume
+from tests.bench.measured import measured
 
 LIMIT_GB = 8.0
 
@@ -31,10 +30,8 @@ def run(window_step=40):
         config = Config()
         save_checkpoint(Path(folder) / "full.pt", stage="adversarial", config=to_plain(config),
                         model=build_network(config).state_dict())
-        subprocess.run([sys.executable, "-m", "focusnet_v2.predict", "--input", f"{folder}/ct.nrrd", "--output",
-                        f"{folder}/labels.nrrd", "--checkpoint", f"{folder}/full.pt", "--window-step",
-                        str(window_step)], check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        _, peak = measured([sys.executable, "-m", "focusnet_v2.predict", "--input", f"{folder}/ct.nrrd", "--output",
+                            f"{folder}/labels.nrrd", "--checkpoint", f"{folder}/full.pt", "--window-step", window_step])
     return {f"peak memory of predict / {LIMIT_GB} GB": peak / LIMIT_GB}
 
 

@@ -58,11 +58,6 @@ def with_monai(reference, prediction, spacing_xyz):
             "assd_mm": compute_average_surface_distance(y_pred, y, symmetric=True, **options).item()}
 
 
-def run():
-    """Nothing to compare within a run of all benchmarks: this one needs --data."""
-    return {}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)

@@ -4,10 +4,8 @@
 
 Seven minutes on one core. Most of it goes to the network and its batch of four slices; 40 slices take 1.8 GB, 300 2.7.
 """
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from lung_nodule_nasnet.lungs import to_matrix
 from lung_nodule_nasnet.nasnet_v2 import build_network
 from shared_data.phantoms_chest import chest
 from shared_data.settings import to_plain
+from tests.bench.measured import measured
 
 LIMIT_GB = 6
 
@@ -34,18 +33,6 @@ def run(slices=300):
                         weights=[variable.numpy() for variable in network.variables])
         command = [sys.executable, "-m", "lung_nodule_nasnet.predict", "--input", f"{folder}/ct.nrrd", "--output",
                    f"{folder}/mask.nrrd", "--checkpoint", f"{folder}/best.npz"]
-        process, peak, start = subprocess.Popen(command, stdout=subprocess.DEVNULL), 0.0, time.perf_counter()
-        while process.poll() is None:
-            peak = max(peak, resident_gb(process.pid))
-            time.sleep(0.05)
-        assert process.returncode == 0
-        print(f"{slices} slices: {peak:.2f} GB, {time.perf_counter() - start:.0f} s")
+        seconds, peak = measured(command)
+        print(f"{slices} slices: {peak:.2f} GB, {seconds:.0f} s")
     return {f"peak memory of predicting {slices} slices / {LIMIT_GB} GB": peak / LIMIT_GB}
-
-
-def resident_gb(pid):
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0) * 1024 / 1e9

@@ -7,16 +7,15 @@ Both sides start a Python of their own, read the same files, find the same regio
 [0, 1], by SimpleITK, same compression); ours besides checks every file to its end, reads the crop back, and writes the
 region as JSON. float64: nibabel's `get_fdata`, as in the authors' code, one vertebra after the other, the CT last.
 """
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from shared_data.phantoms_abdomen import VERTEBRAE, abdomen, write_abdomen_cohort
+from tests.bench.measured import measured
 
 FLOAT64 = """
 import pathlib, sys
@@ -97,16 +96,3 @@ def write_large(folder, suffix):
     noisy.CopyInformation(image)
     sitk.WriteImage(noisy, str(path), True)
     return path, folder / "v"
-
-
-def measured(command):
-    """(seconds, peak GB) of a process."""
-    wrapper = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=2).returncode; "
-               "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)")
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", wrapper, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True)
-    seconds = time.perf_counter() - start
-    code, kilobytes = map(int, done.stdout.split())
-    assert code == 0, done.stderr[-2000:]
-    return seconds, kilobytes / 1e6

@@ -3,7 +3,7 @@
     python -m tests.bench.run [module ...]
 
 Prints one table and saves it in tests/bench/results.json. Modules that need the other environment are left out (lung_*
-run in .venv-keras, all others in .venv), and those that train for many minutes: they have no run(), and a command of
+run in .venv-keras, all others in .venv), and those that need data or many minutes: they have no run(), and a command of
 their own.
 """
 import importlib
@@ -29,7 +29,7 @@ def main():
         results[name] = module.run()
         for what, ratio in results[name].items():
             print(f"{name:24s} {what:68s} {ratio:8.2f}", flush=True)
-    saved.write_text(json.dumps({"cores": os.cpu_count(), "ratios": results}, indent=2) + "\n")
+        saved.write_text(json.dumps({"cores": os.cpu_count(), "ratios": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

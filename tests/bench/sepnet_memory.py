@@ -5,8 +5,6 @@
 Random weights of full width; --window-step 16 for time: the peak does not depend on it.
 """
 import argparse
-import resource
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +14,7 @@ from sepnet.config import Config
 from sepnet.networks import build_network
 from shared_data.phantoms import write_structseg_cohort
 from shared_data.settings import to_plain
+from tests.bench.measured import measured
 
 LIMIT_GB = 8.0
 
@@ -25,10 +24,9 @@ def run(crop_size=256, slices=200, window_step=16):
         write_structseg_cohort(Path(folder), patients=1, size=512, slices=slices)
         config = Config(crop_size=crop_size)
         save_checkpoint(Path(folder) / "full.pt", config=to_plain(config), model=build_network(config).state_dict())
-        subprocess.run([sys.executable, "-m", "sepnet.predict", "--input", f"{folder}/1/data.nii.gz", "--output",
-                        f"{folder}/labels.nii.gz", "--checkpoint", f"{folder}/full.pt", "--window-step",
-                        str(window_step)], check=True)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        _, peak = measured([sys.executable, "-m", "sepnet.predict", "--input", f"{folder}/1/data.nii.gz", "--output",
+                            f"{folder}/labels.nii.gz", "--checkpoint", f"{folder}/full.pt", "--window-step",
+                            window_step])
     return {f"peak memory of predict, {slices} slices, crop {crop_size} / {LIMIT_GB} GB": peak / LIMIT_GB}
 
 

@@ -1,5 +1,4 @@
 """From checkpoints to scores and label maps on the CT's own grid; bad input is one line."""
-import csv
 import json
 import shutil
 import subprocess
@@ -15,11 +14,12 @@ from hypothesis import strategies as st
 from focusnet_v2 import checkpoint, demo, predict, test
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import ORGANS, SMALL, Config
-from focusnet_v2.inference import fuse, predict_volume, segment_ct, window_starts
+from focusnet_v2.inference import choose_precision, fuse, predict_volume, segment_ct, window_starts
 from focusnet_v2.networks import FocusNet
 from focusnet_v2.scoring import score_organs, summarise
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
+from shared_data.files import read_table
 from shared_data.metrics import dice
 from shared_data.volume import geometry, write_volume
 
@@ -31,8 +31,7 @@ def array(path):
 
 
 def rows_of(path):
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_table(path, [])
 
 
 def run_predict(scan, output, checkpoint, *options):
@@ -128,6 +127,20 @@ def test_infinite_distances_are_left_out_and_counted():
     assert row["dice"] == 0 and row["hd95_mm"] == np.inf
     summary = summarise([row], ("dice", "hd95_mm"))[0]
     assert summary["n_dice"] == 1 and summary["n_hd95_mm"] == 0 and np.isnan(summary["hd95_mm"])
+
+
+def test_predict_takes_precision_and_thresholds(run_dir, raw, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(network, ct, image, config, *_):
+        seen.append((config.precision, config.heatmap_threshold, config.small_threshold))
+        raise InputError("seen")
+
+    monkeypatch.setattr(predict, "segment_ct", stop)
+    for options in ([], ["--precision", "auto", "--heatmap-threshold", "0.3", "--small-threshold", "0.2"]):
+        with pytest.raises(InputError, match="seen"):
+            run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", run_dir / "SOL" / "best.pt", *options)
+    assert seen == [("32-true", 0.6, 0.5), (choose_precision("auto", torch.device("cpu")), 0.3, 0.2)]
 
 
 @pytest.mark.parametrize("stage", STAGES)

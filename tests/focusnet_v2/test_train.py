@@ -1,5 +1,4 @@
 """Training learns, every stage resumes after kill -9 as if nothing had been, and the chain skips what is finished."""
-import csv
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from focusnet_v2.losses import backbone_loss
 from focusnet_v2.networks import SNet
 from focusnet_v2.train_backbone import sgd_rate
 from shared_data.errors import InputError
+from shared_data.files import read_table
 from shared_data.phantoms_head import head
 from shared_data.volume import write_volume
 from tests.faults.attempt import attempt
@@ -25,8 +25,7 @@ SCRIPTS = {"backbone": train_backbone, "SOL": train_SOL, "autoencoder": train_au
 
 
 def history(folder):
-    with open(folder / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_table(folder / "history.csv", [])
 
 
 def weights(path, name="model"):
@@ -106,7 +105,7 @@ def test_the_chain_killed_in_every_stage_equals_the_uninterrupted(training, tmp_
     train.main([*options, "--run-dir", str(tmp_path / "whole")])
     options += ["--run-dir", str(tmp_path / "killed")]
     for stage in STAGES:
-        table = tmp_path / "killed" / stage / "history.csv"
+        table = tmp_path / "killed" / stage / "last.pt"
         assert attempt("focusnet_v2.train", options, kill_when=lambda _: table.exists()).code == -signal.SIGKILL
         assert len(history(table.parent)) < 3
     assert attempt("focusnet_v2.train", options).code == 0
@@ -131,7 +130,7 @@ def test_the_joint_stage_killed_equals_the_uninterrupted(training, tmp_path):
     train_backbone_heatmap.main([*options, str(tmp_path / "whole")])
     stage = tmp_path / "killed" / "backbone_heatmap"
     killed = attempt("focusnet_v2.train", [*options, str(tmp_path / "killed")],
-                     kill_when=lambda _: (stage / "history.csv").exists())
+                     kill_when=lambda _: (stage / "last.pt").exists())
     assert killed.code == -signal.SIGKILL and len(history(stage)) < 3
     train_backbone_heatmap.main(["--run-dir", str(tmp_path / "killed"), "--resume"])
     assert history(stage) == history(tmp_path / "whole" / stage.name)

@@ -1,5 +1,4 @@
 """Training learns, resumes after kill -9 as if nothing had been, and refuses what it cannot do."""
-import csv
 import os
 import shutil
 import signal
@@ -17,12 +16,12 @@ from sepnet.losses import AttentionExpDiceLoss
 from sepnet.networks import SepNet
 from sepnet.volumes import transformed
 from shared_data.errors import InputError
+from shared_data.files import read_table
 from shared_data.phantoms_head import head
 
 
 def history(run_dir):
-    with open(run_dir / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_table(run_dir / "history.csv", [])
 
 
 def same_weights(one, other):
@@ -65,7 +64,7 @@ def test_killed_and_resumed_equals_uninterrupted(training, tmp_path):
     train.main([*options, "--run-dir", str(tmp_path / "whole")])
     killed = subprocess.Popen([*command, *options], start_new_session=True, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "history.csv").exists():
+    while not (tmp_path / "killed" / "last.pt").exists():
         assert killed.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)  # into the next epoch

@@ -13,9 +13,9 @@ def test_no_patient_is_in_two_splits(n_patients):
     validated = []
     for parts in folds:
         assert all(parts.values())
-        assert sorted(parts["train"] + parts["val"] + parts["test"]) == sorted(patients)  # each once, none twice
+        assert sorted(parts["train"] + parts["valid"] + parts["test"]) == sorted(patients)  # each once, none twice
         assert parts["test"] == folds[0]["test"] and len(parts["test"]) == max(1, round(n_patients * 21 / 221))
-        validated += parts["val"]
+        validated += parts["valid"]
     assert validated + folds[0]["test"] == natural_sort(patients)
     assert len(folds) == min(5, n_patients - len(folds[0]["test"]))
 
@@ -23,8 +23,8 @@ def test_no_patient_is_in_two_splits(n_patients):
 def test_the_papers_cohort_is_split_as_in_the_paper():
     patients = [f"P{i}" for i in range(1, 222)]
     for number, parts in enumerate(split_patients(patients, "cohort"), 1):
-        assert parts["val"] == patients[40 * (number - 1):40 * number]
-        assert parts["train"] == [name for name in patients[:200] if name not in parts["val"]]
+        assert parts["valid"] == patients[40 * (number - 1):40 * number]
+        assert parts["train"] == [name for name in patients[:200] if name not in parts["valid"]]
         assert parts["test"] == patients[200:]
 
 
@@ -36,7 +36,7 @@ def test_too_few_patients_are_refused(n_patients):
 
 def test_lists_hold_every_slice_once(prepared):
     for fold in (1, 2, 3, 4):
-        paths = [path for part in ("train", "val", "test") for paths in read_fold(prepared, fold, part)
+        paths = [path for part in ("train", "valid", "test") for paths in read_fold(prepared, fold, part)
                  for path in paths]
         assert sorted(paths) == sorted(f"P{p}/files/{k}.npz" for p in range(1, 6) for k in range(5))
     with pytest.raises(InputError, match="fold9: no such fold .fold1, fold2, fold3, fold4 there"):

@@ -1,5 +1,4 @@
 """Training learns, resumes after kill -9 as if nothing had been, and refuses what it cannot do."""
-import csv
 import os
 import shutil
 import signal
@@ -9,9 +8,10 @@ import time
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_data.errors import InputError
-from shared_data.files import only_run_in
+from shared_data.files import only_run_in, read_json, read_table
 from shared_data.phantoms import neck
 from snet_neck_ln import train
 from snet_neck_ln.losses import snet_loss
@@ -20,8 +20,7 @@ from snet_neck_ln.slices import window
 
 
 def history(run_dir):
-    with open(run_dir / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_table(run_dir / "history.csv", [])
 
 
 def weights(path):
@@ -68,7 +67,7 @@ def test_killed_and_resumed_equals_uninterrupted(training, run_dir, tmp_path):
     train.main([*options, "--run-dir", str(tmp_path / "whole")])
     killed = subprocess.Popen([*command, *options], start_new_session=True, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "history.csv").exists():
+    while not (tmp_path / "killed" / "last.pt").exists():
         assert killed.poll() is None
         time.sleep(0.01)
     time.sleep(0.1)  # into the next epoch
@@ -87,6 +86,9 @@ def test_a_longer_run_goes_on_from_a_shorter_one(training, run_dir, tmp_path):
     train.main(["--run-dir", str(tmp_path / "run"), "--resume", "--epochs", "3"])
     assert [row["epoch"] for row in history(tmp_path / "run")] == ["1", "2", "3"]
     assert history(tmp_path / "run")[:2] == history(run_dir)
+    assert read_json(tmp_path / "run" / "config.json")["epochs"] == 3
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("loss")] == [1, 2, 3]
 
 
 def test_a_run_is_neither_overwritten_nor_changed(training, run_dir, tmp_path):
