@@ -17,7 +17,7 @@ from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.settings import parse_options
+from shared_data.settings import load_config, parse_options
 from shared_data.volume import read_volume, write_volume
 
 CROP_SETTINGS = ("crop_side", "crop_anterior", "crop_below", "crop_above")
@@ -30,11 +30,22 @@ def main(argv=None):
     if not names:
         raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
     pairs, note = assign_parts(names, config)
-    if note:
-        print(f"note: {note}")
+    for line in filter(None, (note, same_voxels(config))):
+        print(f"note: {line}")
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir / "cropped")
         return crop_cohort(pairs, config)
+
+
+def same_voxels(config):
+    """What to say of a crop whose voxels are no longer the authors', while its numbers of voxels are; else None."""
+    spacing = load_config(Config, config.prepared_dir / "config.json").spacing_xyz
+    same = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in CROP_SETTINGS
+            if getattr(config, name) == getattr(Config, name)]
+    if spacing == Config.spacing_xyz or not same:
+        return None
+    return (f"{', '.join(same)} count voxels of the authors' 1x1x2.5 mm; yours have "
+            f"{'x'.join(f'{mm:g}' for mm in spacing)} mm. Prepare again with such as fit them, if that is not meant.")
 
 
 def crop_cohort(pairs, config):

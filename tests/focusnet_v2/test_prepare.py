@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from focusnet_v2.grids import centre_box, cut, onto_grid, resampled, to_network_
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_table
 from shared_data.phantoms import write_pddca_cohort
+from shared_data.settings import load_config
 from shared_data.volume import geometry, image_from, read_volume, write_volume
 
 PDDCA = [f"0522c{number}" for group in (TRAIN, ADDITIONAL, OFF_SITE, ON_SITE) for number in group]
@@ -209,6 +211,12 @@ def test_stored_orientation_and_names_do_not_matter(raw, prepared, tmp_path, pre
     prepare(tmp_path / "Löwe 1", tmp_path / "out put")
     assert np.array_equal(array(tmp_path / "out put" / "resampled" / "P1" / "label.nrrd"),
                           array(prepared / "resampled" / "P1" / "label.nrrd"))
+
+
+def test_a_crop_in_voxels_of_another_size_is_noted(prepared):
+    own = load_config(Config, prepared / "config.json", {"prepared_dir": prepared})
+    assert crop_data.same_voxels(own) is None
+    assert "--crop-side 240 count voxels" in crop_data.same_voxels(replace(own, crop_side=240))
 
 
 def test_other_structures_are_ignored_and_empty_ones_count_as_missing(raw, tmp_path, capsys, prepare):
