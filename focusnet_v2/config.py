@@ -103,6 +103,7 @@ class Config:
 
     # Inference
     window_step: int = 20  # slices between windows of patch_zyx (authors)
+    window_side: int | None = None  # voxels in plane that are segmented, central; unset: patch_zyx's (authors)
     heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
     small_threshold: float = 0.5  # probability that makes a small organ (authors)
 
@@ -115,6 +116,11 @@ class Config:
 
     n_classes = len(CLASSES)
     n_small = len(SMALL)
+
+    @property
+    def window_yx(self):
+        """Voxels in plane of what is segmented."""
+        return (self.window_side,) * 2 if self.window_side else self.patch_zyx[1:]
 
     def __post_init__(self):
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
@@ -137,5 +143,8 @@ class Config:
         require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
                 "must not be smaller than --box-zyx")
         require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
+        if self.window_side is not None:
+            require(self, "window_side", self.window_side % 4 == 0 and self.window_side >= max(self.box_zyx[1:]),
+                    "must be divisible by 4 and not smaller than --box-zyx")
         require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
         require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")

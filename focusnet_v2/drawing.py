@@ -18,5 +18,5 @@ def case_sheet(ct, label_maps, tiles=4):
     places = [*np.linspace(first, last, tiles + 1)[1:-1], small.argmax() if small.any() else last]
     chosen = sorted({int(round(k)) for k in places})
     low, high = WINDOW_HU
-    unit = {k: (hu[k] - low) / (high - low) for k in chosen}
+    unit = {k: (hu[k].astype(np.float32) - low) / (high - low) for k in chosen}
     return organ_sheet(unit, label_maps, chosen, dict(enumerate(CLASSES)), aspect=y_mm / x_mm)

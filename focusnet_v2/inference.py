@@ -36,7 +36,7 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
     Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
     None where the network has none, all means over the windows, "counted" (n_small,): a box of the organ counted}.
     """
-    start, shape = centre_box(hu_zyx.shape, config.patch_zyx[1:], config.patch_zyx[0])
+    start, shape = centre_box(hu_zyx.shape, config.window_yx, config.patch_zyx[0])
     short = -start[0]
     inside = cut(hu_zyx, (0, *start[1:]), (len(hu_zyx), *shape[1:]), AIR_HU)
     volume = torch.from_numpy(unit(cut(inside, (-short, 0, 0), shape, "edge")))

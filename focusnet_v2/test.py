@@ -43,6 +43,7 @@ class Options:
     split: Literal["test", "valid", "train"] = "test"  # which cases
     output_dir: Path | None = None  # unset: <run>/<split>
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
+    window_side: int | None = None  # voxels in plane that are segmented, central; unset: the checkpoint's (192)
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
@@ -54,7 +55,8 @@ def main(argv=None):
     path = options.checkpoint or find_checkpoint(options.run_dir)
     network, config, stage = load_network(path)
     device = choose_device(options.device)
-    changes = set_options(options, "prepared_dir", "window_step", "heatmap_threshold", "small_threshold")
+    changes = set_options(options, "prepared_dir", "window_step", "window_side", "heatmap_threshold",
+                          "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     out = options.output_dir or options.run_dir / options.split
     organs, small, skipped = [], [], {}
@@ -70,7 +72,7 @@ def main(argv=None):
     if not organs:
         raise all_skipped(config.prepared_dir, skipped)
     names = [name for name in names if name not in skipped]
-    write_results(out, options, path, stage, names, organs, small)
+    write_results(out, options, path, stage, config, names, organs, small)
     return say_skipped(skipped)
 
 
@@ -109,7 +111,7 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(out, options, path, stage, names, organs, small):
+def write_results(out, options, path, stage, config, names, organs, small):
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
     for row in by_organ:
@@ -131,6 +133,8 @@ def write_results(out, options, path, stage, names, organs, small):
         f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a "
         "case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found "
         "at all are infinite, and left out of the mean: n_ says how many count.",
+        f"Segmented: the central {config.window_yx[1]}x{config.window_yx[0]} voxels of {config.spacing_xyz[0]:g}x"
+        f"{config.spacing_xyz[1]:g} mm of each slice (--window-side); what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
         f"human_: {human['what']}"],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,

@@ -40,8 +40,8 @@ def mask_sheet(volume, mask, window, tiles=8):
     empty. window: (low, high), the values that become black and white."""
     area, (low, high) = mask.sum((1, 2), dtype=np.int64), window
     chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
-    return contact_sheet([(overlay((volume[k] - low) / (high - low), prediction=mask[k], side=320), f"slice {k}")
-                          for k in sorted({int(k) for k in chosen})])
+    return contact_sheet([(overlay((volume[k].astype(np.float32) - low) / (high - low), prediction=mask[k], side=320),
+                           f"slice {k}") for k in sorted({int(k) for k in chosen})])
 
 
 def contact_sheet(pictures, columns=4):

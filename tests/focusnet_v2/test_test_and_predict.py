@@ -171,6 +171,18 @@ def test_one_ct_in_three_formats_and_another_orientation_gives_one_map(run_dir, 
         assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(labels, "LPS")), sitk.GetArrayFromImage(first))
 
 
+def test_what_lies_off_the_middle_is_segmented_with_a_larger_window(run_dir, raw, tmp_path, capsys):
+    labels, shown = [], []
+    for options in ([], ["--window-side", "52"]):
+        image = run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", run_dir / "backbone" / "best.pt", *options)
+        labels.append(sitk.GetArrayFromImage(image))
+        shown.append(capsys.readouterr().out)
+    assert "slices of 52x52 voxels; the central 32x32 are segmented. --window-side 52 takes all." in shown[0]
+    assert "note" not in shown[1] and not labels[0][:, :2].any() and labels[1][:, :2].any()
+    write_volume(sitk.Cast(sitk.ReadImage(str(raw / "P1" / "img.nrrd")) + 1024, sitk.sitkUInt16), tmp_path / "u.nrrd")
+    run_predict(tmp_path / "u.nrrd", tmp_path / "m.nrrd", run_dir / "backbone" / "best.pt")
+
+
 @pytest.mark.parametrize("part, spacing", [
     ((slice(None), slice(None), slice(0, 4)), None), ((slice(3, 20), slice(8, 45), slice(0, 9)), None),
     ((slice(None),) * 3, (3.1, 5.2, 7.5)), ((slice(None),) * 3, (9.0, 9.0, 5.0))])
