@@ -103,7 +103,7 @@ class Config:
 
     # Inference
     window_step: int = 20  # slices between windows of patch_zyx (authors)
-    window_side: int | None = None  # voxels in plane that are segmented, central; unset: patch_zyx's (authors)
+    window_side: int | None = None  # of the central square that is segmented, voxels (authors: 192); unset: the head
     heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
     small_threshold: float = 0.5  # probability that makes a small organ (authors)
 
@@ -116,12 +116,6 @@ class Config:
 
     n_classes = len(CLASSES)
     n_small = len(SMALL)
-
-    @property
-    def window_yx(self):
-        """Voxels in plane of what is segmented."""
-        return (self.window_side,) * 2 if self.window_side else self.patch_zyx[1:]
-
     def __post_init__(self):
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
@@ -144,7 +138,7 @@ class Config:
                 "must not be smaller than --box-zyx")
         require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
         if self.window_side is not None:
-            require(self, "window_side", self.window_side % 4 == 0 and self.window_side >= max(self.box_zyx[1:]),
-                    "must be divisible by 4 and not smaller than --box-zyx")
+            require(self, "window_side", self.window_side % 4 == 0 and self.window_side >= max(self.patch_zyx[1:]),
+                    "must be divisible by 4 and not smaller than --patch-zyx")
         require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
         require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")

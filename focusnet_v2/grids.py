@@ -4,7 +4,8 @@ import SimpleITK as sitk
 
 from shared_data.volume import geometry, image_from
 
-AIR_HU = -1024
+AIR_HU, BONE_HU = -1024, 250
+HEAD_MM, MARGIN_MM = 250.0, 25.0  # vertex to chin; skin, glands and what the bones do not show
 
 
 def to_network_grid(image, config, interpolator=sitk.sitkLinear):
@@ -51,12 +52,34 @@ def cut_image(image, start_zyx, shape_zyx, fill=0):
     return image_from(np.ascontiguousarray(array), {**geometry(image), "origin_xyz": list(origin)})
 
 
-def centre_box(shape_zyx, side_yx, min_slices):
-    """(start, shape) of the centre crop that the networks see of a volume; slices short of `min_slices` are added at
-    the low end."""
-    short = max(0, min_slices - shape_zyx[0])
-    starts = [(length - side) // 2 for length, side in zip(shape_zyx[1:], side_yx)]
-    return (-short, *starts), (shape_zyx[0] + short, *side_yx)
+def seen_box(hu_zyx, config):
+    """(start, shape) (z, y, x) of the part of a CT that is segmented, HU on the network's grid; its low end may lie
+    outside.
+
+    At least a patch. In plane the central square of `window_side`; if that is unset, what holds the bones of the head,
+    wherever on the table it lies: those within HEAD_MM of the highest, and MARGIN_MM around them (no bone: all).
+    """
+    depth, *plane = hu_zyx.shape
+    slices = max(depth, config.patch_zyx[0])
+    low, high = np.zeros(2, int), np.array(plane)
+    if config.window_side:
+        low = (high - config.window_side) // 2
+        high = low + config.window_side
+    elif (head := _bones_of_the_head(hu_zyx, config.spacing_xyz)).any():
+        margin = np.ceil(MARGIN_MM / np.array(config.spacing_xyz[1::-1])).astype(int)
+        places = np.argwhere(head)
+        low, high = np.maximum(0, places.min(0) - margin), np.minimum(plane, places.max(0) + 1 + margin)
+    sides = np.maximum(-(-(high - low) // 4) * 4, config.patch_zyx[1:])
+    start = (low + high - sides) // 2
+    return (depth - slices, *start.tolist()), (slices, *sides.tolist())
+
+
+def _bones_of_the_head(hu_zyx, spacing_xyz):
+    """Boolean (y, x): where the upper slices hold bone, specks left out."""
+    bone = hu_zyx > BONE_HU
+    with_bone = np.flatnonzero(bone.sum((1, 2)) >= 3)
+    top = with_bone[-1] + 1 if len(with_bone) else 0
+    return bone[max(0, top - round(HEAD_MM / spacing_xyz[2])):top].sum(0) >= 2
 
 
 def unit(hu):

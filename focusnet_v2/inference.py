@@ -4,7 +4,7 @@ import SimpleITK as sitk
 import torch
 
 from focusnet_v2.config import SMALL
-from focusnet_v2.grids import AIR_HU, centre_box, cut, onto_grid, unit
+from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from shared_data.settings import device_there
 from shared_data.volume import geometry
 
@@ -31,12 +31,12 @@ def window_starts(depth, window, step):
 
 @torch.inference_mode()
 def predict_volume(network, hu_zyx, config, device, progress=iter):
-    """What a network sees in the centre crop of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
+    """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
 
     Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
     None where the network has none, all means over the windows, "counted" (n_small,): a box of the organ counted}.
     """
-    start, shape = centre_box(hu_zyx.shape, config.window_yx, config.patch_zyx[0])
+    start, shape = seen_box(hu_zyx, config)
     short = -start[0]
     inside = cut(hu_zyx, (0, *start[1:]), (len(hu_zyx), *shape[1:]), AIR_HU)
     volume = torch.from_numpy(unit(cut(inside, (-short, 0, 0), shape, "edge")))

@@ -30,7 +30,7 @@ class Options:
     output: Path  # the label map; its suffix is its format
     checkpoint: Path = ROOT / "runs" / "focusnet_v2" / "adversarial" / "best.pt"  # of any stage, or the authors'
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
-    window_side: int | None = None  # voxels in plane that are segmented, central; unset: the checkpoint's (192)
+    window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
@@ -47,10 +47,6 @@ def main(argv=None):
     ct = read_ct(options.input)
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
-    (x, y, _), (height, width) = seen.GetSize(), config.window_yx
-    if x > width or y > height:
-        print(f"note: slices of {x}x{y} voxels; the central {width}x{height} are segmented. --window-side "
-              f"{4 * math.ceil(max(x, y) / 4)} takes all.")
     result = segment_ct(network.to(device), ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(tqdm, desc=options.input.name, unit="window", disable=None))
     write_volume(onto_scan(result["final"], scan), options.output)

@@ -43,7 +43,7 @@ class Options:
     split: Literal["test", "valid", "train"] = "test"  # which cases
     output_dir: Path | None = None  # unset: <run>/<split>
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
-    window_side: int | None = None  # voxels in plane that are segmented, central; unset: the checkpoint's (192)
+    window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
@@ -133,8 +133,8 @@ def write_results(out, options, path, stage, config, names, organs, small):
         f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a "
         "case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found "
         "at all are infinite, and left out of the mean: n_ says how many count.",
-        f"Segmented: the central {config.window_yx[1]}x{config.window_yx[0]} voxels of {config.spacing_xyz[0]:g}x"
-        f"{config.spacing_xyz[1]:g} mm of each slice (--window-side); what lies outside counts as missed.",
+        f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
+        "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
         f"human_: {human['what']}"],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,

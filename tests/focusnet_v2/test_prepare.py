@@ -18,7 +18,7 @@ from focusnet_v2.cases import ADDITIONAL, OFF_SITE, ON_SITE, TRAIN, assign_parts
 from focusnet_v2.config import CLASSES, ORGANS, Config
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from focusnet_v2.data_preprocess.crop_data import head_region
-from focusnet_v2.grids import centre_box, cut, onto_grid, resampled, to_network_grid
+from focusnet_v2.grids import cut, onto_grid, resampled, seen_box, to_network_grid
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_table
 from shared_data.phantoms import write_pddca_cohort
@@ -296,6 +296,13 @@ def test_the_script_runs_inside_its_folder(tmp_path):
     assert done.stderr.startswith("data_preprocess.py: error: unknown option --nonsense")
 
 
-def test_the_centre_box_covers_short_and_small_volumes():
-    assert centre_box((100, 300, 240), (192, 192), 40) == ((0, 54, 24), (100, 192, 192))
-    assert centre_box((20, 100, 193), (192, 192), 40) == ((-20, -46, 0), (40, 192, 192))
+def test_what_is_segmented_holds_the_head_or_is_the_authors_central_square():
+    authors = Config(window_side=192)
+    assert seen_box(np.zeros((100, 300, 240)), authors) == ((0, 54, 24), (100, 192, 192))
+    assert seen_box(np.zeros((20, 100, 193)), authors) == ((-20, -46, 0), (40, 192, 192))
+    assert seen_box(np.zeros((50, 301, 240)), Config()) == ((0, -2, 0), (50, 304, 240))  # no bone: all
+    hu = np.full((150, 512, 512), -1000)
+    hu[100:140, 20:240, 300:460] = 800  # a head far from the middle
+    hu[0:30, :, :] = 800  # shoulders, too low to count
+    hu[149, 500, 10] = 3000  # a speck
+    assert seen_box(hu, Config()) == ((0, -2, 274), (150, 268, 212))

@@ -79,7 +79,7 @@ class Sure(torch.nn.Module):
 
 
 def test_a_small_organ_is_the_branchs_where_its_box_counts_and_nothing_is_nan():
-    config = Config(patch_zyx=(8, 32, 32), box_zyx=(8, 16, 16), window_step=6, precision="32-true")
+    config = Config(patch_zyx=(8, 32, 32), box_zyx=(8, 16, 16), window_step=6, window_side=32, precision="32-true")
     hu = np.zeros((11, 40, 28), np.int16)  # wider than the patch along y, narrower along x
     for peak, small, counted in ((0.7, 5.0, True), (0.7, -5.0, True), (0.5, 5.0, False)):
         prediction = predict_volume(Sure(peak, small), hu, config, torch.device("cpu"))
@@ -171,14 +171,13 @@ def test_one_ct_in_three_formats_and_another_orientation_gives_one_map(run_dir, 
         assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(labels, "LPS")), sitk.GetArrayFromImage(first))
 
 
-def test_what_lies_off_the_middle_is_segmented_with_a_larger_window(run_dir, raw, tmp_path, capsys):
-    labels, shown = [], []
-    for options in ([], ["--window-side", "52"]):
-        image = run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", run_dir / "backbone" / "best.pt", *options)
-        labels.append(sitk.GetArrayFromImage(image))
-        shown.append(capsys.readouterr().out)
-    assert "slices of 52x52 voxels; the central 32x32 are segmented. --window-side 52 takes all." in shown[0]
-    assert "note" not in shown[1] and not labels[0][:, :2].any() and labels[1][:, :2].any()
+def test_a_head_off_the_middle_is_segmented_and_any_integer_type_is_drawn(run_dir, raw, tmp_path):
+    ct = sitk.ReadImage(str(raw / "P1" / "img.nrrd"))
+    moved = sitk.ConstantPad(ct, (40, 0, 0), (0, 0, 0), -1024)  # 40 voxels of air on the patient's right
+    write_volume(moved, tmp_path / "moved.nrrd")
+    labels = [sitk.GetArrayFromImage(run_predict(path, tmp_path / "m.nrrd", run_dir / "backbone" / "best.pt"))
+              for path in (raw / "P1" / "img.nrrd", tmp_path / "moved.nrrd")]
+    assert dice(labels[0] > 0, labels[1][..., 40:] > 0) > 0.9 and not labels[1][..., :30].any()
     write_volume(sitk.Cast(sitk.ReadImage(str(raw / "P1" / "img.nrrd")) + 1024, sitk.sitkUInt16), tmp_path / "u.nrrd")
     run_predict(tmp_path / "u.nrrd", tmp_path / "m.nrrd", run_dir / "backbone" / "best.pt")
 
@@ -199,7 +198,8 @@ def test_a_true_answer_comes_back_in_its_place(raw, prepared):
     """A network that knows the labels on its grid: through resampling and back, the organs lie where they were."""
     seen, label, image = (sitk.ReadImage(str(prepared / "resampled" / "P1" / f"{name}.nrrd"))
                           for name in ("image", "label", "reference"))
-    config = Config(patch_zyx=(20, 52, 52), spacing_xyz=(4, 4, 5), box_zyx=(8, 16, 16), precision="32-true")
+    config = Config(patch_zyx=(20, 52, 52), spacing_xyz=(4, 4, 5), box_zyx=(8, 16, 16), precision="32-true",
+                    window_side=52)
     truth = torch.from_numpy(sitk.GetArrayFromImage(label)).long()
 
     class Knows(torch.nn.Module):
