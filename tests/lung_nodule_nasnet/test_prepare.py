@@ -96,6 +96,16 @@ def test_a_cohort_without_any_nodule(raw, tmp_path):
         preprocess.main(options(tmp_path / "raw", tmp_path / "out"))
 
 
+def test_a_scan_of_which_no_slice_is_used_is_named_and_left_out(raw, tmp_path, capsys):
+    shutil.copytree(raw, tmp_path / "raw")
+    xml = next((tmp_path / "raw" / "LIDC-IDRI-0001").rglob("*.xml"))
+    xml.write_text(xml.read_text().split("<readingSession>")[0] + "</LidcReadMessage>")
+    assert preprocess.main(options(tmp_path / "raw", tmp_path / "out", "--min-negatives", "0")) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "no slice to use: none with a nodule, and 0 of the 10 surely without" in told[0]
+    assert len(rows(tmp_path / "out" / "scans.csv")) == 2
+
+
 def test_prepared_and_raw_lie_apart(raw):
     with pytest.raises(InputError, match="must lie apart"):
         preprocess.main(options(raw, raw / "prepared"))
