@@ -86,6 +86,7 @@ def find_vertebrae_and_region(ct, options):
                                 device=options.vert_seg_device)
         status, reason = vert_seg.segment(options.input, vert_seg.find_program(), work)
         if status not in ("success", "incomplete"):
+            reason = reason.replace("--device", "--vert-seg-device")
             raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
         return locate(ct, Path(folder) / case_id(options.input), options)
 
