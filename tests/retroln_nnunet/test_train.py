@@ -139,13 +139,15 @@ def test_device_and_number_of_gpus_reach_nnunet(folders, training, trained, monk
     monkeypatch.setattr(train.subprocess, "run", lambda command, **_: commands.append(command) or
                         subprocess.CompletedProcess(command, 1, stderr="one\nRuntimeError: the last word\n"))
     monkeypatch.setattr(train.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(train, "choose_device", torch.device)
     with pytest.raises(InputError, match="exit code 1: RuntimeError: the last word .--debug shows all."):
-        train.main([*folders, "--resume", "--device", "cpu", "--devices", "4"])
+        train.main([*folders, "--resume", "--device", "cuda", "--devices", "4"])
     assert commands[0][2:] == ["retroln_nnunet.trainer", "600", "3d_fullres", "0", "-tr", train.TRAINER, "-p",
-                               "RetroLNPlans", "--npz", "-device", "cpu", "-num_gpus", "4", "--c"]
-    monkeypatch.undo()
-    with pytest.raises(InputError, match="--devices 9: . CUDA GPUs here"):
-        train.main([*folders, "--devices", "9"])
+                               "RetroLNPlans", "--npz", "-device", "cuda", "-num_gpus", "4", "--c"]
+    for device, devices, message in (("cpu", 4, "0 GPUs to train on .cpu."), ("cuda", 5, "4 GPUs to train on .cuda.")):
+        with pytest.raises(InputError, match=f"--devices {devices}: {message}"):
+            train.main([*folders, "--device", device, "--devices", str(devices)])
+    assert len(commands) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")
