@@ -1,4 +1,4 @@
-"""Every setting of RetroLN-nnUNet: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of RetroLN: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 import re
 from dataclasses import dataclass
 from pathlib import Path
