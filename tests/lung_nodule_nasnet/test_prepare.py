@@ -1,5 +1,4 @@
 """Scans to slices to table to split; stopped anywhere it goes on, and bad input is named."""
-import csv
 import json
 import os
 import shutil
@@ -7,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,15 +17,13 @@ from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.slice_idx import read_split, split_slices
 from lung_nodule_nasnet.table import open_slices, read_columns
 from shared_data.errors import InputError
+from shared_data.files import read_table
+
+rows = partial(read_table, columns=[])
 
 
 def options(raw, out, *more):
     return ["--data-dir", str(raw), "--prepared-dir", str(out), "--size", "64", "--workers", "0", *more]
-
-
-def rows(path):
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.mark.parametrize("kind", ["xml", "list"])
