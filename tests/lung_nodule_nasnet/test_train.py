@@ -109,16 +109,16 @@ def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_wo
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--lr", "0"], "--lr 0.0 must be above 0"),
+    (["--lr", "0"], "--lr 0.0 must be positive"),
     (["--lr", "nan"], "--lr nan must be a finite number"),
     (["--devices", "2"], "--batch-size 9 must be divisible by --devices"),
-    (["--size", "20"], "--size 20 must be in 32..400"),
+    (["--size", "20"], "--size 20 must lie in 32..400"),
     (["--size", "80"], "prepared with size 64 .now 80"),
     (["--min-readers", "2"], "prepared with min_readers 1 .now 2"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),
     (["--encoder-filters", "100"], "--encoder-filters 100 must be a multiple of 96"),
-    (["--bn-momentum", "1"], "--bn-momentum 1.0 must be between 0 and 1"),
-    (["--zoom", "0.7"], "--zoom 0.7 must be from 0, below 0.5"),
+    (["--bn-momentum", "1"], "--bn-momentum 1.0 must lie between 0 and 1"),
+    (["--zoom", "0.7"], "--zoom 0.7 must lie from 0, below 0.5"),
     (["--device", "gpu"], "--device gpu: none on this machine"),
     (["--prepared-dir", "/nowhere"], "no prepared cases in it"),
 ])
