@@ -119,7 +119,7 @@ def segment(path, program, options):
     try:
         check_case_name(Path(case_id(path)), ("summary.csv", ".."))
     except InputError as error:
-        return "failed", f"{path.parent}: {error}"
+        return "failed", f"{printable(str(path.parent))}: {error}"
     try:
         if check_outputs(folder) is None:
             return "skipped", ""
