@@ -59,14 +59,14 @@ def greedy_path(polar):
     return path.T
 
 
-def edge_wand(image, center, min_radius, max_radius, expected_radius=None, pull=0.0, steps_per_pixel=2):
+def edge_wand(image, center, min_radius, max_radius, expected_radius=None, pull=0.0):
     """Boolean mask enclosed by the closed outline along which the image falls most steeply outwards.
 
     center: (row, column), fractions allowed; radii in pixels. `pull`: cost, in units of the image a pixel, of leaving
     `expected_radius`. Returns None where no closed outline has a fall, on the mean.
     """
     min_radius, max_radius = check_radii(min_radius, max_radius)
-    radius = np.arange(min_radius, max_radius + 0.25, 1 / steps_per_pixel)
+    radius = np.arange(min_radius, max_radius + 0.25, 0.5)
     n_angles = max(16, 4 * math.ceil(math.pi * max_radius / 2))
     angle = np.arange(n_angles) * (2 * math.pi / n_angles)
 

@@ -74,11 +74,11 @@ def read_keras_weights(network, path):
 
 
 def load_network(path):
-    """(network, its Config, state) of a checkpoint."""
+    """(network, its Config) of a checkpoint."""
     from lung_nodule_nasnet import quiet  # noqa: F401
     from lung_nodule_nasnet.nasnet_v2 import build_network
     state, groups = load_checkpoint(path)
     config = config_from_dict(Config, state["config"], path)
     network = build_network(config)
     set_weights(network, groups.get("weights", []), path)
-    return network, config, state
+    return network, config

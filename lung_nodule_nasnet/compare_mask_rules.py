@@ -31,7 +31,7 @@ class Options:
 
     def __post_init__(self):
         if not 0 < self.consensus <= 1 or self.workers < 0:
-            raise ValueError("--consensus must be above 0, up to 1; --workers at least 0.")
+            raise ValueError("--consensus must lie above 0, up to 1; --workers at least 0.")
 
 
 def main(argv=None):

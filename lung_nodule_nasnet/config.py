@@ -1,4 +1,4 @@
-"""Every setting of NASNet-GCN: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of NASNet-GCN: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,17 +80,17 @@ class Config:
         at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
                  "rotate_degrees", "centre_distance")
         for name in ("flip_probability", "momentum"):
-            require(self, name, 0 <= getattr(self, name) <= 1, "must be in 0..1")
+            require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("validation_share", "lr_factor", "bn_momentum"):
             value = getattr(self, name)
             if value is not None:
-                require(self, name, 0 < value < 1, "must be between 0 and 1")
-        require(self, "consensus", 0 < self.consensus <= 1, "must be above 0, up to 1")
+                require(self, name, 0 < value < 1, "must lie between 0 and 1")
+        require(self, "consensus", 0 < self.consensus <= 1, "must lie above 0, up to 1")
         require(self, "batch_size", self.batch_size % self.devices == 0, "must be divisible by --devices")
-        require(self, "zoom", 0 <= self.zoom < 0.5, "must be from 0, below 0.5")
-        require(self, "lr", self.lr > 0, "must be above 0")
-        require(self, "decoder_width", 0 < self.decoder_width <= 8, "must be above 0, up to 8")
-        require(self, "size", 32 <= self.size <= 400, "must be in 32..400")
+        require(self, "zoom", 0 <= self.zoom < 0.5, "must lie from 0, below 0.5")
+        require(self, "lr", self.lr > 0, "must be positive")
+        require(self, "decoder_width", 0 < self.decoder_width <= 8, "must lie above 0, up to 8")
+        require(self, "size", 32 <= self.size <= 400, "must lie in 32..400")
         require(self, "seed", self.seed < 2**32 - self.epochs, "must be below 4294967296 less --epochs")
         require(self, "encoder_filters", self.encoder_filters >= 96 and self.encoder_filters % 96 == 0,
                 "must be a multiple of 96")

@@ -42,11 +42,11 @@ def froc_curve(scans):
     return np.append(0, wrong) / len(scans), np.append(0, found) / len(best)
 
 
-def sensitivities(scans, at=FALSE_POSITIVES_PER_SCAN):
-    """Sensitivity at so many false positives a scan, linear between the points of the curve."""
+def sensitivities(scans):
+    """Sensitivity at FALSE_POSITIVES_PER_SCAN, linear between the points of the curve."""
     rates, sensitivity = froc_curve(scans)
     last = np.append(rates[1:] > rates[:-1], True)  # the highest sensitivity of each rate
-    return np.interp(at, rates[last], sensitivity[last])
+    return np.interp(FALSE_POSITIVES_PER_SCAN, rates[last], sensitivity[last])
 
 
 def cpm(scans):
@@ -55,9 +55,11 @@ def cpm(scans):
 
 
 def bootstrap(scans, samples=1000, seed=0):
-    """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over scans drawn with replacement."""
+    """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over `samples` sets of scans drawn with
+    replacement; a set without a nodule is drawn anew."""
+    froc_curve(scans)  # raises where there is no nodule at all
     rng, drawn = np.random.default_rng(seed), []
-    for _ in range(samples):
+    while len(drawn) < samples:
         chosen = [scans[i] for i in rng.integers(0, len(scans), len(scans))]
         if sum(len(best) for best, _ in chosen):
             drawn.append(sensitivities(chosen))

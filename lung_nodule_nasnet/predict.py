@@ -12,13 +12,13 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from lung_nodule_nasnet.checkpoint import load_network
-from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from lung_nodule_nasnet.config import ROOT, Device, ThresholdRule
 from lung_nodule_nasnet.postprocess import find_nodules, write_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.pictures import mask_sheet, save_picture
-from shared_data.settings import build, given_options
+from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, write_volume
 
 WINDOW_HU = (-1200.0, 300.0)  # of the pictures
@@ -31,9 +31,11 @@ class Options:
     checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py, or a Keras .h5 of the authors
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
-    threshold_rule: ThresholdRule | None = None  # unset: the checkpoint's
+    threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
-    predict_batch: int = 4  # slices at a time
+    erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
+    min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
+    predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
     save_probability: Path | None = None  # write the probability of each voxel there
     device: Device = "auto"  # auto: gpu where there is one
 
@@ -43,13 +45,12 @@ class Options:
 
 
 def main(argv=None):
-    given = given_options(Options, argv, __doc__)
-    options = build(Options, given)
+    options = parse_options(Options, argv, __doc__)
     for path in filter(None, (options.output, options.save_probability)):
         check_output(path, options.input)
     ct = read_ct(options.input)
-    network, config = prepare_network(options.checkpoint, options.device, {
-        name: given[name] for name in ("threshold_rule", "centre_distance", "predict_batch") if name in given})
+    network, config = prepare_network(options.checkpoint, options.device, set_options(
+        options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch"))
     from lung_nodule_nasnet.inference import segment
     mask, probability, lps = segment(network, ct, config,
                                      partial(tqdm, desc=options.input.name, unit="batch", disable=None))
@@ -73,8 +74,8 @@ def prepare_network(checkpoint, device, changes):
     """(network, its Config with `changes`), on the device."""
     from lung_nodule_nasnet.devices import choose_strategy
     choose_strategy(device, 1)
-    network, config, _ = load_network(checkpoint)
-    return network, build(Config, {**vars(config), **changes})
+    network, config = load_network(checkpoint)
+    return network, with_changes(config, changes)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,9 @@ def write_case(case, facts, volume, nodules, unsure, config):
     rng = np.random.default_rng([config.seed, zlib.crc32(facts["seriesuid"].encode())])
     wanted = max(config.min_negatives, round(len(with_nodule) * config.negatives_per_positive))
     chosen = np.sort(np.concatenate([with_nodule, rng.choice(free, min(wanted, len(free)), replace=False)]))
+    if not len(chosen):
+        raise InputError(f"{case.name}: no slice to use: none with a nodule, and {min(wanted, len(free))} of the "
+                         f"{len(free)} surely without. Raise --min-negatives, or leave the scan out.")
     images, masks, outside = [], [], 0
     for k in chosen:
         lungs = extract_lungs(to_matrix(hu[k]))

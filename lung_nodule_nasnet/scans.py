@@ -1,5 +1,6 @@
 """The scans of LIDC-IDRI (DICOM, found by their tags) and LUNA16 (.mhd), and one of them as an array."""
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,9 +94,13 @@ def files_below(folder):
 def ct_series(folder):
     """The CT series whose files lie in a folder itself (not below); what cannot be read, as a string."""
     try:
+        series = find_ct_series(folder, "*")
+        for uid in series:
+            if not re.fullmatch(r"\d[\d.]*", str(uid)):  # it names the folder of the prepared slices
+                raise InputError(f"{folder}: {str(uid)!r} is no SeriesInstanceUID. Fetch the series again.")
         return [Scan(str(uid), str(slices[0][1].get("PatientID", "")) or str(uid),
                      str(slices[0][1].get("SeriesNumber", "") or ""), tuple(file for file, _ in slices))
-                for uid, slices in find_ct_series(folder, "*").items()]
+                for uid, slices in series.items()]
     except (InputError, OSError) as error:
         return one_line(error)
 

@@ -1,5 +1,4 @@
 """Detection on whole scans: candidates, FROC, CPM."""
-
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
@@ -56,6 +55,9 @@ def score_scans(options, config, seen):
         pictures += draw(ct, mask, truth, scan.patient)
     if not results:
         raise all_skipped(options.scans, skipped)
+    if not any(len(best) for best, _ in results.values()):
+        raise InputError(f"{options.scans}: every scan with a nodule was skipped. "
+                         + " | ".join(f"{name}: {reason}" for name, reason in skipped.items()))
     write_results(options, results, candidates, pictures, len(scans) - len(fresh))
     return say_skipped(skipped)
 

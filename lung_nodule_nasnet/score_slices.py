@@ -1,5 +1,6 @@
 """Scores of the validation slices."""
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def score_slices(options, config):
     if columns["size"] != config.size:
         raise InputError(f"{table}: slices of {columns['size']} pixels, the checkpoint's are {config.size}.")
     indices = read_split(config.prepared_dir, len(columns["series_uids"]))["validation"]
-    slices = SliceSequence(table, indices, config, augmented=False)
+    slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
     rows, pictures = [], []
     for number in range(len(slices)):
         images, references = slices[number]

@@ -11,7 +11,7 @@ from pathlib import Path
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
 from shared_data.errors import run_script
-from shared_data.settings import build, config_from_dict, given_options
+from shared_data.settings import config_from_dict, parse_options, set_options
 
 OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
 
@@ -28,11 +28,11 @@ class Options:
     reducer: Path | None = None  # fpr.npz of train_fpr.py
     bootstrap_samples: int = 1000  # drawn sets of scans for the 95 % interval
     output_dir: Path | None = None  # unset: <run folder>/validation or /scans
-    threshold_rule: ThresholdRule | None = None  # unset: the checkpoint's, as of the next four
-    centre_distance: float | None = None  # of the two class centres of a slice
-    erode: bool | None = None  # erode the mask of a slice by 5x5
-    min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty
-    predict_batch: int | None = None  # slices at a time
+    threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
+    centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
+    erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
+    min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
+    predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
     device: Device = "auto"  # auto: gpu where there is one
 
     def __post_init__(self):
@@ -45,11 +45,9 @@ class Options:
 
 
 def main(argv=None):
-    given = given_options(Options, argv, __doc__)
-    options = build(Options, given)
+    options = parse_options(Options, argv, __doc__)
     state, _ = load_checkpoint(options.checkpoint)
-    config = config_from_dict(Config, state["config"], options.checkpoint,
-                              {name: given[name] for name in OF_THE_RUN if name in given})
+    config = config_from_dict(Config, state["config"], options.checkpoint, set_options(options, *OF_THE_RUN))
     from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
     if options.scans:
         from lung_nodule_nasnet.score_scans import score_scans

@@ -4,6 +4,7 @@ Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, la
 """
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.preprocess import SLICE_SETTINGS
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in
 from shared_data.settings import given_options, settings_of_run
@@ -11,6 +12,7 @@ from shared_data.settings import given_options, settings_of_run
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "workers", "data_dir", "prepared_dir", "run_dir", "predict_batch",
         "threshold_rule", "centre_distance", "erode", "min_pixels")
+PREPARED = tuple(name for name in SLICE_SETTINGS if name != "seed")  # training has a seed of its own
 FINETUNE_LR = 1e-7  # authors
 
 
@@ -30,7 +32,7 @@ def read_settings(argv):
     if given.get("finetune") and "lr" not in given:
         given["lr"] = FINETUNE_LR
     return settings_of_run(Config, given, "last.npz", FREE, lambda path: load_checkpoint(path)[0]["config"],
-                           prepared=("size",))
+                           prepared=PREPARED)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Options:
 
     def __post_init__(self):
         if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or not 0 < self.validation_share < 1:
-            raise ValueError("--epochs and --batch-size must be at least 1, --lr above 0, --validation-share in 0..1.")
+            raise ValueError("--epochs and --batch-size must be at least 1, --lr positive, --validation-share in 0..1.")
 
 
 def main(argv=None):

@@ -36,7 +36,7 @@ def train(config):
         network.compile(optimizer, lambda truth, output: gdl_wce_loss(truth, output) / config.devices,  # Keras sums
                         jit_compile=False, run_eagerly=not config.compiled)
         optimizer.build(network.trainable_variables)
-        if config.finetune:
+        if config.finetune and not config.resume:
             set_weights(network, load_checkpoint(config.finetune)[1].get("weights", []), config.finetune)
         history, best_dice, stalled = [], -1.0, 0
         if config.resume:
@@ -44,8 +44,7 @@ def train(config):
             set_weights(network, groups["weights"], last)
             set_weights(optimizer, groups["optimizer"], last)
             history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
-        else:
-            write_json(config.run_dir / "config.json", to_plain(config))
+    write_json(config.run_dir / "config.json", to_plain(config))
     forward = partial(network, training=False)
     if config.compiled:
         forward = tf.function(forward, reduce_retracing=True)
@@ -67,10 +66,11 @@ def train(config):
             stalled = 0
         state = {"config": to_plain(config), "history": history, "best_dice": best_dice, "stalled": stalled, **used}
         weights = [array_of(variable) for variable in network.variables]
-        if better:  # before last.npz: whatever moment a kill comes, the run goes on as if there had been none
+        # last.npz comes last: whatever moment a kill comes, the run goes on as if there had been none.
+        if better:
             save_checkpoint(config.run_dir / "best.npz", state, weights=weights)
-        save_checkpoint(last, state, weights=weights, optimizer=[array_of(value) for value in optimizer.variables])
         report(config.run_dir, history, board)
+        save_checkpoint(last, state, weights=weights, optimizer=[array_of(value) for value in optimizer.variables])
     board.close()
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
 

@@ -43,10 +43,10 @@ def counted_centres(levels, counts):
     return float(low[best] + middle), float(high[best] + middle)
 
 
-def stopped_two_means_threshold(values, tolerance=1e-4):
+def stopped_two_means_threshold(values):
     """The cut where an iteration from the mean stops as scikit-learn's does, a little before the best one.
 
-    It ends when the centres move by less than `tolerance` of the variance (squared). The authors' cut.
+    It ends when the centres move by less than 1e-4 of the variance (squared). The authors' cut.
     """
     levels = np.sort(np.ravel(values)).astype(np.float64)
     total = np.concatenate([[0.0], np.cumsum(levels)])
@@ -55,6 +55,6 @@ def stopped_two_means_threshold(values, tolerance=1e-4):
         below = int(np.clip(np.searchsorted(levels, cut), 1, len(levels) - 1))
         moved = np.array([total[below] / below, (total[-1] - total[below]) / (len(levels) - below)])
         cut = moved.mean()
-        if centres is not None and ((moved - centres) ** 2).sum() <= tolerance * levels.var():
+        if centres is not None and ((moved - centres) ** 2).sum() <= 1e-4 * levels.var():
             return float(cut)
         centres = moved

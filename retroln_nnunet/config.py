@@ -1,4 +1,4 @@
-"""Every setting of RetroLN-nnUNet: edit the defaults here, or give `--name value` to any of the scripts."""
+"""Every setting of RetroLN: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,7 @@ class Config(RegionConfig):
     patient_pattern: str = r".+"  # regular expression: the part of the case id that names the patient
 
     # nnU-Net
+    resume: bool = False  # go on from the latest checkpoint of the fold
     patch_zyx: tuple[int, int, int] = (64, 192, 160)  # voxels (authors; published plan only)
     spacing_zyx: tuple[float, float, float] = (2.5, 0.7890620231628418, 0.7890620231628418)  # mm (authors)
     batch_size: int = 2  # patches (authors; likewise)
@@ -88,7 +89,7 @@ class Config(RegionConfig):
 
     # Machine
     devices: int = 1  # GPUs to train on
-    num_processes: int = 2  # processes that prepare
+    num_processes: int = 2  # processes that prepare, and that augment in training
 
     def __post_init__(self):
         super().__post_init__()

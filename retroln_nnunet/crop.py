@@ -60,7 +60,7 @@ class CropConfig(Config):
             raise ValueError("--mask-file and --mask-output belong together.")
 
 
-def find_region(ct_path, vertebrae, config=Config(), **settings):
+def find_region(ct_path, vertebrae, **settings):
     """The region of a CT file: a dict with `start_xyz` and `size_xyz` (voxels, in the file's axis order), the limits
     along each axis (`ap_start`, `ap_end`, `lr_start`, `lr_end` exclusive; `si_min`, `si_max` inclusive), `reference`,
     `vertebrae`, `warnings`, ...
@@ -68,7 +68,7 @@ def find_region(ct_path, vertebrae, config=Config(), **settings):
     vertebrae: a folder of vertebrae_T12 ... vertebrae_L5, a multi-label file, or an unlabelled one.
     settings: of Config, as ap_mm=180, si_extent="L2". Raises InputError without a vertebra, or on another grid.
     """
-    return locate(open_volume(ct_path)[0], Path(vertebrae), replace(config, **settings))
+    return locate(open_volume(ct_path)[0], Path(vertebrae), Config(**settings))
 
 
 def main(argv=None):

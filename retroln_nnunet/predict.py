@@ -29,14 +29,10 @@ WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
 
 
-@dataclass(frozen=True)
-class InOut:
+@dataclass(frozen=True, kw_only=True)
+class Options(RegionConfig):
     input: Path  # the CT
     output: Path  # the mask; its suffix is its format
-
-
-@dataclass(frozen=True)
-class Options(RegionConfig, InOut):
     vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
@@ -86,6 +82,7 @@ def find_vertebrae_and_region(ct, options):
                                 device=options.vert_seg_device)
         status, reason = vert_seg.segment(options.input, vert_seg.find_program(), work)
         if status not in ("success", "incomplete"):
+            reason = reason.replace("--device", "--vert-seg-device")
             raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
         return locate(ct, Path(folder) / case_id(options.input), options)
 

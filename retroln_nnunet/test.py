@@ -32,7 +32,7 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 @dataclass(frozen=True)
 class Options(RunConfig):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
-    split: Literal["test", "val"] = "test"  # the test patients, or those of the validation fold
+    split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
     output_dir: Path | None = None  # unset: <fold's folder>/<split>

@@ -34,17 +34,17 @@ DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "i
 @dataclass(frozen=True)
 class TrainConfig(Config):
     prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
-    resume: bool = False  # go on from the latest checkpoint of the fold
-    c: bool = False  # the same, spelled as in nnU-Net
+    c: bool = False  # --resume, spelled as in nnU-Net
 
 
 def main(argv=None):
     given = given_options(TrainConfig, argv, __doc__)
     config = build(TrainConfig, given)
     device = choose_device(config.device)
-    if config.devices > 1 and torch.cuda.device_count() < config.devices:
-        raise InputError(f"--devices {config.devices}: {torch.cuda.device_count()} CUDA GPUs here. "
-                         "nnU-Net trains in parallel on CUDA GPUs only.")
+    n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
+    if config.devices > max(1, n_gpus):
+        raise InputError(f"--devices {config.devices}: {n_gpus} GPUs to train on ({device.type}). nnU-Net trains in "
+                         "parallel on CUDA GPUs only.")
     check_apart(config.prepared_dir, config.nnunet_dir)
     results = model_dir(config) / f"fold_{config.fold}"
     checkpoints = [path for name in ("final", "latest", "best")  # the order in which nnU-Net looks

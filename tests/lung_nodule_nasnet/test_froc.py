@@ -74,6 +74,13 @@ def inside(place, finding, diameter):
     return sum((a - b) ** 2 for a, b in zip(place[:3], finding[:3])) < (diameter / 2) ** 2
 
 
+def test_a_drawn_set_without_a_nodule_is_drawn_anew():
+    scans = [match([(0, 0, 0, 0.5)], [(0, 0, 0, 5)]), *[match([], [])] * 30]
+    assert all(bootstrap(scans, samples=1, seed=seed)["cpm"] == (1, 1) for seed in range(10))
+    with pytest.raises(ValueError, match="no nodule"):
+        bootstrap(scans[1:])
+
+
 def test_no_candidate_and_no_nodule():
     assert cpm([match([], [(0, 0, 0, 5)])]) == 0
     with pytest.raises(ValueError, match="no nodule"):

@@ -1,5 +1,4 @@
 """Scans to slices to table to split; stopped anywhere it goes on, and bad input is named."""
-import csv
 import json
 import os
 import shutil
@@ -7,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,15 +17,13 @@ from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.slice_idx import read_split, split_slices
 from lung_nodule_nasnet.table import open_slices, read_columns
 from shared_data.errors import InputError
+from shared_data.files import read_table
+
+rows = partial(read_table, columns=[])
 
 
 def options(raw, out, *more):
     return ["--data-dir", str(raw), "--prepared-dir", str(out), "--size", "64", "--workers", "0", *more]
-
-
-def rows(path):
-    with open(path, newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.mark.parametrize("kind", ["xml", "list"])
@@ -94,6 +92,16 @@ def test_a_cohort_without_any_nodule(raw, tmp_path):
         xml.write_text(head + "</LidcReadMessage>")
     with pytest.raises(InputError, match="not one slice with a nodule"):
         preprocess.main(options(tmp_path / "raw", tmp_path / "out"))
+
+
+def test_a_scan_of_which_no_slice_is_used_is_named_and_left_out(raw, tmp_path, capsys):
+    shutil.copytree(raw, tmp_path / "raw")
+    xml = next((tmp_path / "raw" / "LIDC-IDRI-0001").rglob("*.xml"))
+    xml.write_text(xml.read_text().split("<readingSession>")[0] + "</LidcReadMessage>")
+    assert preprocess.main(options(tmp_path / "raw", tmp_path / "out", "--min-negatives", "0")) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and "no slice to use: none with a nodule, and 0 of the 10 surely without" in told[0]
+    assert len(rows(tmp_path / "out" / "scans.csv")) == 2
 
 
 def test_prepared_and_raw_lie_apart(raw):

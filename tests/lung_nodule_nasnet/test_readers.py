@@ -77,6 +77,20 @@ def test_holes_and_single_points():
     assert len(nodules[0]["voxels"]) == 64 - 4
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("uid", ["", "..", "1.2/3"])
+def test_a_series_whose_uid_could_be_no_folder_is_left_out(raw, tmp_path, uid):
+    shutil.copytree(raw, tmp_path / "raw")
+    folder = tmp_path / "raw" / "LIDC-IDRI-0001" / "study" / "series"
+    for file in folder.glob("*.dcm"):
+        header = pydicom.dcmread(file)
+        header.SeriesInstanceUID = uid
+        header.save_as(file)
+    scans, skipped = find_scans(tmp_path / "raw")
+    assert len(scans) == 2 and skipped == {
+        str(folder): f"{folder}: {uid!r} is no SeriesInstanceUID. Fetch the series again."}
+
+
 def test_list_and_read_outs_agree(raw):
     scans, _ = find_scans(raw)
     rows = read_nodule_list(raw / "list3.2.csv")

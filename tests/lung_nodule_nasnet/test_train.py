@@ -1,5 +1,4 @@
 """Training learns, resumes after kill -9 as if nothing had been, and refuses what it cannot do."""
-import csv
 import os
 import shutil
 import signal
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 
 from lung_nodule_nasnet import train
+from lung_nodule_nasnet import training as training_loop
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.losses import gdl_wce_loss
@@ -19,13 +19,12 @@ from lung_nodule_nasnet.lungs import network_mask, network_slice
 from lung_nodule_nasnet.nasnet_v2 import nasnet_gcn
 from lung_nodule_nasnet.training import warn_of_lag
 from shared_data.errors import InputError
-from shared_data.files import only_run_in
+from shared_data.files import only_run_in, read_json, read_table, write_json
 from shared_data.phantoms_chest import chest
 
 
 def history(run_dir):
-    with open(run_dir / "history.csv", newline="") as stream:
-        return list(csv.DictReader(stream))
+    return read_table(run_dir / "history.csv", [])
 
 
 def same_state(one, other):
@@ -71,7 +70,7 @@ def test_killed_and_resumed_equals_uninterrupted(training, run_dir, tmp_path):
     command = [sys.executable, "-m", "lung_nodule_nasnet.train", "--run-dir", str(tmp_path / "killed")]
     killed = subprocess.Popen([*command, *training], start_new_session=True, stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL)
-    while not (tmp_path / "killed" / "history.csv").exists():
+    while not (tmp_path / "killed" / "last.npz").exists():
         assert killed.poll() is None
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
@@ -110,21 +109,72 @@ def test_two_parts_of_the_cpu_finetune_a_checkpoint_at_the_authors_rate_while_wo
 
 
 @pytest.mark.parametrize("options, message", [
-    (["--lr", "0"], "--lr 0.0 must be above 0"),
+    (["--lr", "0"], "--lr 0.0 must be positive"),
     (["--lr", "nan"], "--lr nan must be a finite number"),
     (["--devices", "2"], "--batch-size 9 must be divisible by --devices"),
-    (["--size", "20"], "--size 20 must be in 32..400"),
+    (["--size", "20"], "--size 20 must lie in 32..400"),
     (["--size", "80"], "prepared with size 64 .now 80"),
+    (["--min-readers", "2"], "prepared with min_readers 1 .now 2"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"),
     (["--encoder-filters", "100"], "--encoder-filters 100 must be a multiple of 96"),
-    (["--bn-momentum", "1"], "--bn-momentum 1.0 must be between 0 and 1"),
-    (["--zoom", "0.7"], "--zoom 0.7 must be from 0, below 0.5"),
+    (["--bn-momentum", "1"], "--bn-momentum 1.0 must lie between 0 and 1"),
+    (["--zoom", "0.7"], "--zoom 0.7 must lie from 0, below 0.5"),
     (["--device", "gpu"], "--device gpu: none on this machine"),
     (["--prepared-dir", "/nowhere"], "no prepared cases in it"),
 ])
 def test_impossible_settings_are_refused(training, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         train.main([*training, "--run-dir", str(tmp_path), *options])
+
+
+def test_a_run_records_how_its_slices_were_prepared_but_has_a_seed_of_its_own(prepared, tmp_path):
+    kept = read_json(prepared / "config.json")
+    write_json(tmp_path / "config.json", {**kept, "min_readers": 3, "seed": 7})
+    config = train.read_settings(["--prepared-dir", str(tmp_path), "--seed", "8"])
+    assert (config.min_readers, config.size, config.seed) == (3, 64, 8)
+    assert train.read_settings(["--prepared-dir", str(tmp_path)]).seed == Config.seed
+
+
+@pytest.fixture
+def without_steps(monkeypatch):
+    """Function: epochs take no time and end with the validation Dice given."""
+
+    def install(*dice):
+        dice = iter(dice)
+        monkeypatch.setattr("lung_nodule_nasnet.training.train_one_epoch", lambda *_: {"loss": 1.0})
+        monkeypatch.setattr("lung_nodule_nasnet.training.validate", lambda *_: {
+            "val_loss": 1.0, "val_dice": next(dice), "val_sensitivity": 0.0, "val_precision": 0.0})
+
+    return install
+
+
+def test_a_run_that_dies_before_its_last_report_writes_it_when_resumed(training, tmp_path, without_steps, monkeypatch):
+    without_steps(0.1, 0.2, 0.2)
+    report = training_loop.report
+
+    def die_at_the_end(run_dir, history, board):
+        if len(history) == 2:
+            raise KeyboardInterrupt
+        report(run_dir, history, board)
+
+    monkeypatch.setattr(training_loop, "report", die_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([*training, "--run-dir", str(tmp_path)])
+    monkeypatch.setattr(training_loop, "report", report)
+    train.main(["--run-dir", str(tmp_path), "--resume"])
+    assert [row["val_dice"] for row in history(tmp_path)] == ["0.1", "0.2"]
+
+
+def test_resuming_needs_no_finetune_file_and_records_what_changed(training, run_dir, tmp_path, without_steps):
+    without_steps(0.1, 0.2, 0.3)
+    shutil.copy(run_dir / "best.npz", tmp_path / "authors.npz")
+    run = ["--run-dir", str(tmp_path / "run")]
+    train.main([*training, *run, "--finetune", str(tmp_path / "authors.npz")])
+    (tmp_path / "authors.npz").unlink()
+    train.main([*run, "--resume", "--epochs", "3"])
+    assert len(history(tmp_path / "run")) == 3
+    kept = read_json(tmp_path / "run" / "config.json")
+    assert kept["epochs"] == 3 and kept["lr"] == train.FINETUNE_LR
 
 
 def test_a_run_too_short_for_the_running_averages_is_told(capsys):
@@ -135,11 +185,8 @@ def test_a_run_too_short_for_the_running_averages_is_told(capsys):
     assert not capsys.readouterr().out
 
 
-def test_the_rate_falls_when_dice_stalls_but_not_before_it_has_left_0(training, tmp_path, monkeypatch):
-    dice = iter([0, 0, 0.2, 0.1, 0.3])
-    monkeypatch.setattr("lung_nodule_nasnet.training.train_one_epoch", lambda *_: {"loss": 1.0})
-    monkeypatch.setattr("lung_nodule_nasnet.training.validate", lambda *_: {
-        "val_loss": 1.0, "val_dice": next(dice), "val_sensitivity": 0.0, "val_precision": 0.0})
+def test_the_rate_falls_when_dice_stalls_but_not_before_it_has_left_0(training, tmp_path, monkeypatch, without_steps):
+    without_steps(0, 0, 0.2, 0.1, 0.3)
     for slow in ("draw_curves", "save_checkpoint"):
         monkeypatch.setattr(f"lung_nodule_nasnet.training.{slow}", lambda *_, **__: None)
     train.main([*training, "--run-dir", str(tmp_path), "--epochs", "5", "--lr", "0.01", "--lr-patience", "1"])

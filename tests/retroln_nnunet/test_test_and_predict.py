@@ -9,6 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from retroln_nnunet import crop, predict, test, train
+from retroln_nnunet.config import Config
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
@@ -34,6 +35,13 @@ def test_a_perfect_prediction_pasted_back_is_the_reference(folders, processed, t
     assert "P4" in page and "data:image/png" in page
     assert [row["short axis"] for row in read_json(tmp_path / "summary.json")["detection"]] == [
         "all", "< 5 mm", "5-10 mm", ">= 10 mm"]
+
+
+def test_the_validation_fold_is_scored_in_a_folder_of_its_name(folders, processed, trained):
+    assert test.main([*folders, "--split", "valid", "--predictions-dir", str(processed / "labels")]) == 0
+    out = train.model_dir(Config(nnunet_dir=trained)) / "fold_0" / "valid"
+    assert [(row["case"], float(row["dice"])) for row in read_table(out / "cases.csv", [])] == [("P1", 1)]
+    assert read_json(out / "summary.json")["split"] == "valid"
 
 
 def test_predict_equals_test_and_lies_on_the_grid_of_the_ct(folders, checkpoint, raw, tmp_path):
@@ -71,7 +79,7 @@ def test_without_vertebrae_totalsegmentator_finds_them(checkpoint, raw, stand_in
         assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(expected))
     assert all("--device cpu" in line and "--fast" in line for line in log.read_text().splitlines())
     shutil.copy(raw / "CT" / "P4_0000.nii.gz", tmp_path / "memory_0000.nii.gz")
-    with pytest.raises(InputError, match="out of GPU memory. Add --fast, or --device cpu. Or give --vertebrae"):
+    with pytest.raises(InputError, match="Add --fast, or --vert-seg-device cpu. Or give --vertebrae"):
         predict.main(["--checkpoint", str(checkpoint), "--input", str(tmp_path / "memory_0000.nii.gz"), "--output",
                       str(tmp_path / "o.nii.gz"), "--device", "cpu"])
 

@@ -1,5 +1,4 @@
 """The real nnU-Net: plan, training, resume, our augmentation, the plain commands."""
-import csv
 import json
 import os
 import runpy
@@ -26,7 +25,7 @@ from retroln_nnunet.original_checkpoint import read_checkpoint
 from retroln_nnunet.plans import PLANS, published_plans
 from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels, nnUNetTrainerRetroLN
 from shared_data.errors import InputError
-from shared_data.files import only_run_in, read_json
+from shared_data.files import only_run_in, read_json, read_table
 from shared_data.phantoms_abdomen import abdomen
 from tests.faults.attempt import attempt
 
@@ -59,8 +58,7 @@ def test_a_run_leaves_what_the_readme_says(trained):
     assert {"checkpoint_final.pth", "checkpoint_best.pth", "history.csv", "curves.png", "progress.png", "tensorboard",
             "validation"} <= {path.name for path in fold.iterdir()}
     assert list((fold / "tensorboard").iterdir()) and not list(fold.glob("*.partial"))
-    with open(fold / "history.csv", newline="") as stream:
-        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
+    assert [row["epoch"] for row in read_table(fold / "history.csv", [])] == ["1", "2"]
     plans = read_json(fold.parent / "plans.json")
     assert plans["retroln"]["elastic_probability"] == 0.2 and plans["retroln"]["oversample_foreground"] == 0.5
     assert (fold / "validation" / "summary.json").exists()
@@ -139,13 +137,15 @@ def test_device_and_number_of_gpus_reach_nnunet(folders, training, trained, monk
     monkeypatch.setattr(train.subprocess, "run", lambda command, **_: commands.append(command) or
                         subprocess.CompletedProcess(command, 1, stderr="one\nRuntimeError: the last word\n"))
     monkeypatch.setattr(train.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(train, "choose_device", torch.device)
     with pytest.raises(InputError, match="exit code 1: RuntimeError: the last word .--debug shows all."):
-        train.main([*folders, "--resume", "--device", "cpu", "--devices", "4"])
+        train.main([*folders, "--resume", "--device", "cuda", "--devices", "4"])
     assert commands[0][2:] == ["retroln_nnunet.trainer", "600", "3d_fullres", "0", "-tr", train.TRAINER, "-p",
-                               "RetroLNPlans", "--npz", "-device", "cpu", "-num_gpus", "4", "--c"]
-    monkeypatch.undo()
-    with pytest.raises(InputError, match="--devices 9: . CUDA GPUs here"):
-        train.main([*folders, "--devices", "9"])
+                               "RetroLNPlans", "--npz", "-device", "cuda", "-num_gpus", "4", "--c"]
+    for device, devices, message in (("cpu", 4, "0 GPUs to train on .cpu."), ("cuda", 5, "4 GPUs to train on .cuda.")):
+        with pytest.raises(InputError, match=f"--devices {devices}: {message}"):
+            train.main([*folders, "--device", device, "--devices", str(devices)])
+    assert len(commands) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules")

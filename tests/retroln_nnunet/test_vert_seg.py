@@ -127,12 +127,21 @@ def test_other_formats_reach_totalsegmentator_as_nifti(stand_in, cts, raw, tmp_p
     assert not (tmp_path / "v" / "a" / "ct.nii.gz").exists()
 
 
+def test_a_folder_named_by_its_way_up_is_not_written_over(tmp_path):
+    (tmp_path / "ct" / "slices").mkdir(parents=True)
+    options = vert_seg.Options(input_dir=tmp_path / "ct", output_dir=tmp_path / "v")
+    assert vert_seg.segment(tmp_path / "ct" / "slices" / "..", "absent", options) == (
+        "failed", f"{tmp_path}/ct/slices: '..': a case of this name cannot be prepared. Rename it.")
+
+
 def test_odd_names_locks_and_folders_within_each_other(stand_in, cts, raw, tmp_path, capsys):
     stand_in()
-    folder = cts("line\nbreak", "byte\udcff", "n" * 190, "summary.csv")
+    folder = cts("line\nbreak", "byte\udcff", "n" * 190, "summary.csv", "")
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v" / "mine.txt").touch()
     code, statuses = run(folder, tmp_path / "v")
-    assert code == 1 and list(statuses.values()).count("success") == 1
-    assert capsys.readouterr().err.count("cannot be prepared. Rename it.") == 3
+    assert code == 1 and list(statuses.values()).count("success") == 1 and (tmp_path / "v" / "mine.txt").exists()
+    assert capsys.readouterr().err.count("cannot be prepared. Rename it.") == 4
     with pytest.raises(InputError, match="must lie apart"):
         run(folder, folder / "v")
     with only_run_in(tmp_path / "v"), pytest.raises(InputError, match="another run is at work here"):
