@@ -62,7 +62,7 @@ def subfolders(folder):
 def check_case_name(folder, reserved=()):
     """Raise InputError when a folder of the same name cannot be made beside `reserved` in the prepared folder."""
     name = folder.name
-    if name in ("", *reserved) or not name.isprintable() or len(os.fsencode(name)) > 200:
+    if name in ("", "..", *reserved) or not name.isprintable() or len(os.fsencode(name)) > 200:
         raise InputError(f"{ascii(str(folder))}: a case of this name cannot be prepared. Rename it.")
 
 

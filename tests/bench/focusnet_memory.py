@@ -1,4 +1,4 @@
-"""Peak memory of predicting a 512x512x200 CT (0.98x0.98x2.5 mm) with the whole network, over 8 GB.
+"""Peak memory of predicting a phantom head in a 512x512x200 CT (0.98x0.98x2.5 mm) with the whole network, over 8 GB.
 
     python -m tests.bench.focusnet_memory [--window-step 40]
 
@@ -15,6 +15,7 @@ import SimpleITK as sitk
 from focusnet_v2.checkpoint import save_checkpoint
 from focusnet_v2.config import Config
 from focusnet_v2.networks import build_network
+from shared_data.phantoms_head import head
 from shared_data.settings import to_plain
 from shared_data.volume import write_volume
 from tests.bench.measured import measured
@@ -24,8 +25,10 @@ LIMIT_GB = 8.0
 
 def run(window_step=40):
     with tempfile.TemporaryDirectory() as folder:
-        ct = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (200, 512, 512)).astype(np.int16))
-        ct.SetSpacing((0.98, 0.98, 2.5))
+        spacing = (210 / 214, 210 / 214, 2.5)
+        hu, _ = head(0, (200, 214, 214), spacing)
+        ct = sitk.GetImageFromArray(np.pad(hu, [(0, 0), (200, 98), (149, 149)], constant_values=-1000))
+        ct.SetSpacing(spacing)
         write_volume(ct, Path(folder) / "ct.nrrd")
         config = Config()
         save_checkpoint(Path(folder) / "full.pt", stage="adversarial", config=to_plain(config),
