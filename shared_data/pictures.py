@@ -21,7 +21,8 @@ def overlay(unit_yx, reference=None, prediction=None, side=512):
     The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
     """
     picture = magnified(unit_yx, side)
-    for mask, colour, width in ((reference, REFERENCE_RGB, 3), (prediction, PREDICTION_RGB, 1)):
+    for mask, colour, width in ((reference, REFERENCE_RGB, max(3, side // 128)),
+                                (prediction, PREDICTION_RGB, max(1, side // 256))):
         if mask is not None:
             large = cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
             outlines, _ = cv2.findContours(large, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
