@@ -37,7 +37,7 @@ help:
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
 	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'"
 	@echo "make test-<project>    its tests"
-	@echo "make test-faults       bad files, full disks, kills, for every script: counts"
+	@echo "make test-faults       bad files, full disks, kills while preparing, training, scoring, predicting: counts"
 	@echo "make bench             benchmarks, as ratios"
 	@echo "make clean             remove the environments"
 	@echo "ARGS=--help shows the options of a script"
@@ -72,7 +72,8 @@ $(PROJECTS:%=test-%): test-%: installed-%
 test-all: test-shared $(PROJECTS:%=test-%)
 	@$(MAKE) --no-print-directory test-faults ARGS=--quick FAULTS="$(filter-out retroln,$(FAULTS))"
 
-# Bad files and settings, full disks, kills, for every script: counts, and what was not answered clearly. test-all
+# Bad files and settings, full disks, kills for what prepares, trains, scores and predicts: counts, and what was not
+# answered clearly. test-all
 # leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
 FAULTS := $(PROJECTS)
 test-faults: $(FAULTS:%=installed-%)

@@ -20,7 +20,7 @@ from retroln_nnunet.original_checkpoint import read_checkpoint
 from retroln_nnunet.plans import PLANS, prepare, write_plans
 from shared_data.cohort import check_apart, say_skipped
 from shared_data.errors import InputError, run_script
-from shared_data.files import check_free_space, only_run_in, write_json
+from shared_data.files import check_free_space, clear_partials, only_run_in, write_json
 from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 
 TRAINER = "nnUNetTrainerRetroLN"
@@ -103,6 +103,7 @@ def train(config, device, results):
                "-tr", TRAINER, "-p", PLANS[config.plans][0], "--npz", "-device", device.type,
                "-num_gpus", str(config.devices), *(["--c"] if config.resume or config.c else [])]
     with only_run_in(results):
+        clear_partials(results)
         for partial in results.glob("*.partial"):
             partial.unlink()
         check_free_space(results, 500e6)

@@ -5,6 +5,7 @@ nnUNetTrainerRetroLN. Its settings stand in the plans under "retroln", put there
 """
 import os
 import random
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from retroln_nnunet.config import Config
-from shared_data.files import write_table
+from shared_data.files import whole_file, write_table
 from shared_data.pictures import draw_curves
 
 
@@ -85,6 +86,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         self.initial_lr = self.settings.lr
         self.oversample_foreground_percent = self.settings.oversample_foreground
         self.save_every = self.num_epochs + 1  # on_epoch_end below writes checkpoint_latest.pth
+        self.logger.plot_progress_png = partial(plot_whole, self.logger.plot_progress_png)
         self.board = None
 
     def initialize(self):
@@ -155,6 +157,12 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         own = self.my_init_kwargs
         super().load_checkpoint(filename_or_checkpoint)
         self.my_init_kwargs = own  # a run made longer stays so
+
+
+def plot_whole(plot, folder):
+    """nnU-Net's progress.png, whole or not at all."""
+    with whole_file(os.path.join(folder, "progress.png")) as path:
+        plot(str(path.parent))
 
 
 def _seed(seed):

@@ -1,4 +1,5 @@
-"""Bad files, bad settings, full disks, folders without rights and kills, for every script of the projects given.
+"""Bad files, bad settings, full disks, folders without rights and kills, for the scripts of the projects given that
+prepare, train, score and predict.
 
     python -m tests.faults.run [--quick] [--only kills] project ...       `make test-faults` runs all
 

@@ -29,7 +29,7 @@ def test_a_full_disk(raw, processed, checkpoint, stand_in, tmp_path):
     one_line(attempt("retroln_nnunet.predict", predicting, limit=2000), "m.nii", "Free some space")
     assert not left(tmp_path / "out") and not left(tmp_path / "n")
     stand_in()
-    full = attempt("retroln_nnunet.vert_seg", ["--input-dir", raw / "CT", "--output-dir", tmp_path / "v"], limit=150)
+    full = attempt("retroln_nnunet.vert_seg", ["--input-dir", raw / "CT", "--output-dir", tmp_path / "v"], limit=200)
     assert full.code == 2 and "Free some space" in full.lines[-1]
     assert not list((tmp_path / "v").glob("*P*"))
 
