@@ -19,9 +19,11 @@ def build_loader(config, rank=0, world_size=1):
 
 def load_cases(config, part):
     """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of "train" or "valid"."""
-    rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
-    return [load_case(config.prepared_dir / part / row["case"], config.transform)
-            for row in rows if row["part"] == part]
+    table = config.prepared_dir / "cases.csv"
+    names = [row["case"] for row in read_table(table, ["case", "part"]) if row["part"] == part]
+    if not names:
+        raise InputError(f"{table}: no {part} case in it. Run preprocess.py again.")
+    return [load_case(config.prepared_dir / part / name, config.transform) for name in names]
 
 
 def load_case(folder, transform):

@@ -18,10 +18,10 @@ def build_loaders(config, rank=0, world_size=1):
     """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share."""
     positives, negatives = read_fold(config.prepared_dir, config.val_fold, "train")
     val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "valid")
-    for part, paths in (("training", positives), ("validation", val_positives)):
+    for part, paths in (("train", positives), ("valid", val_positives)):
         if not paths:
-            raise InputError(f"{config.prepared_dir}: no {part} slice of fold {config.val_fold} holds a node. "
-                             "Take another --val-fold, or more patients.")
+            raise InputError(f"{config.prepared_dir}: no slice in {part}_with_node.txt of fold {config.val_fold}. Take "
+                             "another --val-fold, or more patients.")
     train = SliceDataset(config.prepared_dir, positives + negatives, config)
     val = SliceDataset(config.prepared_dir, natural_sort(val_positives + val_negatives), config)
     sampler = BalancedSampler(len(positives), len(negatives), config, rank, world_size)

@@ -16,6 +16,7 @@ TEST_SHARE = 21 / 221  # paper
 N_FOLDS = 5
 PARTS = ("train", "valid", "test")
 SLICE_PATH = r"[^/]+/files/\d+\.npz"
+LAST_LINE = "# {} slices"  # of each list: one that was cut short lacks it
 
 
 def main(argv=None):
@@ -48,7 +49,8 @@ def write_fold(folder, parts, rows):
     for part, patients in parts.items():
         for suffix, has_node in (("with_node", "1"), ("without_node", "0")):
             paths = [row["path"] for row in rows if row["patient"] in patients and row["has_node"] == has_node]
-            (folder / f"{part}_{suffix}.txt").write_text("".join(path + "\n" for path in paths), encoding="utf-8")
+            text = "".join(path + "\n" for path in [*paths, LAST_LINE.format(len(paths))])
+            (folder / f"{part}_{suffix}.txt").write_text(text, encoding="utf-8")
 
 
 def read_fold(prepared_dir, fold, part):
@@ -62,11 +64,11 @@ def read_fold(prepared_dir, fold, part):
 
 def _read_list(path):
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        lines = [""]
-    if not all(re.fullmatch(SLICE_PATH, line) for line in lines):
-        raise InputError(f"{path}: damaged or missing. Run data_parser.py again.")
+        *lines, last = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, ValueError):  # not text, or empty
+        lines, last = [], ""
+    if last != LAST_LINE.format(len(lines)) or not all(re.fullmatch(SLICE_PATH, line) for line in lines):
+        raise InputError(f"{path}: damaged, cut short or missing. Run data_parser.py again.")
     return lines
 
 

@@ -66,6 +66,8 @@ def test_absent_volumes_are_named(config, tmp_path):
     with pytest.raises(InputError, match="cases.csv: no such file"):
         load_cases(Config(prepared_dir=tmp_path), "train")
     (tmp_path / "cases.csv").write_text("part,case\ntrain,1\n")
+    with pytest.raises(InputError, match="cases.csv: no valid case in it. Run preprocess.py again."):
+        load_cases(Config(prepared_dir=tmp_path), "valid")
     for transform, message in (("multi_thresh_1", "multi_thresh_1.nii.gz: no such file"),
                                ("single_window", "--plain-window")):
         with pytest.raises(InputError, match=message):

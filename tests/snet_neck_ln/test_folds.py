@@ -56,9 +56,10 @@ def test_damaged_slice_tables_are_refused(tmp_path, content):
         main(["--prepared-dir", str(tmp_path)])
 
 
-@pytest.mark.parametrize("content", [b"\xff\x00", b"abc.npz\n", b"\n\n", b"/etc/passwd\n"])
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"abc.npz\n# 1 slices\n", b"\n\n", b"P1/files/1.npz\n",
+                                     b"P1/files/1.npz\n# 2 slices\n"])
 def test_damaged_lists_are_refused(tmp_path, content):
     (tmp_path / "folds" / "fold1").mkdir(parents=True)
     (tmp_path / "folds" / "fold1" / "train_with_node.txt").write_bytes(content)
-    with pytest.raises(InputError, match="train_with_node.txt: damaged or missing"):
+    with pytest.raises(InputError, match="train_with_node.txt: damaged, cut short or missing"):
         read_fold(tmp_path, 1, "train")
