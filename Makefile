@@ -73,8 +73,7 @@ test-all: test-shared $(PROJECTS:%=test-%)
 	@$(MAKE) --no-print-directory test-faults ARGS=--quick FAULTS="$(filter-out retroln,$(FAULTS))"
 
 # Bad files and settings, full disks, kills for what prepares, trains, scores and predicts: counts, and what was not
-# answered clearly. test-all
-# leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
+# answered clearly. test-all leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
 FAULTS := $(PROJECTS)
 test-faults: $(FAULTS:%=installed-%)
 	@failed=0; $(foreach p,$(FAULTS),$(call python,$(p)) -m tests.faults.run $(ARGS) $(p) || failed=1;) exit $$failed

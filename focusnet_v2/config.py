@@ -116,6 +116,7 @@ class Config:
 
     n_classes = len(CLASSES)
     n_small = len(SMALL)
+
     def __post_init__(self):
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",

@@ -117,7 +117,7 @@ def segment(path, program, options):
     """(status, reason) of one CT."""
     folder = options.output_dir / case_id(path)
     try:
-        check_case_name(Path(case_id(path)), ("summary.csv", ".."))
+        check_case_name(Path(case_id(path)), ("summary.csv",))
     except InputError as error:
         return "failed", f"{printable(str(path.parent))}: {error}"
     try:
