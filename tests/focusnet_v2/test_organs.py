@@ -120,6 +120,12 @@ def test_openkbp_goes_from_training_to_a_label_map(openkbp, tmp_path):
     assert (state["head.bias"][[2, 5, 6]] < -9e3).all() and (state["head.bias"][[0, 1, 3, 4, 7]] > -10).all()
 
 
+def test_a_patch_larger_than_what_was_cropped_is_one_line(openkbp, tmp_path):
+    with pytest.raises(InputError, match="smaller than --patch-zyx. Run crop_data.py with the same"):
+        train_backbone.main(["--prepared-dir", str(openkbp[0]), "--patch-zyx", "20", "128", "128", "--run-dir",
+                             str(tmp_path)])
+
+
 def test_the_rule_of_before_is_an_option(openkbp, tmp_path):
     prepared, _ = openkbp
     train_backbone.main(["--prepared-dir", str(prepared), "--patch-zyx", "8", "32", "32", "--min-slices", "12",
@@ -144,7 +150,8 @@ def test_five_organs_of_ones_own_need_no_code(five, training, raw, tmp_path):
     options = [*training, "--prepared-dir", str(five / "prepared"), "--run-dir", str(five / "run")]
     train.main(options)  # organs, small ones and weights as prepared
     kept = read_json(five / "run" / "adversarial" / "config.json")
-    assert kept["organs"] == list(FIVE["organs"]) and kept["small"] == ["Chiasm"] and kept["alpha"] == [0.5, 1, 1, 1, 2, 4]
+    assert kept["organs"] == list(FIVE["organs"]) and kept["small"] == ["Chiasm"]
+    assert kept["alpha"] == [0.5, 1, 1, 1, 2, 4]
     test.main(["--run-dir", str(five / "run"), "--device", "cpu"])
     rows = read_table(five / "run" / "test" / "organs.csv", ["organ"])
     assert [row["organ"] for row in rows] == list(FIVE["organs"])

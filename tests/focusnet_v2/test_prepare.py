@@ -115,7 +115,8 @@ def test_what_a_case_misses_is_in_the_presence_table(prepared):
     rows = {row["case"]: row for row in read_table(prepared / "presence.csv", ["case", *Config().classes])}
     assert [rows["P1"][name] for name in Config().classes] == ["1"] * 10
     assert [name for name in Config().classes if rows["P2"][name] == "0"] == ["background", "Submandibular_R"]
-    assert [name for name in Config().classes if rows["P4"][name] == "0"] == ["background", "Mandible", "Submandibular_L"]
+    assert [name for name in Config().classes if rows["P4"][name] == "0"] == ["background", "Mandible",
+                                                                             "Submandibular_L"]
 
 
 def test_the_crop_is_the_authors():
