@@ -40,7 +40,7 @@ def main():
 
 def measure(hu, labels, spacing_xyz):
     """(share of the worst organ within the box, its sides along y and x in mm)."""
-    config = Config(spacing_xyz=spacing_xyz, patch_zyx=(40, 64, 64))
+    config = Config(spacing_xyz=spacing_xyz, patch_zyx=(40, 16, 16), box_zyx=(8, 16, 16))
     (_, y, x), (_, height, width) = seen_box(hu, config)
     inside = labels[:, max(0, y):y + height, max(0, x):x + width]
     shares = [(inside == c).sum() / (labels == c).sum() for c in np.unique(labels) if c]
