@@ -11,6 +11,9 @@ PRODUCT = "small-target-ct-segmentation"
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
           "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 
+COPIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
+          "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")
+
 
 def product_version():
     return version(PRODUCT)
@@ -26,6 +29,8 @@ def ct_instances(ct_files):
             raise InputError(f"{file}: not a readable DICOM file. Fetch it again.") from error
         if absent := [tag for tag in NEEDED if not header.get(tag)]:
             raise InputError(f"{file}: DICOM tag {absent[0]} is missing; nothing can refer to this slice.")
+        for tag in COPIED:
+            header.setdefault(tag, "")
         headers.append(header)
     if len({(header.SeriesInstanceUID, header.FrameOfReferenceUID) for header in headers}) != 1:
         raise InputError(f"{len(headers)} CT files, not of one series. Name the slices of one.")

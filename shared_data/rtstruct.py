@@ -16,7 +16,7 @@ from shared_data.contours import filled, outlines, slabs
 from shared_data.dicom import IDENTITY, dicom_headers, file_meta
 from shared_data.errors import InputError
 from shared_data.files import whole_file
-from shared_data.instances import PRODUCT, ct_instances, labels_on, product_version
+from shared_data.instances import COPIED, PRODUCT, ct_instances, labels_on, product_version
 from shared_data.organ_pictures import COLOURS
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -24,8 +24,6 @@ CONTOUR_DATA = Tag("ContourData")
 MAX_ROIS = 1000
 FLAT = 0.05  # voxels that a contour may stray from its plane
 SAME_PLANE_MM = 0.05
-COPIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
-          "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")
 
 
 def read_rtstruct(path, ct_image, names=None):
@@ -235,7 +233,7 @@ def _structure_set(slices, algorithm):
     structures.SpecificCharacterSet = "ISO_IR 192"
     structures.set_original_encoding(True, True, ["utf_8"])
     for tag in COPIED:
-        setattr(structures, tag, str(first.get(tag) or ""))
+        setattr(structures, tag, str(first[tag].value or ""))
     structures.SOPClassUID = RTStructureSetStorage
     structures.SOPInstanceUID = structures.file_meta.MediaStorageSOPInstanceUID
     structures.SeriesInstanceUID, structures.SeriesNumber, structures.InstanceNumber = generate_uid(), 1, 1
