@@ -10,7 +10,11 @@ SPARSE_MM = 10.0  # contours that skip slices stand for those between them up to
 
 
 def outlines(mask):
-    """The polygons along the pixels' edges around a boolean plane (y, x), holes as polygons of their own."""
+    """The polygons along the pixels' edges around a boolean plane (y, x).
+
+    A hole is joined to what surrounds it by a line there and back (DICOM's keyhole): readers that unite polygons see it
+    as well as those that combine them by XOR.
+    """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return []
@@ -23,7 +27,7 @@ def outlines(mask):
         turns = on_row_edge != np.roll(on_row_edge, -1)
         corners = np.where(on_row_edge[:, None] == (True, False), line, following)
         polygons.append(corners[turns][:, ::-1])
-    return polygons
+    return _with_keyholes(polygons)
 
 
 def filled(polygons, shape_yx):
@@ -68,6 +72,32 @@ def slabs(planes, spacing_mm):
     below, above = np.r_[np.nan, half], np.r_[half, np.nan]
     single = np.where(np.isnan(below) & np.isnan(above), 0.5, np.fmin(below, above))
     return planes - np.where(np.isnan(below), single, below), planes + np.where(np.isnan(above), single, above)
+
+
+def _with_keyholes(polygons):
+    """The polygons of `find_contours`, whose holes turn the other way, with every hole joined to the next edge left of
+    its leftmost corner: that belongs to what surrounds it, or to a hole that was joined before."""
+    whole = [polygon for polygon in polygons if _area(polygon) > 0]
+    holes = [np.roll(polygon, -polygon[:, 0].argmin(), axis=0) for polygon in polygons if _area(polygon) < 0]
+    for hole in sorted(holes, key=lambda hole: hole[0, 0]):
+        x, y = hole[0]
+        edges = [(polygon[i, 0], n, i) for n, polygon in enumerate(whole) for i in _vertical_edges(polygon, x, y)]
+        left, n, i = max(edges)
+        gate = [[left, y]]
+        whole[n] = np.concatenate([whole[n][:i + 1], gate, hole, hole[:1], gate, whole[n][i + 1:]])
+    return whole
+
+
+def _vertical_edges(polygon, x, y):
+    """Numbers of the edges along y that lie left of a place, at its height."""
+    following = np.roll(polygon, -1, axis=0)
+    low, high = np.minimum(polygon, following), np.maximum(polygon, following)
+    return np.flatnonzero((low[:, 0] == high[:, 0]) & (low[:, 0] < x) & (low[:, 1] <= y) & (y <= high[:, 1]))
+
+
+def _area(polygon):
+    (x, y), (next_x, next_y) = polygon.T, np.roll(polygon, -1, axis=0).T
+    return float((x * next_y - next_x * y).sum() / 2)
 
 
 def _unrepeated(polygons):

@@ -12,6 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from shared_data.errors import InputError, silenced
+from shared_data.instances import COPIED
 from shared_data.mending import even, gap_after, mended
 
 NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
@@ -162,6 +163,8 @@ def write_dicom_series(image, folder, modality="CT"):
     for k, plane in enumerate(array):
         slice_ = Dataset()
         slice_.file_meta = file_meta(CTImageStorage, ExplicitVRLittleEndian)
+        for tag in COPIED:
+            setattr(slice_, tag, "")
         slice_.SOPClassUID = CTImageStorage
         slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID
         slice_.SeriesInstanceUID, slice_.StudyInstanceUID, slice_.FrameOfReferenceUID = series, study, frame

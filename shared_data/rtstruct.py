@@ -199,8 +199,8 @@ def _mask(contours, ct_image, name, path):
 def write_rtstruct(label_image, names, ct_files, path, algorithm=PRODUCT):
     """Write the labels {label: name} of an image as a structure set of the CT series in `ct_files` (in any order).
 
-    Outlines run along the edges of the CT's own pixels, slice by slice: of a label map on a mended grid too. Holes are
-    contours of their own (XOR). A label without a voxel gets no ROI, unless all are so. ROIs are marked as automatic,
+    Outlines run along the edges of the CT's own pixels, slice by slice: of a label map on a mended grid too, holes by
+    keyholes. A label without a voxel gets no ROI, unless all are so. ROIs are marked as automatic,
     the set as unapproved. Raises InputError.
     """
     slices = ct_instances(ct_files)
