@@ -37,6 +37,7 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
             segments, generate_uid(), 1, generate_uid(), 1, PRODUCT, algorithm, product_version(), "0",
             content_description="automatic, unapproved", content_label="AUTOMATIC",
             series_description=f"{algorithm}, automatic, unapproved"[:64])
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
     with whole_file(path) as partial:
         segmentation.save_as(partial)
 

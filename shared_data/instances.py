@@ -30,7 +30,7 @@ def ct_instances(ct_files):
         if absent := [tag for tag in NEEDED if not header.get(tag)]:
             raise InputError(f"{file}: DICOM tag {absent[0]} is missing; nothing can refer to this slice.")
         for tag in COPIED:
-            header.setdefault(tag, "")
+            setattr(header, tag, str(header.get(tag) or ""))
         headers.append(header)
     if len({(header.SeriesInstanceUID, header.FrameOfReferenceUID) for header in headers}) != 1:
         raise InputError(f"{len(headers)} CT files, not of one series. Name the slices of one.")

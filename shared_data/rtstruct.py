@@ -112,6 +112,7 @@ def open_rtstruct(path):
             warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message=".*[Ee]nd of file")
             structures = pydicom.dcmread(path)
+            _check_whole(structures)
             modality = structures.get("Modality")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
@@ -122,6 +123,13 @@ def open_rtstruct(path):
     if modality != "RTSTRUCT":
         raise InputError(f"{path}: DICOM of modality {modality or 'unknown'}. An RTSTRUCT is needed.")
     return structures
+
+
+def _check_whole(structures):
+    """Raise EOFError for a value that ends early, which pydicom takes as it is."""
+    for item in map(structures.get_item, structures.keys()):
+        if isinstance(item, RawDataElement) and item.length not in (0xFFFFFFFF, len(item.value or b"")):
+            raise EOFError(f"{item.tag} ends early")
 
 
 def _rois(structures, path):
@@ -233,7 +241,7 @@ def _structure_set(slices, algorithm):
     structures.SpecificCharacterSet = "ISO_IR 192"
     structures.set_original_encoding(True, True, ["utf_8"])
     for tag in COPIED:
-        setattr(structures, tag, str(first[tag].value or ""))
+        setattr(structures, tag, first[tag].value)
     structures.SOPClassUID = RTStructureSetStorage
     structures.SOPInstanceUID = structures.file_meta.MediaStorageSOPInstanceUID
     structures.SeriesInstanceUID, structures.SeriesNumber, structures.InstanceNumber = generate_uid(), 1, 1
