@@ -16,7 +16,7 @@ from shared_data.cohort import say_skipped
 from shared_data.dicom import dicom_headers
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json
-from shared_data.organ_names import identity
+from shared_data.organ_names import SPELLINGS, identity
 from shared_data.rtstruct import read_rtstruct, roi_names
 from shared_data.settings import parse_options
 
@@ -74,7 +74,7 @@ def masks_of(path, ct, organs, mapping):
 @dataclass(frozen=True)
 class Options:
     data_dir: Path  # the cohort: every RTSTRUCT below it counts
-    rois: Path | None = None  # JSON {organ: names or patterns}: shows what each ROI is taken for
+    rois: Path | None = None  # JSON {organ: names or patterns}: shows them behind the ROIs, else what we know of a name
 
 
 def main(argv=None):
@@ -94,7 +94,9 @@ def main(argv=None):
             skipped[str(file)] = one_line(error)
     print(f"{len(files) - len(skipped)} RTSTRUCTs")
     for name, count in counts.most_common():
-        print(f"{count:6} {name}" + "".join(f" -> {organ}" for organ in sorted(taken_for[name])))
+        what, side = identity(name)
+        known = [f"{what} {side}".strip()] if what in SPELLINGS else []
+        print(f"{count:6} {name}" + "".join(f" -> {organ}" for organ in sorted(taken_for[name]) or known))
     return say_skipped(skipped)
 
 

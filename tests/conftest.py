@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from shared_data.dicom import write_dicom_series
+from shared_data.rtstruct import write_rtstruct
+
 sys.path.insert(0, str(Path(__file__).parent / "golden"))  # fill.py
 
 
@@ -23,6 +26,16 @@ def ct():
     image.SetSpacing((0.75, 0.5, 2.5))
     image.SetOrigin((-20.0, 30.0, 100.0))
     return image
+
+
+@pytest.fixture(scope="session")
+def dicom_case():
+    """(CT, labels, {label: ROI name}, folder): writes them there as a DICOM series and its RTSTRUCT; a function."""
+    def write(ct, labels, names, folder):
+        write_dicom_series(sitk.Cast(ct, sitk.sitkInt16), folder / "series")
+        files = list((folder / "series").iterdir())
+        write_rtstruct(labels, names, files, folder / "structures.dcm")
+    return write
 
 
 @pytest.fixture
