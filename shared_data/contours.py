@@ -6,11 +6,13 @@ import numpy as np
 from skimage.measure import find_contours
 
 ON_EDGE = 0.01  # pixels: so near to a line a pixel's centre lies on it
+INSET = 1e-3  # pixels
 SPARSE_MM = 10.0  # contours that skip slices stand for those between them up to this distance
 
 
 def outlines(mask):
-    """The polygons along the pixels' edges around a boolean plane (y, x).
+    """The polygons along the pixels' edges around a boolean plane (y, x), a hair within them: readers that round to
+    whole pixels have nothing to choose.
 
     A hole is joined to what surrounds it by a line there and back (DICOM's keyhole): readers that unite polygons see it
     as well as those that combine them by XOR.
@@ -26,7 +28,7 @@ def outlines(mask):
         following = np.roll(line, -1, axis=0)
         turns = on_row_edge != np.roll(on_row_edge, -1)
         corners = np.where(on_row_edge[:, None] == (True, False), line, following)
-        polygons.append(corners[turns][:, ::-1])
+        polygons.append(_inset(corners[turns][:, ::-1]))
     return _with_keyholes(polygons)
 
 
@@ -72,6 +74,13 @@ def slabs(planes, spacing_mm):
     below, above = np.r_[np.nan, half], np.r_[half, np.nan]
     single = np.where(np.isnan(below) & np.isnan(above), 0.5, np.fmin(below, above))
     return planes - np.where(np.isnan(below), single, below), planes + np.where(np.isnan(above), single, above)
+
+
+def _inset(polygon):
+    """What `find_contours` goes round lies left of each edge, if y points up; every edge is moved there."""
+    edges = np.sign(np.roll(polygon, -1, axis=0) - polygon)  # along x and y in turns
+    inwards = np.stack([-edges[:, 1], edges[:, 0]], axis=1)
+    return polygon + INSET * (inwards + np.roll(inwards, 1, axis=0))
 
 
 def _with_keyholes(polygons):

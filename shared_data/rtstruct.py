@@ -271,7 +271,7 @@ def _contour(polygon, header):
     item = _item(ContourImageSequence=[_item(ReferencedSOPClassUID=header.SOPClassUID,
                                              ReferencedSOPInstanceUID=header.SOPInstanceUID)],
                  ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=len(points))
-    data = "\\".join(f"{mm:.4f}" for mm in points.ravel()).encode()
+    data = "\\".join(f"{mm:.5f}" for mm in points.ravel()).encode()
     item[CONTOUR_DATA] = RawDataElement(CONTOUR_DATA, "DS", len(data), data + b" " * (len(data) % 2), 0, True, True)
     return item
 
