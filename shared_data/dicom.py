@@ -108,20 +108,18 @@ def dicom_headers(folder, pattern="**/*"):
 
 
 def _sorted_slices(slices, folder):
-    """Files from the lowest to the highest position, and the distance between two (mm)."""
+    """Files from the lowest to the highest position, and where they lie (n, 3) from the first one on: along rows, columns
+    and the normal (mm)."""
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
     grids = [_slice_grid(*item) for item in slices]
     if not np.allclose(grids, grids[0], atol=1e-3):
         raise InputError(f"{folder}: slices of different sizes or directions in one series. Separate them.")
     orientation = grids[0][:6]
-    normal = np.cross(orientation[:3], orientation[3:])
-    positions = {file: np.array(header.ImagePositionPatient, float) for file, header in slices}
-    files = sorted(positions, key=lambda file: float(positions[file] @ normal))
-    if len(files) < 2:
-        raise InputError(f"{folder}: a single slice. A 3-D volume is needed.")
-    axes = np.stack([orientation[:3], orientation[3:], normal], axis=1)
-    places = np.array([positions[file] - positions[files[0]] for file in files]) @ axes
+    axes = np.stack([orientation[:3], orientation[3:], np.cross(orientation[:3], orientation[3:])], axis=1)
+    positions = {file: np.array(header.ImagePositionPatient, float) @ axes for file, header in slices}
+    files = sorted(positions, key=lambda file: positions[file][2])
+    places = np.array([positions[file] - positions[files[0]] for file in files])
     steps = np.diff(places[:, 2])
     for file, step in zip(files[1:], steps):
         if step < 0.01:
