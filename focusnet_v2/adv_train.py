@@ -8,7 +8,6 @@ import torch
 
 from focusnet_v2.augment import augment
 from focusnet_v2.checkpoint import load_stage
-from focusnet_v2.config import SMALL
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import critic_loss, segmenter_loss
@@ -66,7 +65,7 @@ class Adversarial(Stage):
     def targets(self, label, corners):
         """The masks (B, n_small, *box_zyx) of the small organs in their boxes."""
         return torch.stack([cut_boxes(label == organ, corners[:, i], self.config.box_zyx)[:, 0]
-                            for i, organ in enumerate(SMALL)], dim=1).float()
+                            for i, organ in enumerate(self.config.small_labels)], dim=1).float()
 
     def score(self, row):
         return row["val_small_dice"]

@@ -1,8 +1,10 @@
 """Which cases train, which choose the epoch, which are scored; which organs each of them has."""
-from focusnet_v2.config import CLASSES
+from focusnet_v2.config import Config
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.folds import hold_out, natural_sort
+from shared_data.organs import check_same_organs
+from shared_data.settings import load_config
 
 PARTS = ("train", "valid", "test")
 HELD_OUT = 0.2  # of the training cases, to choose the epoch
@@ -15,10 +17,15 @@ OFF_SITE = "0555 0576 0598 0659 0661 0667 0669 0708 0727 0746".split()
 ON_SITE = "0788 0806 0845 0857 0878".split()
 
 
-def assign_parts(names, config):
-    """([(case, part)], a note or None): a case in two parts stands there twice (`--split authors` only)."""
+def assign_parts(names, config, published=None):
+    """([(case, part)], a note or None): a case in two parts stands there twice (`--split authors` only).
+
+    published: {case: part} of a layout that comes with its own.
+    """
     if config.cases_csv:
         return own_split(names, config.cases_csv), None
+    if published and config.split != "names":
+        return [(name, published[name]) for name in names], None
     known = {f"0522c{number}" for number in (*TRAIN, *ADDITIONAL, *OFF_SITE, *ON_SITE)}
     if config.split != "names" and known.issuperset(names):
         pairs = pddca_split(names, config.split)
@@ -63,6 +70,12 @@ def own_split(names, path):
     return pairs
 
 
+def check_table(config):
+    """Raise InputError when the cases were prepared with another label table than the network has."""
+    path = config.prepared_dir / "config.json"
+    check_same_organs(config.organs, load_config(Config, path).organs, path)
+
+
 def cases_of(config, part):
     """Names of the cases of a part."""
     rows = read_prepared(config, "cases.csv", ["case", "part"])
@@ -74,10 +87,10 @@ def cases_of(config, part):
 
 def read_presence(config):
     """{case: [1 or 0 for each class]}"""
-    rows = read_prepared(config, "presence.csv", ["case", *CLASSES])
-    if any(row[name] not in ("0", "1") for row in rows for name in CLASSES):
+    rows = read_prepared(config, "presence.csv", ["case", *config.classes])
+    if any(row[name] not in ("0", "1") for row in rows for name in config.classes):
         raise InputError(f"{config.prepared_dir / 'presence.csv'}: something else than 0 and 1. Run crop_data.py.")
-    return {row["case"]: [int(row[name]) for name in CLASSES] for row in rows}
+    return {row["case"]: [int(row[name]) for name in config.classes] for row in rows}
 
 
 def read_prepared(config, name, columns):
@@ -88,7 +101,7 @@ def read_prepared(config, name, columns):
     return read_table(path, columns)
 
 
-def presence_flags(labels):
+def presence_flags(labels, n_classes):
     """1 for each class whose label is there; the background counts only when every organ does."""
-    organs = [int(label in labels) for label in range(1, len(CLASSES))]
+    organs = [int(label in labels) for label in range(1, n_classes)]
     return [int(all(organs)), *organs]

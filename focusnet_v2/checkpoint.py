@@ -66,7 +66,7 @@ def load_stage(config, stage, network, part=False):
         raise InputError(f"{path}: no such file. Finish stage {stage} first, or run train.py.")
     state = load_checkpoint(path)
     kept = config_from_dict(Config, state["config"], path)
-    for name in ("spacing_xyz", "resample_axes", "width"):
+    for name in ("organs", "spacing_xyz", "resample_axes", "width"):
         if getattr(kept, name) != getattr(config, name):
             raise InputError(f"{path}: made with {name} {getattr(kept, name)} (now {getattr(config, name)}). "
                              "Use the same, or another --run-dir.")

@@ -3,18 +3,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import Device, Precision, at_least, require
+from shared_data import openkbp
+from shared_data.organs import check_organs, read_label_table
+from shared_data.settings import Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Labels 1 to 9, and the names of their files (PDDCA).
-ORGANS = ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
-          "Submandibular_L", "Submandibular_R")
-CLASSES = ("background", *ORGANS)
-SMALL = (2, 4, 5)  # labels of the small organs: chiasm, optic nerves
+# By layout: labels 1, 2, ..., which of them are small, the weight of each class in the focal loss, background first.
+PDDCA = {"organs": ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
+                    "Submandibular_L", "Submandibular_R"),
+         "small": ("Chiasm", "OpticNerve_L", "OpticNerve_R"), "alpha": (0.5, 1, 8, 1, 8, 8, 1, 1, 2, 2)}  # authors
+TABLES = {"pddca": PDDCA, "openkbp": {"organs": openkbp.ORGANS, "small": (), "alpha": None}}
+BACKGROUND_WEIGHT, SMALL_WEIGHT = PDDCA["alpha"][0], PDDCA["alpha"][2]  # where a label table names no weights
 
 # The stages in order, each with the prefix of its own settings.
 STAGES = {"backbone": "backbone", "SOL": "sol", "backbone_heatmap": "joint", "autoencoder": "ae", "adversarial": "adv"}
+
+# Settings that decide what the prepared volumes look like; the others may change between runs over one folder, and
+# training takes those of the label table over from there unless they are given.
+VOLUME_SETTINGS = ("layout", "organs", "spacing_xyz", "resample_axes")
+TABLE_SETTINGS = ("small", "alpha")
 
 
 @dataclass(frozen=True)
@@ -23,8 +31,13 @@ class Config:
 
     # Folders
     data_dir: Path = ROOT / "data" / "raw" / "focusnet_v2"  # cohort: <case>/img.nrrd, <case>/structures/*.nrrd
+    layout: Literal["pddca", "openkbp"] = "pddca"  # of data_dir; openkbp: a clone of OpenKBP
     prepared_dir: Path = ROOT / "data" / "prepared" / "focusnet_v2"  # resampled/, cropped/, cases.csv, presence.csv
     run_dir: Path = ROOT / "runs" / "focusnet_v2"  # a folder for each stage: config, checkpoints, curves
+
+    # Organs
+    organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
+    small: tuple[str, ...] | None = None  # those of them to be located first; unset: the layout's
 
     # Preparation
     spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 2.5)  # mm, of what the networks see (authors)
@@ -33,7 +46,7 @@ class Config:
     crop_anterior: int = 50  # voxels from the brain stem's centre forward to the crop's centre (authors)
     crop_below: int = 37  # slices kept below the right parotid's centre (authors)
     crop_above: int = 12  # slices kept above the left optic nerve's centre (authors)
-    split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, or by name
+    split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, OpenKBP's own, or by name
     cases_csv: Path | None = None  # your own split: columns case, part (train, valid, test)
 
     # Patches of every stage
@@ -55,8 +68,8 @@ class Config:
     resume: bool = False  # go on from last.pt of the stage's folder
 
     # Stage backbone: the main network
-    alpha: tuple[float, float, float, float, float, float, float, float, float, float] = (
-        0.5, 1, 8, 1, 8, 8, 1, 1, 2, 2)  # weight of each class in the focal loss, background first (authors)
+    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
+    undrawn: Literal["marginal", "original"] = "marginal"  # original: no background where an organ is (authors)
     dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
     backbone_epochs: int = 600  # (authors)
     backbone_lr: float = 0.1  # of SGD with momentum 0.9, weight decay 5e-4 (authors)
@@ -114,10 +127,25 @@ class Config:
     precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
     workers: int = 2  # processes that prepare cases
 
-    n_classes = len(CLASSES)
-    n_small = len(SMALL)
+    @property
+    def classes(self):
+        """Names of the classes 0, 1, ..."""
+        return ("background", *self.organs)
+
+    @property
+    def n_classes(self):
+        return len(self.classes)
+
+    @property
+    def small_labels(self):
+        return tuple(self.classes.index(name) for name in self.small)
+
+    @property
+    def n_small(self):
+        return len(self.small)
 
     def __post_init__(self):
+        self._fill_in_organs()
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
                  *(f"{prefix}_epochs" for prefix in STAGES.values()))
@@ -143,3 +171,38 @@ class Config:
                     "must be divisible by 4 and not smaller than --patch-zyx")
         require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
         require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
+        require(self, "alpha", len(self.alpha) == self.n_classes, f"must be {self.n_classes} numbers: background, "
+                f"{', '.join(self.organs)}")
+
+    def _fill_in_organs(self):
+        """The layout's table where nothing else is said; weights by what is small."""
+        table = TABLES[self.layout]
+        if self.organs in (None, table["organs"]):
+            filled = {name: getattr(self, name) or table[name] for name in ("organs", "alpha")}
+            filled["small"] = table["small"] if self.small is None else self.small
+        else:
+            filled = {"organs": self.organs, "small": self.small or (), "alpha": self.alpha}
+        check_organs(filled["organs"], filled["small"])
+        filled["alpha"] = filled["alpha"] or default_weights(filled["organs"], filled["small"])
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Options(Config):
+    label_table: Path | None = None  # JSON: organs with their labels, small ones, weights; unset: the layout's
+
+
+def given_settings(argv, description):
+    """The options given, a label table among them as the settings `organs`, `small` and `alpha`."""
+    given = given_options(Options, argv, description)
+    if path := given.pop("label_table", None):
+        table = read_label_table(path)
+        weights = table.pop("weights")
+        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(table["organs"], table["small"])
+        given = {**table, "alpha": alpha, **given}
+    return given
+
+
+def default_weights(organs, small):
+    return (BACKGROUND_WEIGHT, *(SMALL_WEIGHT if name in small else 1.0 for name in organs))

@@ -6,7 +6,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from focusnet_v2.augment import draw_theta
 from focusnet_v2.cases import cases_of, read_presence
-from focusnet_v2.config import SMALL
 from focusnet_v2.grids import cut, unit
 from focusnet_v2.heatmaps import heatmaps, organ_centres
 from shared_data.errors import InputError
@@ -28,7 +27,7 @@ def load_cases(config, part):
             raise InputError(f"{folder / 'label.nrrd'}: labels above {config.n_classes - 1}. Prepare the case again.")
         cases.append({"case": name, "image": sitk.GetArrayFromImage(image), "label": labels,
                       "spacing_zyx": image.GetSpacing()[::-1], "presence": presence[name],
-                      "centres": organ_centres(labels)})
+                      "centres": organ_centres(labels, config.small_labels)})
     return cases
 
 
@@ -62,7 +61,7 @@ class Order(Sampler):
 class PatchDataset(Dataset):
     """(epoch, index) -> {"image" (1, Z, Y, X) in `unit`, "label" (1, Z, Y, X), "presence" (C,), "small" (n_small,)
     which small organs the case has and the patch holds the centre of, "theta" (3, 4), "case", and with heatmaps
-    "heatmap" (n_small, Z, Y, X)}.
+    "heatmap" (n_small, Z, Y, X)}. The background is present wherever `undrawn` is "marginal".
 
     What is drawn depends on the seed, the epoch, the index and nothing else.
     """
@@ -82,11 +81,13 @@ class PatchDataset(Dataset):
         centres = case["centres"] - start
         inside = ((centres >= 0) & (centres < shape)).all(1)  # False for NaN
         present = np.array(case["presence"], np.float32)
+        if config.undrawn == "marginal":
+            present[0] = 1
         item = {"image": torch.from_numpy(unit(cut(case["image"], start, shape))[None]),
                 "label": torch.from_numpy(cut(case["label"], start, shape)[None].copy()),
                 "presence": torch.from_numpy(present), "theta": torch.from_numpy(
                     draw_theta(rng, config, self.in_plane_zoom).astype(np.float32)),
-                "small": torch.from_numpy(present[list(SMALL)] * inside), "case": case["case"]}
+                "small": torch.from_numpy(present[list(config.small_labels)] * inside), "case": case["case"]}
         if self.with_heatmap:
             item["heatmap"] = torch.from_numpy(
                 heatmaps(centres, shape, config.heatmap_sigma, config.heatmap_offsets))
@@ -118,7 +119,8 @@ class MaskDataset(Dataset):
 
     def __init__(self, cases, config, jitter_zyx=(0, 0, 0)):
         self.config, self.jitter_zyx = config, np.array(jitter_zyx)
-        self.masks = [(case, i) for case in cases for i in range(len(SMALL)) if not np.isnan(case["centres"][i]).any()]
+        self.masks = [(case, i) for case in cases for i in range(config.n_small)
+                      if not np.isnan(case["centres"][i]).any()]
 
     def __len__(self):
         return len(self.masks) * self.config.patches_per_case
@@ -129,4 +131,4 @@ class MaskDataset(Dataset):
         shift = rng.integers(-self.jitter_zyx, self.jitter_zyx + 1)
         start = case["centres"][i].astype(int) + shift - np.array(self.config.box_zyx) // 2
         box = cut(case["label"], start, self.config.box_zyx)
-        return {"mask": torch.from_numpy((box == SMALL[i]).astype(np.float32)[None])}
+        return {"mask": torch.from_numpy((box == self.config.small_labels[i]).astype(np.float32)[None])}

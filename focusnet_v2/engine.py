@@ -10,8 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
-from focusnet_v2.config import STAGES, Config
-from focusnet_v2.data_preprocess.data_preprocess import VOLUME_SETTINGS
+from focusnet_v2.config import STAGES, TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.inference import choose_device, choose_precision
 from focusnet_v2.validation import validate_volumes
@@ -19,7 +18,7 @@ from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import given_options, settings_of_run, to_plain
+from shared_data.settings import as_prepared, build, settings_of_run, to_plain
 
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
 FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
@@ -76,7 +75,7 @@ class Stage:
 
 def run_script_of(stage, argv, description):
     """main() of a stage's script."""
-    config = read_settings(stage, given_options(Config, argv, description))
+    config = read_settings(stage, given_settings(argv, description))
     train_stage(stage, config, launch(config))
 
 
@@ -91,11 +90,18 @@ def launch(config):
     return fabric
 
 
+def prepared_settings(given):
+    """The Config of the options given, organs as the cases were prepared with, if they are."""
+    config = build(Config, given)
+    kept = config.prepared_dir / "config.json"
+    return build(Config, as_prepared(Config, given, kept, VOLUME_SETTINGS, TABLE_SETTINGS)) if kept.exists() else config
+
+
 def read_settings(stage, given):
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
     free = (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
     return settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
-                           VOLUME_SETTINGS)
+                           VOLUME_SETTINGS, TABLE_SETTINGS)
 
 
 def settings_of_others(stage):
@@ -174,6 +180,8 @@ def set_up(stage, fabric):
         part.requires_grad_(False)
     networks, optimizers = {}, {}
     for name, network in stage.networks.items():
+        if stage.config.precision == "bf16-mixed" and fabric.device.type == "cpu":
+            network.to(memory_format=torch.channels_last_3d)  # faster there: tests.bench.training_step
         own = [i for i, (owner, _) in enumerate(stage.optimizers) if owner == name]
         networks[name], *wrapped = fabric.setup(network, *(stage.optimizers[i][1] for i in own))
         optimizers |= dict(zip(own, wrapped))

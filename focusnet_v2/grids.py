@@ -1,11 +1,15 @@
 """From a CT to the grid the networks see, and parts of it."""
 import numpy as np
 import SimpleITK as sitk
+from scipy import ndimage
 
 from shared_data.volume import geometry, image_from
 
-AIR_HU, BONE_HU = -1024, 250
+AIR_HU, BONE_HU, BODY_HU = -1024, 250, -300
 HEAD_MM, MARGIN_MM = 250.0, 25.0  # vertex to chin; skin, glands and what the bones do not show
+SHOULDERS_MM = 220.0  # bones of one slice that lie further apart along x are no longer the head's
+COUCH_MM = 8.0  # couches and head rests are shells: half the thickness of what is no body
+BODY_SHARE = 0.05  # of the largest part: a body may be cut in pieces, as OpenKBP's are
 
 
 def to_network_grid(image, config, interpolator=sitk.sitkLinear):
@@ -57,7 +61,8 @@ def seen_box(hu_zyx, config):
     outside.
 
     At least a patch. In plane the central square of `window_side`; if that is unset, what holds the bones of the head,
-    wherever on the table it lies: those within HEAD_MM of the highest, and MARGIN_MM around them (no bone: all).
+    wherever on the table it lies: those of the body within HEAD_MM of the highest, without slices that show the
+    shoulders, and MARGIN_MM around them (no bone: all).
     """
     depth, *plane = hu_zyx.shape
     slices = max(depth, config.patch_zyx[0])
@@ -76,10 +81,32 @@ def seen_box(hu_zyx, config):
 
 def _bones_of_the_head(hu_zyx, spacing_xyz):
     """Boolean (y, x): where the upper slices hold bone, specks left out."""
-    bone = hu_zyx > BONE_HU
+    bone = (hu_zyx > BONE_HU) & _body(hu_zyx, spacing_xyz)
     with_bone = np.flatnonzero(bone.sum((1, 2)) >= 3)
     top = with_bone[-1] + 1 if len(with_bone) else 0
-    return bone[max(0, top - round(HEAD_MM / spacing_xyz[2])):top].sum(0) >= 2
+    bone = bone[max(0, top - round(HEAD_MM / spacing_xyz[2])):top]
+    columns = bone.any(1)
+    width = columns.shape[1] - columns[:, ::-1].argmax(1) - columns.argmax(1)  # voxels, of the slices with bone
+    return bone[width * spacing_xyz[0] <= SHOULDERS_MM].sum(0) >= 2
+
+
+def _body(hu_zyx, spacing_xyz):
+    """Boolean (z, y, x): the large things that are thicker than a couch; found on voxels of some COUCH_MM / 2."""
+    step = np.maximum(1, np.round(COUCH_MM / 2 / np.array(spacing_xyz[::-1]))).astype(int)
+    solid = hu_zyx[tuple(slice(None, None, n) for n in step)] > BODY_HU
+    radius = np.maximum(1, np.round(COUCH_MM / (step * spacing_xyz[::-1]))).astype(int)
+    ball = sum((np.arange(-r, r + 1).reshape([-1 if axis == other else 1 for other in range(3)]) / r) ** 2
+               for axis, r in enumerate(radius)) <= 1
+    ends = (radius[0],) * 2  # a body goes on below and above the CT
+    core = ndimage.binary_erosion(np.pad(solid, (ends, (0, 0), (0, 0)), "edge"), ball)[ends[0]:-ends[0]]
+    parts, n_parts = ndimage.label(core)
+    if not n_parts:
+        return np.ones(hu_zyx.shape, bool)
+    sizes = np.bincount(parts.ravel())[1:]
+    body = ndimage.binary_dilation(np.isin(parts, np.flatnonzero(sizes >= BODY_SHARE * sizes.max()) + 1), ball)
+    for axis, n in enumerate(step):
+        body = body.repeat(n, axis)
+    return body[tuple(map(slice, hu_zyx.shape))]
 
 
 def unit(hu):

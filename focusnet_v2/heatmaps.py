@@ -1,13 +1,12 @@
 """Where the small organs are, as the target of the localisation."""
 import numpy as np
 
-from focusnet_v2.config import SMALL
 
-
-def organ_centres(labels):
-    """Centroids (n_small, 3) of the small organs in a label map (z, y, x), rounded half to even; NaN where missing."""
-    centres = np.full((len(SMALL), 3), np.nan)
-    for i, label in enumerate(SMALL):
+def organ_centres(labels, small=(2, 4, 5)):
+    """Centroids (n_small, 3) of the labels `small` (PDDCA's unless given) in a label map (z, y, x), rounded half to
+    even; NaN where missing."""
+    centres = np.full((len(small), 3), np.nan)
+    for i, label in enumerate(small):
         voxels = np.argwhere(labels == label)
         if len(voxels):
             centres[i] = np.round(voxels.mean(0))

@@ -3,7 +3,6 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from focusnet_v2.config import SMALL
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from shared_data.settings import device_there
 from shared_data.volume import geometry
@@ -41,7 +40,7 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
     inside = cut(hu_zyx, (0, *start[1:]), (len(hu_zyx), *shape[1:]), AIR_HU)
     volume = torch.from_numpy(unit(cut(inside, (-short, 0, 0), shape, "edge")))
     sums, coverage = {}, torch.zeros(shape[0])
-    small, boxes = torch.zeros(2, len(SMALL), *shape)  # summed probabilities, and how many boxes cover a voxel
+    small, boxes = torch.zeros(2, config.n_small, *shape)  # summed probabilities, and how many boxes cover a voxel
     for first in progress(window_starts(shape[0], config.patch_zyx[0], config.window_step)):
         window = slice(first, first + config.patch_zyx[0])
         outputs = run(network, volume[None, None, window].to(device), config)
@@ -49,7 +48,7 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
             if name in outputs:
                 sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape))[:, window] += outputs[name][0].cpu()
         coverage[window] += 1
-        for i in range(len(SMALL) if "small" in outputs else 0):
+        for i in range(config.n_small if "small" in outputs else 0):
             if outputs["heatmap"][0, i].max() > config.heatmap_threshold:
                 corner = (outputs["corners"][0, i] + torch.tensor([first, 0, 0], device=device)).tolist()
                 box = (i, *(slice(at, at + side) for at, side in zip(corner, config.box_zyx)))
@@ -84,7 +83,7 @@ def fuse(prediction, config, bring=lambda array: array):
     """
     best = {"main": None, "rest": None}
     labels = {}
-    replaced = {SMALL[i] for i in np.flatnonzero(prediction["counted"])}
+    replaced = {config.small_labels[i] for i in np.flatnonzero(prediction["counted"])}
     for label, part in enumerate(prediction["probability"]):
         part = bring(part)
         for name in ("main", "rest"):
@@ -100,7 +99,7 @@ def fuse(prediction, config, bring=lambda array: array):
     for i in np.flatnonzero(prediction["counted"]):
         part = bring(prediction["small"][i])
         higher = part > surest
-        labels["rest"][higher] = SMALL[i]
+        labels["rest"][higher] = config.small_labels[i]
         surest[higher] = part[higher]
     return labels["main"], labels["rest"]
 

@@ -9,6 +9,17 @@ def backbone_loss(logits, target, alpha, presence=None, dice_weight=0.2):
             "dice": dice_weight * adaptive_dice_loss(logits, target, presence)}
 
 
+def merge_undrawn(logits, presence):
+    """Logits (B, C, Z, Y, X) in which the background of a sample takes in the organs that nobody drew there, presence
+    (B, C) of 0, 1: their probabilities are added up, theirs become 0. Unchanged where every organ was drawn."""
+    undrawn = presence[:, :, None, None, None] == 0
+    others = undrawn.clone()
+    others[:, 0] = True  # the background itself
+    lowest = torch.finfo(logits.dtype).min
+    background = logits.masked_fill(~others, lowest).logsumexp(1, keepdim=True)
+    return torch.cat([background, logits.masked_fill(undrawn, lowest)[:, 1:]], dim=1)
+
+
 def focal_loss(logits, target, alpha, presence=None, gamma=2.0):
     """Mean over all voxels of -presence alpha (1 - p)^gamma log p of the true class.
 

@@ -230,6 +230,12 @@ def start_low(layer, share=0.05):
     return layer
 
 
+def leave_out(head, classes):
+    """Of a last layer before a softmax, classes whose probability is 0, and stays so: no gradient reaches them."""
+    with torch.no_grad():
+        head.weight[classes], head.bias[classes] = 0, -1e4
+
+
 def upsample(x, scale_zyx):
     """Trilinear, corners aligned."""
     return F.interpolate(x, scale_factor=scale_zyx, mode="trilinear", align_corners=True)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from focusnet_v2.checkpoint import load_network
-from focusnet_v2.config import ORGANS, ROOT, SMALL, Device, Precision
+from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import choose_device, choose_precision, segment_ct
@@ -51,26 +51,27 @@ def main(argv=None):
                         partial(tqdm, desc=options.input.name, unit="window", disable=None))
     write_volume(onto_scan(result["final"], scan), options.output)
     stem = without_suffix(options.output)
-    organs = list_organs(result, ct.GetSpacing())
+    organs = list_organs(result, ct.GetSpacing(), config)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoint": options.checkpoint,
                                 "organs": organs})
-    save_picture(f"{stem}_overlay.png", case_sheet(ct, {"prediction": result["final"]}, tiles=6))
+    save_picture(f"{stem}_overlay.png", case_sheet(ct, {"prediction": result["final"]}, config, tiles=6))
     absent = [row["organ"] for row in organs if not row["components"]]
     print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
           + (f"; not found: {', '.join(absent)}" if absent else ""))
 
 
-def list_organs(result, spacing_xyz):
+def list_organs(result, spacing_xyz, config):
     """[{"label", "organ", "volume_ml", "components", of small organs "peak" and "centre_xyz_mm" (LPS) of the heatmap,
     and "box_counted"}]"""
     rows = []
-    for label, organ in enumerate(ORGANS, 1):
+    for label, organ in enumerate(config.organs, 1):
         mask = result["final"] == label
         row = {"label": label, "organ": organ, "volume_ml": float(mask.sum() * math.prod(spacing_xyz) / 1000),
                "components": components(mask)[1]}
-        if label in SMALL and result["peaks"]:
-            peak, place = result["peaks"][SMALL.index(label)]
-            row |= {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(result["counted"][SMALL.index(label)])}
+        if label in config.small_labels and result["peaks"]:
+            i = config.small_labels.index(label)
+            peak, place = result["peaks"][i]
+            row |= {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(result["counted"][i])}
         rows.append(row)
     return rows
 

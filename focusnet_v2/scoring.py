@@ -3,18 +3,18 @@ import math
 
 import numpy as np
 
-from focusnet_v2.config import ORGANS, SMALL
 from shared_data.metrics import dice, spread, surface_distances
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 
 
-def score_organs(case, reference, prediction, spacing_xyz, labels=range(1, len(ORGANS) + 1)):
-    """One row per organ of two label maps (z, y, x). An organ that the reference lacks was not contoured: no scores."""
+def score_organs(case, reference, prediction, spacing_xyz, names):
+    """One row per organ of two label maps (z, y, x), names: {label: organ}. An organ that the reference lacks was not
+    contoured: no scores."""
     rows, ml = [], math.prod(spacing_xyz) / 1000
-    for label in labels:
+    for label, organ in names.items():
         truth, found = reference == label, prediction == label
-        row = {"case": case, "organ": ORGANS[label - 1], "reference": "yes" if truth.any() else "not contoured"}
+        row = {"case": case, "organ": organ, "reference": "yes" if truth.any() else "not contoured"}
         scores = ({"dice": dice(truth, found), **surface_distances(truth, found, spacing_xyz)} if truth.any()
                   else dict.fromkeys(SCORES, math.nan))
         rows.append({**row, **scores, "reference_ml": float(truth.sum() * ml),
@@ -22,19 +22,19 @@ def score_organs(case, reference, prediction, spacing_xyz, labels=range(1, len(O
     return rows
 
 
-def score_small_organs(case, ct, reference, result):
+def score_small_organs(case, ct, reference, result, config):
     """One row per small organ that the reference has: Dice before and after the branches, and how far from the true
     centre (mm) the centre of the main network's voxels, and the heatmap's peak, lie. ct: image, result: `segment_ct`'s.
     """
     rows = []
-    for i, label in enumerate(SMALL):
+    for i, label in enumerate(config.small_labels):
         truth = reference == label
         if not truth.any():
             continue
         centre, found = place_of(ct, truth), result["main"] == label
         peak, place = result["peaks"][i] if result["peaks"] else (math.nan, [math.nan] * 3)
         rows.append({
-            "case": case, "organ": ORGANS[label - 1], "dice_before": dice(truth, found),
+            "case": case, "organ": config.classes[label], "dice_before": dice(truth, found),
             "dice_after": dice(truth, result["final"] == label),
             "main_centre_mm": math.dist(centre, place_of(ct, found)) if found.any() else math.nan,
             "peak_centre_mm": math.dist(centre, place), "peak": peak, "box_counted": bool(result["counted"][i])})

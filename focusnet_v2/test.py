@@ -13,18 +13,18 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from focusnet_v2.cases import cases_of
+from focusnet_v2.cases import cases_of, check_table
 from focusnet_v2.checkpoint import load_network
-from focusnet_v2.config import ORGANS, ROOT, Device, Precision
+from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, choose_precision, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
-from shared_data.cohort import all_skipped, say_skipped
+from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
-from shared_data.metrics import mean
+from shared_data.metrics import mean, overgrown
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options, set_options, with_changes
@@ -59,8 +59,9 @@ def main(argv=None):
                           "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     out = options.output_dir or options.run_dir / options.split
-    organs, small, skipped = [], [], {}
+    organs, small, filled, skipped = [], [], [], {}
     names = cases_of(config, options.split)
+    check_table(config)
     for name in tqdm(names, unit="case", disable=None):
         try:
             rows = score_case(name, network.to(device), config, device, out)
@@ -69,10 +70,11 @@ def main(argv=None):
             continue
         organs += rows[0]
         small += rows[1]
+        filled.append(rows[2])
     if not organs:
         raise all_skipped(config.prepared_dir, skipped)
     names = [name for name in names if name not in skipped]
-    write_results(out, options, path, stage, config, names, organs, small)
+    write_results(out, options, path, stage, config, names, organs, small, overgrown_notes(filled, config.classes))
     return say_skipped(skipped)
 
 
@@ -85,20 +87,21 @@ def find_checkpoint(run_dir):
 
 
 def score_case(name, network, config, device, out):
-    """(rows of organs.csv, rows of small_organs.csv); the prediction and a picture are written."""
+    """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it); the prediction and a
+    picture are written."""
     folder = config.prepared_dir / "resampled" / name
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
-    image = read_mask(folder / "reference.nrrd", range(1, len(ORGANS) + 1))
+    image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
     result = segment_ct(network, image, seen, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False, disable=None))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
-        on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}))
-    return (score_organs(name, reference, result["final"], image.GetSpacing()),
-            score_small_organs(name, image, reference, result))
+        on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
+    return (score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1))),
+            score_small_organs(name, image, reference, result, config), overgrown(result["final"], config.n_classes))
 
 
 def on_grid_of(seen, image):
@@ -111,7 +114,7 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(out, options, path, stage, config, names, organs, small):
+def write_results(out, options, path, stage, config, names, organs, small, notes):
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
     for row in by_organ:
@@ -136,9 +139,10 @@ def write_results(out, options, path, stage, config, names, organs, small):
         f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
         "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
-        f"human_: {human['what']}"],
+        f"human_: {human['what']}", *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
          "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
+    print(*notes, sep="\n", end="\n" * bool(notes))
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())
           + (f"  in no reference: {', '.join(absent)}" if absent else ""))
     for row in by_small:

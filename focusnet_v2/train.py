@@ -6,19 +6,18 @@ not run again. Each stage has a folder in --run-dir, and a script of its own.
 """
 from focusnet_v2.adv_train import Adversarial
 from focusnet_v2.checkpoint import load_checkpoint
-from focusnet_v2.config import Config
-from focusnet_v2.engine import epochs_of, launch, read_settings, train_stage
+from focusnet_v2.config import given_settings
+from focusnet_v2.engine import epochs_of, launch, prepared_settings, read_settings, train_stage
 from focusnet_v2.train_autoencoder import Autoencoder
 from focusnet_v2.train_backbone import Backbone
 from focusnet_v2.train_backbone_heatmap import Joint
 from focusnet_v2.train_SOL import SOL
 from shared_data.errors import run_script
-from shared_data.settings import build, given_options
 
 
 def main(argv=None):
-    given = given_options(Config, argv, __doc__)
-    config = build(Config, given)
+    given = given_settings(argv, __doc__)
+    config = prepared_settings(given)
     fabric = launch(config)
     for stage in chain(config):
         last = config.run_dir / stage.name / "last.pt"
@@ -31,7 +30,10 @@ def main(argv=None):
 
 
 def chain(config):
-    """The stages in order. Without the shape constraint nothing needs the auto-encoder."""
+    """The stages in order. Without the shape constraint nothing needs the auto-encoder; without small organs all that
+    is left is the main network."""
+    if not config.small:
+        return [Backbone]
     first = [Backbone, SOL] if config.localisation == "SOL" else [Joint]
     return [*first, *([Autoencoder] if config.shape_constraint else []), Adversarial]
 

@@ -7,7 +7,6 @@ import torch
 
 from focusnet_v2.augment import augment
 from focusnet_v2.checkpoint import load_stage
-from focusnet_v2.config import SMALL
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.losses import heatmap_loss
@@ -34,7 +33,7 @@ class SOL(Stage):
     def loss_terms(self, networks, batch):
         batch = augment(batch, self.config)
         heatmap = networks["model"](batch["image"])["heatmap"].float()
-        return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, SMALL])}
+        return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, self.config.small_labels])}
 
     def score(self, row):
         return -row["val_centre_mm"]

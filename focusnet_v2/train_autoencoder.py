@@ -7,7 +7,6 @@ ours. Writes to <run>/autoencoder as train_backbone.py does.
 import torch
 from torch.nn import functional as F
 
-from focusnet_v2.config import SMALL
 from focusnet_v2.dataset import MaskDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
 from focusnet_v2.networks import build_network
@@ -40,12 +39,12 @@ class Autoencoder(Stage):
     @torch.inference_mode()
     def validate(self, fabric, network):
         """Dice of the masks of the validation cases, each organ's mean, then over organs."""
-        scores = torch.full((len(self.masks.masks), len(SMALL)), float("nan"), device=fabric.device)
+        scores = torch.full((len(self.masks.masks), self.config.n_small), float("nan"), device=fabric.device)
         for i in range(fabric.global_rank, len(scores), fabric.world_size):
             mask = self.masks[0, i]["mask"].to(fabric.device)
             reconstruction, *_ = network(mask[None])
             scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
-        scores = fabric.all_gather(scores).reshape(-1, len(SMALL))
+        scores = fabric.all_gather(scores).reshape(-1, self.config.n_small)
         return {"val_dice": scores.nanmean(0).nanmean().item()}
 
 

@@ -3,13 +3,14 @@
 Focal and adaptive Dice loss weighted by which organs a case has; SGD. Writes to <run>/backbone: config.json,
 history.csv, curves.png, tensorboard/, last.pt, best.pt.
 """
+import numpy as np
 import torch
 
 from focusnet_v2.augment import augment
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
-from focusnet_v2.losses import backbone_loss
-from focusnet_v2.networks import build_network
+from focusnet_v2.losses import backbone_loss, merge_undrawn
+from focusnet_v2.networks import build_network, leave_out
 from shared_data.errors import run_script
 
 
@@ -21,7 +22,9 @@ class Backbone(Stage):
         network = build_network(config, self.name)
         self.networks = {"model": network}
         self.optimizers = [("model", sgd(network.parameters(), config.backbone_lr))]
-        self.dataset = PatchDataset(load_cases(config, "train"), config, config.wide_zoom_xy)
+        cases = load_cases(config, "train")
+        leave_out_untaught(network, cases, config)
+        self.dataset = PatchDataset(cases, config, config.wide_zoom_xy)
         self.cases = load_cases(config, "valid")
 
     def rates(self, epoch):
@@ -29,8 +32,24 @@ class Backbone(Stage):
 
     def loss_terms(self, networks, batch):
         batch = augment(batch, self.config)
-        return backbone_loss(networks["model"](batch["image"]).float(), batch["label"], self.config.alpha,
-                             batch["presence"], self.config.dice_weight)
+        return main_terms(networks["model"](batch["image"]), batch, self.config)
+
+
+def main_terms(logits, batch, config):
+    """The main network's terms. undrawn "marginal": in a case, background and what nobody drew there are one class."""
+    logits = logits.float()
+    if config.undrawn == "marginal":
+        logits = merge_undrawn(logits, batch["presence"])
+    return backbone_loss(logits, batch["label"], config.alpha, batch["presence"], config.dice_weight)
+
+
+def leave_out_untaught(network, cases, config):
+    """Organs that no training case has never come out of a new S-Net: nothing tells them from the background."""
+    taught = np.any([case["presence"] for case in cases], axis=0)
+    untaught = [c for c in range(1, config.n_classes) if not taught[c]]
+    if untaught and config.undrawn == "marginal":
+        leave_out(network.head, untaught)
+        print(f"note: in no training case, so left out: {', '.join(config.classes[c] for c in untaught)}")
 
 
 def sgd(parameters, lr):

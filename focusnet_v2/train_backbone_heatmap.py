@@ -6,12 +6,11 @@ Loss of stage 1 plus twice the heatmaps' squared error; SGD for the main network
 import torch
 
 from focusnet_v2.augment import augment
-from focusnet_v2.config import SMALL
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Stage, run_script_of
-from focusnet_v2.losses import backbone_loss, heatmap_loss
+from focusnet_v2.losses import heatmap_loss
 from focusnet_v2.networks import build_network
-from focusnet_v2.train_backbone import sgd, sgd_rate
+from focusnet_v2.train_backbone import leave_out_untaught, main_terms, sgd, sgd_rate
 from shared_data.errors import run_script
 
 
@@ -24,7 +23,9 @@ class Joint(Stage):
         self.networks = {"model": network}
         head = torch.optim.Adam(network.localise.parameters(), config.joint_head_lr, weight_decay=5e-4)
         self.optimizers = [("model", sgd(network.backbone.parameters(), config.joint_lr)), ("model", head)]
-        self.dataset = PatchDataset(load_cases(config, "train"), config, config.wide_zoom_xy, with_heatmap=True)
+        cases = load_cases(config, "train")
+        leave_out_untaught(network.backbone, cases, config)
+        self.dataset = PatchDataset(cases, config, config.wide_zoom_xy, with_heatmap=True)
         self.cases = load_cases(config, "valid")
 
     def rates(self, epoch):
@@ -35,9 +36,8 @@ class Joint(Stage):
     def loss_terms(self, networks, batch):
         config, batch = self.config, augment(batch, self.config)
         outputs = networks["model"](batch["image"])
-        error = heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], batch["presence"][:, SMALL])
-        return {**backbone_loss(outputs["logits"].float(), batch["label"], config.alpha, batch["presence"],
-                                config.dice_weight), "heatmap": config.joint_heatmap_weight * error}
+        error = heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], batch["presence"][:, config.small_labels])
+        return {**main_terms(outputs["logits"], batch, config), "heatmap": config.joint_heatmap_weight * error}
 
 
 def main(argv=None):

@@ -2,24 +2,28 @@
 import numpy as np
 import torch
 
-from focusnet_v2.config import SMALL
 from focusnet_v2.grids import cut
 from focusnet_v2.inference import fuse, heatmap_peaks, predict_volume
-from shared_data.metrics import dice
+from shared_data.cohort import overgrown_notes
+from shared_data.metrics import dice, overgrown
 
 
 def validate_volumes(fabric, network, cases, config):
     """{"val_dice" of the main network's organs, "val_small_dice" of the small ones after the branches, "val_centre_mm"
     from the heatmaps' peaks to the true centres}; means over the cases that have an organ, then over organs.
 
-    Without branches or heatmaps those two are left out. The processes share the cases.
+    Without branches or heatmaps those two are left out. The processes share the cases. Says so when a class fills more
+    than half of a case.
     """
-    scores = torch.full((len(cases), config.n_classes + 2 * len(SMALL)), float("nan"), device=fabric.device)
+    scores = torch.full((len(cases), 2 * (config.n_classes + config.n_small)), float("nan"), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         scores[i] = torch.tensor(score_case(network, cases[i], config, fabric.device))
     # NaN: another process' case, or no such organ.
-    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0).nanmean(0)
-    main, small, centres = scores.split([config.n_classes, len(SMALL), len(SMALL)])
+    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0)
+    parts = [config.n_classes, config.n_classes, config.n_small, config.n_small]
+    for line in overgrown_notes(scores.split(parts, 1)[0].cpu().numpy(), config.classes):
+        fabric.print(line, flush=True)
+    _, main, small, centres = scores.nanmean(0).split(parts)
     result = {"val_dice": main[1:].nanmean().item()}
     if hasattr(network, "localise"):
         result["val_centre_mm"] = centres.nanmean().item()
@@ -29,16 +33,17 @@ def validate_volumes(fabric, network, cases, config):
 
 
 def score_case(network, case, config, device):
-    """Dice of each class from the main network, of the small organs after the branches, and distances of their centres
-    in mm; NaN for an organ that the case does not have."""
+    """Which classes fill more than half of it, Dice of each class from the main network, of the small organs after the
+    branches, and distances of their centres in mm; NaN for an organ that the case does not have."""
     prediction = predict_volume(network, case["image"], config, device)
     main, final = (cut(labels, np.negative(prediction["start"]), case["label"].shape)
                    for labels in fuse(prediction, config))
     present = np.array(case["presence"], bool)
-    scores = [dice(case["label"] == c, main == c) if present[c] else np.nan for c in range(config.n_classes)]
-    scores += [dice(case["label"] == c, final == c) if present[c] else np.nan for c in SMALL]
+    scores = [*overgrown(main, config.n_classes).astype(float)]
+    scores += [dice(case["label"] == c, main == c) if present[c] else np.nan for c in range(config.n_classes)]
+    scores += [dice(case["label"] == c, final == c) if present[c] else np.nan for c in config.small_labels]
     peaks = heatmap_peaks(prediction)
-    for i in range(len(SMALL)):
+    for i in range(config.n_small):
         distance = np.nan if peaks is None else np.linalg.norm(
             (peaks[i][1] - case["centres"][i]) * case["spacing_zyx"])
         scores.append(distance)

@@ -3,7 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import Device, Precision, at_least, require
+from shared_data import openkbp
+from shared_data.organs import check_organs, read_label_table
+from shared_data.settings import Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
 Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
@@ -19,15 +21,17 @@ CONTROL_POINTS = {
 MEMBERS = tuple((transform, alpha) for transform in ("multi_thresh_1", "multi_thresh_2", "multi_thresh_3")
                 for alpha in (0.5, 1.0))  # the ensemble (paper)
 
-ORGANS = ("brain stem", "eye L", "eye R", "lens L", "lens R", "optic nerve L", "optic nerve R", "optic chiasm",
-          "temporal lobe L", "temporal lobe R", "pituitary", "parotid L", "parotid R", "inner ear L", "inner ear R",
-          "middle ear L", "middle ear R", "TM joint L", "TM joint R", "spinal cord", "mandible L", "mandible R")
-WEIGHTS = (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)
-# Names and the challenge's weights of labels 1, 2, ... (StructSeg 2019, task 1)
-
-
-def organ_name(label):
-    return ORGANS[label - 1] if 1 <= label <= len(ORGANS) else f"label {label}"
+STRUCTSEG = {"organs": ("brain stem", "eye L", "eye R", "lens L", "lens R", "optic nerve L", "optic nerve R",
+                        "optic chiasm", "temporal lobe L", "temporal lobe R", "pituitary", "parotid L", "parotid R",
+                        "inner ear L", "inner ear R", "middle ear L", "middle ear R", "TM joint L", "TM joint R",
+                        "spinal cord", "mandible L", "mandible R"),
+             "weights": (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)}
+# Names of the labels 1, 2, ... and their weights in the score, by layout: StructSeg 2019, task 1; OpenKBP has none.
+TABLES = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
+# Settings that decide what the prepared volumes look like; the others may change between runs over one folder, and
+# training takes the weights over from there unless they are given.
+VOLUME_SETTINGS = ("layout", "organs", "n_classes", "split", "crop_size", "resample", "spacing_zyx", "plain_window")
+TABLE_SETTINGS = ("weights",)
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Config:
 
     # Folders
     data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
+    layout: Literal["structseg", "openkbp"] = "structseg"  # of data_dir; openkbp: a clone of OpenKBP
     prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
     run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
+
+    # Organs
+    organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
+    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the challenge's, or 1
 
     # Preparation
     split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
@@ -54,6 +63,7 @@ class Config:
     epochs: int = 400  # (authors)
     loss: Loss = "attention_exp_dice"  # (paper)
     alpha: float = 0.5  # attention_exp_dice: small values stress hard voxels; members with 1 too (paper)
+    undrawn: Literal["marginal", "original"] = "marginal"  # original: the background is never taught (authors)
     normalisation: Literal["original", "paper"] = "original"  # of the log-Dice: the authors' code, or the formula
     lr: float = 1e-3  # learning rate of Adam (authors)
     lr_factor: float = 0.9  # learning rate x this ... (authors)
@@ -70,7 +80,7 @@ class Config:
     # Network
     network: Literal["sepnet", "unet"] = "sepnet"  # or the 3-D U-Net it is compared with
     separate_direction: Literal["axial", "sagittal", "coronal"] = "axial"  # plane of the (1, 3, 3) kernels (paper)
-    n_classes: int = 23  # background and 22 organs (StructSeg)
+    n_classes: int | None = None  # background and organs; unset: as many as there are (StructSeg: 23)
     base_channels: int = 24  # width (authors)
     dropout: float = 0.5  # at the bottleneck (authors)
     channel_dropout: float = 0.1  # before the classifier (authors)
@@ -87,14 +97,19 @@ class Config:
     precision: Precision = "auto"  # of training; auto: 32-true, see the README on bfloat16
     workers: int = 2  # processes that prepare or draw patches
 
+    @property
+    def classes(self):
+        """Names of the classes 0, 1, ..."""
+        return ("background", *self.organs)
+
     def __post_init__(self):
+        self._fill_in_organs()
         if self.run_dir is None:
             member = f"{self.transform}_alpha{self.alpha:g}"
             object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / self.network / member)
         at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
                  "window_step", "window_batch", "devices", "num_nodes")
-        at_least(self, 2, "n_classes")
-        at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees")
+        at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees", "weights")
         for name in ("dropout", "channel_dropout"):
             require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         for name in ("lr", "alpha", "lr_factor"):
@@ -108,3 +123,36 @@ class Config:
                 "must be divisible by 8 and at least 16 along each axis")
         for name in ("spacing_zyx", "zooms"):
             require(self, name, all(0 < value < 50 for value in getattr(self, name)), "must be positive and below 50")
+
+    def _fill_in_organs(self):
+        """The layout's table where nothing else is said, as many of its organs as there are classes, unnamed ones of
+        weight 0 beyond."""
+        table = TABLES[self.layout]
+        organs, weights = self.organs or table["organs"], self.weights or ()
+        if not self.organs and self.n_classes:
+            at_least(self, 2, "n_classes")
+            organs = (*organs, *(f"label {label}" for label in range(len(organs) + 1, self.n_classes)))
+            organs = organs[:self.n_classes - 1]
+        if not weights:
+            known = dict(zip(table["organs"], table["weights"] or ())) if organs[0] == table["organs"][0] else {}
+            weights = tuple(float(known.get(name, 0 if known else 1)) for name in organs)
+        check_organs(organs, ())
+        filled = {"organs": organs, "weights": weights, "n_classes": self.n_classes or len(organs) + 1}
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+        require(self, "n_classes", self.n_classes == len(organs) + 1, f"does not fit the {len(organs)} organs")
+        require(self, "weights", len(weights) == len(organs), f"must be {len(organs)} numbers: {', '.join(organs)}")
+
+
+@dataclass(frozen=True)
+class Options(Config):
+    label_table: Path | None = None  # JSON: organs with their labels and weights; unset: the layout's
+
+
+def given_settings(argv, description, options_class=Options):
+    """The options given, a label table among them as the settings `organs` and `weights`."""
+    given = given_options(options_class, argv, description)
+    if path := given.pop("label_table", None):
+        table = read_label_table(path)
+        given = {"organs": table["organs"], "weights": table["weights"] or (1.0,) * len(table["organs"]), **given}
+    return given

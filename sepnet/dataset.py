@@ -18,7 +18,7 @@ def build_loader(config, rank=0, world_size=1):
 
 
 def load_cases(config, part):
-    """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of "train" or "valid"."""
+    """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of a part."""
     table = config.prepared_dir / "cases.csv"
     names = [row["case"] for row in read_table(table, ["case", "part"]) if row["part"] == part]
     if not names:
@@ -50,11 +50,12 @@ class Steps(Sampler):
 
 
 class PatchDataset(Dataset):
-    """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "patient" names}: one patch each of different
-    patients. What is drawn depends on the seed, the epoch, the step and nothing else."""
+    """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "drawn" (B, C), "patient" names}: one patch each
+    of different patients. What is drawn depends on the seed, the epoch, the step and nothing else."""
 
     def __init__(self, cases, config, rank=0, world_size=1):
         self.cases, self.config, self.rank, self.world_size = cases, config, rank, world_size
+        self.drawn = [drawn_classes(case, config.n_classes) for case in cases]
 
     def __getitem__(self, when):
         rng = np.random.default_rng([self.config.seed, *when])
@@ -65,7 +66,15 @@ class PatchDataset(Dataset):
                    for i in chosen]
         return {"image": torch.from_numpy(np.stack([image for image, _ in patches]))[:, None],
                 "label": torch.from_numpy(np.stack([label for _, label in patches])),
+                "drawn": torch.from_numpy(np.stack([self.drawn[i] for i in chosen])),
                 "patient": [self.cases[i]["patient"] for i in chosen]}
+
+
+def drawn_classes(case, n_classes):
+    """(C,) of 0 and 1: which classes somebody drew in a case; the background always counts."""
+    flags = np.isin(np.arange(n_classes), case["label"])
+    flags[0] = True
+    return flags.astype(np.float32)
 
 
 def draw_patch(case, rng, config):

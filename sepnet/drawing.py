@@ -2,7 +2,6 @@
 import cv2
 import numpy as np
 
-from sepnet.config import organ_name
 from shared_data.organ_pictures import SIDE, organ_sheet
 from shared_data.pictures import magnified
 
@@ -15,13 +14,12 @@ def entropy_overlay(unit_yx, entropy_yx):
     return np.where((entropy > 0.01)[..., None], heat[..., ::-1], picture // 2)
 
 
-def case_sheet(unit_zyx, label_maps, entropy_zyx=None, tiles=4):
+def case_sheet(unit_zyx, label_maps, classes, entropy_zyx=None, tiles=4):
     """Contact sheet of the slices with most organs; a row for each {caption: labels (z, y, x)}, and one for the entropy
-    of the votes."""
+    of the votes; classes: names of the labels 0, 1, ..."""
     organs = sum(np.array([len(np.unique(plane)) - 1 for plane in labels]) for labels in label_maps.values())
     order = np.argsort(-organs, kind="stable") if organs.any() else np.linspace(0, len(organs) - 1, tiles).astype(int)
     chosen = sorted({int(k) for k in order[:3 * tiles:3] if organs[k] or not organs.any()}) or [0]
     votes = [] if entropy_zyx is None else [(entropy_overlay(unit_zyx[k], entropy_zyx[k]), f"uncertainty, slice {k}")
                                             for k in chosen]
-    names = {label: organ_name(label) for label in range(256)}
-    return organ_sheet(unit_zyx, label_maps, chosen, names, below=votes)
+    return organ_sheet(unit_zyx, label_maps, chosen, dict(enumerate(classes)), below=votes)

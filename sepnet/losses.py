@@ -77,13 +77,44 @@ class FocalDiceLoss(nn.Module):
         return self.focal(probabilities, labels) + self.dice(probabilities, labels)
 
 
+class PartlyDrawnLoss(nn.Module):
+    """A published loss in which the background of a sample takes in the organs that nobody drew there, plus what that
+    loss lacks: logarithmic Dice and mean cross-entropy of the background.
+
+    drawn (B, C): 1 for each class that was drawn in the sample, background included; None: all were.
+    """
+
+    def __init__(self, published):
+        super().__init__()
+        self.published = published
+
+    def forward(self, probabilities, labels, drawn=None):
+        if drawn is not None:
+            probabilities = merge_undrawn(probabilities, drawn)
+        background, true = probabilities[:, 0], (labels == 0).to(probabilities.dtype)
+        overlap, total = (background * true).sum((1, 2, 3)), (background + true).sum((1, 2, 3))
+        dice = ((2 * overlap + 1) / (total + 1)).log().mean()
+        cross_entropy = (true * safe_log(background)).sum() / true.sum().clamp_min(1)
+        return self.published(probabilities, labels) - dice - cross_entropy
+
+
 def build_loss(config):
     """The loss that a `Config` names."""
-    if config.loss == "attention_exp_dice":
-        return AttentionExpDiceLoss(config.n_classes, config.alpha, config.normalisation)
-    if config.loss == "exp_dice":
-        return ExpDiceLoss(config.n_classes, config.normalisation)
-    return {"soft_dice": SoftDiceLoss, "focal": FocalLoss, "focal_dice": FocalDiceLoss}[config.loss](config.n_classes)
+    published = {
+        "attention_exp_dice": lambda n: AttentionExpDiceLoss(n, config.alpha, config.normalisation),
+        "exp_dice": lambda n: ExpDiceLoss(n, config.normalisation),
+        "soft_dice": SoftDiceLoss, "focal": FocalLoss, "focal_dice": FocalDiceLoss}[config.loss](config.n_classes)
+    return PartlyDrawnLoss(published) if config.undrawn == "marginal" else published
+
+
+def merge_undrawn(probabilities, drawn):
+    """Probabilities (B, C, Z, Y, X) in which the background has taken those of the classes whose flag in `drawn` (B, C)
+    is 0."""
+    undrawn = drawn[:, :, None, None, None] == 0
+    others = undrawn.clone()
+    others[:, 0] = True  # the background itself
+    background = probabilities.masked_fill(~others, 0).sum(1, keepdim=True)
+    return torch.cat([background, probabilities.masked_fill(undrawn, 0)[:, 1:]], dim=1)
 
 
 def weighted_cross_entropy(probabilities, onehot):

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Literal
 
 from sepnet.checkpoint import load_network
-from sepnet.config import ROOT, Device, Precision
+from sepnet.config import ROOT, Config, Device, Precision
 from sepnet.inference import choose_device, choose_precision
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
-from shared_data.settings import set_options, with_changes
+from shared_data.organs import check_same_organs
+from shared_data.settings import load_config, set_options, with_changes
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
-GRID = ("n_classes", "crop_size", "resample", "spacing_zyx", "window_slices")
+GRID = ("organs", "crop_size", "resample", "spacing_zyx", "window_slices")
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class ChainOptions:
 
     prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # made by preprocess.py
     results_dir: Path = ROOT / "runs" / "sepnet" / "results"  # <member>/<patient>/..., ensemble/<patient>/...
-    split: Literal["valid", "train"] = "valid"  # which cases
+    split: Literal["valid", "train", "test"] = "valid"  # which cases
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ def load_members(checkpoints, options, **changes):
                                   "precision": choose_precision(options.precision)})
     return Members(names, [network.to(device) for network, _ in loaded], [config.transform for _, config in loaded],
                    config, device)
+
+
+def check_table(config, prepared_dir):
+    """Raise InputError when the cases were prepared with another label table than the members have."""
+    path = prepared_dir / "config.json"
+    check_same_organs(config.organs, load_config(Config, path).organs, path)
 
 
 def patients_of(prepared_dir, split):

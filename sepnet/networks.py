@@ -90,6 +90,13 @@ class SepBlock(nn.Module):
         return F.relu(self.norm(self.main(x) + self.shortcut(x)), inplace=True)
 
 
+def leave_out(network, classes):
+    """Classes of an `EncoderDecoder` whose probability is 0, and stays so: no gradient reaches them."""
+    last = network.classify[-1]
+    with torch.no_grad():
+        last.weight[classes], last.bias[classes] = 0, -1e4
+
+
 def conv_norm(channels, width, kernel):
     """Convolution that keeps the size, instance norm without parameters, ReLU."""
     return nn.Sequential(nn.Conv3d(channels, width, tuple(kernel), padding=tuple(k // 2 for k in kernel)),

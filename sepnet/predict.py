@@ -12,7 +12,7 @@ from pathlib import Path
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import Transform, organ_name
+from sepnet.config import Transform
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import NetworkOptions, load_members
@@ -58,27 +58,28 @@ def main(argv=None):
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     if entropy is not None:
         write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{str(options.output)[len(stem):]}")
-    organs = list_organs(prediction, ct.GetSpacing(), config.n_classes)
+    organs = list_organs(prediction, ct.GetSpacing(), config.classes)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
                                 "organs": organs})
-    save_picture(f"{stem}_overlay.png", case_sheet(images[names[0]], {"prediction": labels}, entropy, 8))
+    sheet = case_sheet(images[names[0]], {"prediction": labels}, config.classes, entropy, 8)
+    save_picture(f"{stem}_overlay.png", sheet)
     absent = [row["organ"] for row in organs if not row["components"]]
     print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
           + (f"; not found: {', '.join(absent)}" if absent else ""))
 
 
-def list_organs(labels_zyx, spacing_xyz, n_classes):
-    """[{"label", "organ", "volume_ml", "components"}] of every class."""
+def list_organs(labels_zyx, spacing_xyz, classes):
+    """[{"label", "organ", "volume_ml", "components"}] of every class but the background, the first of `classes`."""
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(sitk.GetImageFromArray(labels_zyx))
     rows = []
-    for label in range(1, n_classes):
+    for label, name in enumerate(classes[1:], 1):
         voxels, parts = 0, 0
         if shape.HasLabel(label):
             x, y, z, nx, ny, nz = shape.GetBoundingBox(label)
             organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
             voxels, (_, parts) = int(organ.sum()), components(organ)
-        rows.append({"label": label, "organ": organ_name(label), "components": parts,
+        rows.append({"label": label, "organ": name, "components": parts,
                      "volume_ml": voxels * math.prod(spacing_xyz) / 1000})
     return rows
 

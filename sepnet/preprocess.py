@@ -1,8 +1,9 @@
 """Cases to training volumes: python preprocess.py --data-dir /my/HaN_OAR [--split 0.8]
 
-In: <patient>/data.nii.gz and label.nii.gz, flat (StructSeg's download; split here) or below train/ and valid/.
-Out: <prepared>/{train,valid}/<patient>/ with multi_thresh_<1..3>.nii.gz and label.nii.gz (cropped, float32 and uint8,
-true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
+In: <patient>/data.nii.gz and label.nii.gz, flat (StructSeg's download; split here) or below train/, valid/ and, if
+there, test/. Or, with --layout openkbp, a clone of OpenKBP.
+Out: <prepared>/{train,valid,test}/<patient>/ with multi_thresh_<1..3>.nii.gz and label.nii.gz (cropped, float32 and
+uint8, true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
 Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
 from functools import partial
@@ -10,24 +11,24 @@ from functools import partial
 import numpy as np
 import SimpleITK as sitk
 
-from sepnet.config import CONTROL_POINTS, Config
+from sepnet.config import CONTROL_POINTS, VOLUME_SETTINGS, Config, given_settings
 from sepnet.volumes import cropped, network_grid, transformed
+from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
-from shared_data.settings import keep_config, parse_options
+from shared_data.settings import build, keep_config
 from shared_data.volume import (SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps,
                                 write_volume)
 
-PARTS = ("train", "valid")
-# Settings that decide what the volumes look like; the others may change between runs over one folder.
-VOLUME_SETTINGS = ("split", "crop_size", "resample", "spacing_zyx", "plain_window", "n_classes")
+PARTS = ("train", "valid", "test")
+NEEDED = PARTS[:2]
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
@@ -45,30 +46,36 @@ def prepare_cohort(cases, config):
             skipped[f"{part} {printable(folder.name)}"] = outcome
         else:
             rows.append(outcome)
-    for part in PARTS:
+            if outcome["note"]:
+                print(f"{printable(folder.name)}: {outcome['note']}")
+    for part in NEEDED:
         if not any(row["part"] == part for row in rows):
             raise all_skipped(f"{config.data_dir}, for {part} (--split sets how many that are)", skipped)
     if not any(row["labels"] for row in rows):
         raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
     write_table(config.prepared_dir / "cases.csv", rows)
     present = {int(label) for row in rows for label in row["labels"].split()}
-    print(", ".join(f"{sum(row['part'] == part for row in rows)} {part}" for part in PARTS)
-          + f" cases: {config.prepared_dir}")
+    counts = {part: sum(row["part"] == part for row in rows) for part in PARTS}
+    print(", ".join(f"{count} {part}" for part, count in counts.items() if count) + f" cases: {config.prepared_dir}")
     if absent := sorted(set(range(1, config.n_classes)) - present):
-        print(f"labels that never occur: {', '.join(map(str, absent))}")
+        print(f"labels that never occur: {', '.join(f'{label} ({config.classes[label]})' for label in absent)}")
     return say_skipped(skipped)
 
 
 def find_cases(config):
     """[(part, folder)] in natural order; a flat cohort is split by name, the last ones being for validation."""
     root = config.data_dir
+    if config.layout == "openkbp":
+        return openkbp.find_cases(root)
     patients = subfolders(root)
-    if all((root / part).is_dir() for part in PARTS):
-        names = {part: subfolders(root / part) for part in PARTS}
-        twice = set(names["train"]) & set(names["valid"])
+    if all((root / part).is_dir() for part in NEEDED):
+        names = {part: subfolders(root / part) for part in PARTS if (root / part).is_dir()}
+        every = [name for part in names.values() for name in part]
+        twice = {name for name in every if every.count(name) > 1}
         if twice:
-            raise InputError(f"{root}: {', '.join(natural_sort(twice))} in train and in valid. Keep one of the two.")
-        cases = [(part, root / part / name) for part in PARTS for name in names[part]]
+            where = " and in ".join(part for part in names if twice & set(names[part]))
+            raise InputError(f"{root}: {', '.join(natural_sort(twice))} in {where}. Keep one of the two.")
+        cases = [(part, root / part / name) for part in names for name in names[part]]
     else:
         if len(patients) < 2:
             raise InputError(f"{root}: patient folders: {len(patients)}; train and valid need one each. "
@@ -83,20 +90,20 @@ def prepare_case(case, config):
     part, folder = case
     target = config.prepared_dir / part / folder.name
     try:
-        ct_path, label_path = (find_file(folder, stem) for stem in ("data", "label"))
-        sources = {path.name: fingerprint(path) for path in (ct_path, label_path)}
+        check_case_name(folder)
+        files = find_files(folder, config)
+        sources = {path.name: fingerprint(path) for path in files}
         done = is_prepared(target, sources)
         if not done:
-            ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
-            scan, ct, label = geometry(ct), to_lps(ct), to_lps(label)
-            check_same_grid(ct, label, label_path)
+            ct, label, notes = read_case(folder, files, config)
     except (InputError, OSError) as error:
         return one_line(error)
     if not done:
-        write_case(target, ct, label, {"patient": folder.name, "sources": sources, "scan": scan}, config)
+        facts = {"patient": folder.name, "sources": sources, "scan": geometry(ct)} | ({"notes": notes} if notes else {})
+        write_case(target, to_lps(ct), to_lps(label), facts, config)
     kept = read_json(target / "case.json")
     return {"case": folder.name, "part": part, "slices": kept["seen"]["size_xyz"][2],
-            "labels": " ".join(map(str, kept["labels"]))}
+            "labels": " ".join(map(str, kept["labels"])), "note": "; ".join(kept.get("notes", []))}
 
 
 def is_prepared(target, sources):
@@ -107,9 +114,26 @@ def is_prepared(target, sources):
         return False
 
 
+def find_files(folder, config):
+    """The files of a case that are read."""
+    if config.layout == "openkbp":
+        return list(openkbp.case_files(folder).values())
+    return [find_file(folder, stem) for stem in ("data", "label")]
+
+
+def read_case(folder, files, config):
+    """(CT, labels on its grid, notes) of a case."""
+    if config.layout == "openkbp":
+        ct, label, _, notes = openkbp.read_case(folder, config.organs)
+        return ct, label, notes
+    ct_path, label_path = files
+    ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
+    check_same_grid(to_lps(ct), to_lps(label), label_path)
+    return ct, label, []
+
+
 def find_file(folder, stem):
     """The one file (or DICOM folder) of that name, whatever its format and case."""
-    check_case_name(folder)
     found = [path for path in sorted(folder.iterdir())
              if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
              and (path.is_dir() or path.name.lower() != stem)]

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.inference import predict_slices
-from sepnet.members import ChainOptions, NetworkOptions, find_checkpoints, load_members, patients_of, read_case
+from sepnet.members import (ChainOptions, NetworkOptions, check_table, find_checkpoints, load_members, patients_of,
+                            read_case)
 from sepnet.volumes import onto_lps
 from shared_data.errors import run_script
 from shared_data.files import whole_file
@@ -32,6 +33,7 @@ class Options(NetworkOptions, ChainOptions):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
+    check_table(members.config, options.prepared_dir)
     for name, network, transform in zip(members.names, members.networks, members.transforms):
         for patient in patients_of(options.prepared_dir, options.split):
             case = load_case(options.prepared_dir / options.split / patient, transform)

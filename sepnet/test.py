@@ -15,18 +15,18 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import ROOT, WEIGHTS, organ_name
+from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.drawing import case_sheet
 from sepnet.error_rate import count_errors, error_table, write_error_rates
 from sepnet.inference import segment
-from sepnet.members import NetworkOptions, find_checkpoints, load_members, patients_of, read_case
+from sepnet.members import NetworkOptions, check_table, find_checkpoints, load_members, patients_of, read_case
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import onto_lps
-from shared_data.cohort import all_skipped, say_skipped
+from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
-from shared_data.metrics import dice, mean, spread, surface_distances
+from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options
@@ -40,7 +40,7 @@ class Options(NetworkOptions):
     run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
-    split: Literal["valid", "train"] = "valid"  # which cases
+    split: Literal["valid", "train", "test"] = "valid"  # which cases
     output_dir: Path | None = None  # unset: <run folder>/<split>
 
 
@@ -54,21 +54,26 @@ def main(argv=None):
     patients = patients_of(prepared, options.split)
     if not patients:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
-    organs, voxels, wrong, skipped = [], Counter(), Counter(), {}
+    check_table(members.config, prepared)
+    organs, filled, voxels, wrong, skipped = [], [], Counter(), Counter(), {}
     for patient in tqdm(patients, unit="patient", disable=None):
         try:
-            organs += score_patient(patient, members, options, voxels, wrong)
+            rows, overfull = score_patient(patient, members, options, voxels, wrong)
+            organs += rows
+            filled.append(overfull)
         except InputError as error:
             skipped[patient] = one_line(error)
     patients = [patient for patient in patients if patient not in skipped]
     if not patients:
         raise all_skipped(prepared, skipped)
-    write_results(options, members, patients, without_undrawn(organs), error_table(voxels, wrong))
+    write_results(options, members, patients, without_undrawn(organs, members.config), error_table(voxels, wrong),
+                  overgrown_notes(filled, members.config.classes))
     return say_skipped(skipped)
 
 
 def score_patient(patient, members, options, voxels, wrong):
-    """Rows of organs.csv; the prediction, its uncertainty and a picture are written, the errors counted."""
+    """(rows of organs.csv, which classes fill more than half of the case); the prediction, its uncertainty and a
+    picture are written, the errors counted."""
     folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
@@ -86,35 +91,40 @@ def score_patient(patient, members, options, voxels, wrong):
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
     truth = loaded[members.transforms[0]]["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
-                 case_sheet(images[0], {"reference": truth, "prediction": labels}, entropy))
-    return score_organs(patient, reference, prediction, image.GetSpacing(), members.config.n_classes)
+                 case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
+    return (score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes),
+            overgrown(prediction, members.config.n_classes))
 
 
-def score_organs(patient, reference, prediction, spacing_xyz, n_classes):
+def score_organs(patient, reference, prediction, spacing_xyz, classes):
     """One row per organ; absent on both sides: "absent", its scores NaN."""
     rows = []
-    for label in range(1, n_classes):
+    for label, organ in enumerate(classes[1:], 1):
         truth, found = reference == label, prediction == label
         state = {(True, True): "both", (True, False): "missed", (False, True): "false", (False, False): "absent"}
         ml = math.prod(spacing_xyz) / 1000
-        rows.append({"case": patient, "label": label, "organ": organ_name(label),
+        rows.append({"case": patient, "label": label, "organ": organ,
                      "found": state[bool(truth.any()), bool(found.any())], "dice": dice(truth, found),
                      **surface_distances(truth, found, spacing_xyz),
                      "reference_ml": float(truth.sum() * ml), "prediction_ml": float(found.sum() * ml)})
     return rows
 
 
-def without_undrawn(rows):
-    """The same rows; an organ that no reference holds was drawn by nobody, and has no Dice wherever it was found."""
-    drawn = {row["label"] for row in rows if row["reference_ml"]}
-    return [row if row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
+def without_undrawn(rows, config):
+    """The same rows; an organ that a reference lacks was drawn by nobody there, and has no Dice where it was found.
+
+    undrawn "original": only where no reference has it.
+    """
+    drawn = {row["label"] for row in rows if row["reference_ml"]} if config.undrawn == "original" else ()
+    return [row if row["reference_ml"] or row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
 
 
-def write_results(options, members, patients, organs, errors):
+def write_results(options, members, patients, organs, errors, notes):
     out = options.output_dir
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
-    overall = {"mean_dice": mean([row["dice"] for row in by_organ]), **weighted_scores(by_organ)}
+    overall = {"mean_dice": mean([row["dice"] for row in by_organ]),
+               **weighted_scores(by_organ, members.config.weights)}
     cases = [{"case": patient, **{name: mean([row[name] for row in organs if row["case"] == patient])
                                   for name in SCORES}} for patient in patients]
     write_table(out / "organs.csv", organs)
@@ -130,14 +140,15 @@ def write_results(options, members, patients, organs, errors):
     absent = [row["organ"] for row in by_organ if row["found"] == "absent"]
     write_report(out / "report.html", f"SepNet, {options.split} cases of {options.prepared_dir.name}", [
         f"{len(patients)} cases, {len(members.names)} members: {', '.join(members.names)}.",
-        "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ absent from reference and prediction, or "
-        "from every reference, is 'absent': it enters no mean; false: in how many cases it was found all the same. "
+        "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ that a reference lacks was not drawn "
+        "there: it enters no mean; false: in how many such cases it was found all the same. "
         "Distances are undefined where one side is empty: n_distance counts the others.",
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
-        "left out."],
+        "left out.", *notes],
         {"Overall": [overall], "Organs": by_organ, "Error rate by vote": errors, "Cases": cases,
          "Organs of each case": organs}, figures)
     shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
+    print(*notes, sep="\n", end="\n" * bool(notes))
     print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")
     print(f"report: {out / 'report.html'}")
 
@@ -155,12 +166,11 @@ def summarise_organ(rows):
             "n_distance": sum(math.isfinite(row["hd95_mm"]) for row in rows), "false": states["false"]}
 
 
-def weighted_scores(by_organ):
-    """The challenge's weighted mean Dice and HD95, over the organs that have a score."""
+def weighted_scores(by_organ, weights):
+    """Weighted mean Dice and HD95 (the challenge's), over the organs that have a score."""
     scores = {}
     for name in ("dice", "hd95_mm"):
-        pairs = [(row[name], WEIGHTS[row["label"] - 1]) for row in by_organ
-                 if math.isfinite(row[name]) and row["label"] <= len(WEIGHTS)]
+        pairs = [(row[name], weights[row["label"] - 1]) for row in by_organ if math.isfinite(row[name])]
         total = sum(weight for _, weight in pairs)
         scores[f"weighted_{name}"] = sum(value * weight for value, weight in pairs) / total if total else math.nan
     return scores

@@ -16,18 +16,19 @@ from tqdm import tqdm
 
 from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
-from sepnet.config import MEMBERS, Config
-from sepnet.dataset import build_loader, load_cases
+from sepnet.config import MEMBERS, TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
+from sepnet.config import Options as ConfigOptions
+from sepnet.dataset import build_loader, drawn_classes, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
-from sepnet.losses import build_loss
-from sepnet.networks import build_network
-from sepnet.preprocess import VOLUME_SETTINGS
+from sepnet.losses import PartlyDrawnLoss, build_loss
+from sepnet.networks import build_network, leave_out
 from shared_data.checkpoints import load_strictly
+from shared_data.cohort import overgrown_notes
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
-from shared_data.metrics import dice
+from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, given_options, settings_of_run, to_plain
+from shared_data.settings import build, settings_of_run, to_plain
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
@@ -35,12 +36,12 @@ FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_d
 
 
 @dataclass(frozen=True)
-class Options(Config):
+class Options(ConfigOptions):
     config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
 
 
 def main(argv=None):
-    given = given_options(Options, argv, __doc__)
+    given = given_settings(argv, __doc__, Options)
     if "config" in given:
         given = {**read_ini(given["config"]), **given}
     own = {field.name for field in fields(Config)}
@@ -59,7 +60,7 @@ def main(argv=None):
 def read_settings(given):
     """The Config of a member's run."""
     return settings_of_run(Config, given, "last.pt", FREE, lambda path: load_checkpoint(path)["config"],
-                           VOLUME_SETTINGS)
+                           VOLUME_SETTINGS, TABLE_SETTINGS)
 
 
 def train(config):
@@ -85,6 +86,8 @@ def train_all_epochs(config, fabric, precision):
                                       use_distributed_sampler=False)
     cases, loss_function = load_cases(config, "valid"), build_loss(config)
     model = build_network(config)
+    if fabric.is_global_zero and (untaught := leave_out_untaught(model, loader.dataset.drawn, config)):
+        print(f"note: in no training case, so left out: {', '.join(untaught)}")
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
@@ -123,13 +126,24 @@ def train_all_epochs(config, fabric, precision):
         print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
 
 
+def leave_out_untaught(network, drawn, config):
+    """Organs that no training case has never come out of a new network: nothing tells them from the background. Their
+    names. drawn: flags (C,) of each case."""
+    untaught = [c for c in range(config.n_classes) if not np.any(drawn, axis=0)[c]]
+    if config.undrawn == "original" or not untaught:
+        return []
+    leave_out(network, untaught)
+    return [config.classes[c] for c in untaught]
+
+
 def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
     """One pass over the steps; the mean loss."""
     model.train()
     losses = []
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
     for batch in bar:
-        loss = loss_function(model(batch["image"]).float(), batch["label"])
+        known = (batch["drawn"],) if isinstance(loss_function, PartlyDrawnLoss) else ()
+        loss = loss_function(model(batch["image"]).float(), batch["label"], *known)
         if not loss.isfinite():
             raise InputError(f"loss {loss.item()} on patches of {', '.join(batch['patient'])}. "
                              "Try a smaller --lr, or --precision 32-true.")
@@ -143,15 +157,21 @@ def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
 
 def validate(fabric, model, cases, config):
     """Mean Dice of the organs over whole cases, each organ's mean over the cases that have it; windows of
-    `window_slices` half overlapping. The processes share the cases."""
+    `window_slices` half overlapping. The processes share the cases. Says so when a class fills more than half of a
+    case."""
     model.eval()
     network = model.module  # not through DDP, which wants as many calls in every process
-    scores = torch.full((len(cases), config.n_classes - 1), float("nan"), device=fabric.device)
+    scores = torch.full((len(cases), 2, config.n_classes), float("nan"), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         labels, _ = segment([network], [cases[i]["image"]], config, fabric.device, config.window_slices // 2)
-        scores[i] = torch.tensor([dice(cases[i]["label"] == c, labels == c) for c in range(1, config.n_classes)])
-    scores = fabric.all_gather(scores).reshape(-1, len(cases), config.n_classes - 1).nanmean(0)
-    return scores.nanmean(0).nanmean().item()
+        drawn = drawn_classes(cases[i], config.n_classes) if config.undrawn == "marginal" else [1] * config.n_classes
+        scores[i] = torch.tensor([overgrown(labels, config.n_classes).astype(float).tolist(),
+                                  [dice(cases[i]["label"] == c, labels == c) if drawn[c] else float("nan")
+                                   for c in range(config.n_classes)]])
+    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0)
+    for line in overgrown_notes(scores[:, 0].cpu().numpy(), config.classes):
+        fabric.print(line, flush=True)
+    return scores[:, 1, 1:].nanmean(0).nanmean().item()
 
 
 def save_epoch(config, state, is_best, board):

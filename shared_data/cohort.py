@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
+import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
@@ -38,6 +39,12 @@ def say_skipped(skipped):
     for case, reason in skipped.items():
         print(f"skipped {printable(case)}: {reason}", file=sys.stderr)
     return 1 if skipped else 0
+
+
+def overgrown_notes(filled, classes):
+    """A line for each class that fills more than half of a case, which no organ does; filled: boolean (cases, C)."""
+    return [f"note: {name} fills more than half of {number} of {len(filled)} cases: not an organ yet"
+            for name, number in zip(classes, np.sum(filled, axis=0, dtype=int)) if number]
 
 
 def all_skipped(folder, skipped):

@@ -15,6 +15,13 @@ def dice(reference, prediction):
     return 2 * int((reference & prediction).sum()) / total if total else math.nan
 
 
+def overgrown(labels, n_classes):
+    """(n_classes,) boolean: which classes, background never, fill more than half of a label map."""
+    filled = 2 * np.bincount(labels.ravel(), minlength=n_classes) > labels.size
+    filled[0] = False
+    return filled
+
+
 def surface_distances(reference, prediction, spacing_xyz):
     """{"hd95_mm", "assd_mm"} of two boolean arrays (z, y, x).
 

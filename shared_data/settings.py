@@ -106,10 +106,11 @@ def config_from_dict(config_class, values, source, changes=None):
     return build(config_class, {**values, **(changes or {})})
 
 
-def as_prepared(config_class, given, path, names):
-    """`given` with the settings `names` as preparation kept them at `path`: later steps must know of them.
+def as_prepared(config_class, given, path, names, defaults=()):
+    """`given` with the settings `names` as preparation kept them at `path`: later steps must know of them. What
+    preparation kept of the settings `defaults` gives way to `given`.
 
-    Raises InputError where `given` says otherwise.
+    Raises InputError where `given` says otherwise of `names`.
     """
     if not path.exists():
         raise InputError(f"{path.parent}: no prepared cases in it. Prepare the cohort first, or name its folder with "
@@ -120,7 +121,8 @@ def as_prepared(config_class, given, path, names):
         raise InputError(f"{path}: prepared with " + ", ".join(
             f"{name} {_shown(getattr(kept, name))} (now {_shown(given[name])})" for name in other)
             + ". Leave them out, or prepare another folder.")
-    return {**given, **{name: getattr(kept, name) for name in names}}
+    before, after = ({name: getattr(kept, name) for name in group} for group in (defaults, names))
+    return {**before, **given, **after}
 
 
 def with_changes(config, changes):
@@ -138,12 +140,13 @@ def changed_config(config, changes, free, path):
     return other
 
 
-def settings_of_run(config_class, given, last, free, kept, prepared=()):
+def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults=()):
     """The settings of a training run: the options `given`, or, with `resume`, as the run keeps them.
 
     last: its checkpoint, below `run_dir`; kept(path): the settings in that, as plain values; free: names of those that
-    may change on the way; prepared: names of those taken over from how the cases were prepared. Raises InputError when
-    there is nothing to go on from, and when there is and nobody said so.
+    may change on the way; prepared: names of those taken over from how the cases were prepared, defaults: of those
+    taken over unless given. Raises InputError when there is nothing to go on from, and when there is and nobody said
+    so.
     """
     config = build(config_class, given)
     last = config.run_dir / last
@@ -156,7 +159,7 @@ def settings_of_run(config_class, given, last, free, kept, prepared=()):
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
     if prepared:
-        given = as_prepared(config_class, given, config.prepared_dir / "config.json", prepared)
+        given = as_prepared(config_class, given, config.prepared_dir / "config.json", prepared, defaults)
     return build(config_class, given)
 
 

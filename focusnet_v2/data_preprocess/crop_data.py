@@ -1,6 +1,8 @@
 """Resampled cases to training cases: python data_preprocess/crop_data.py
 
 Splits the cohort, crops the training and validation cases around the head, and writes which organs each of them has.
+The authors' crop goes by brain stem, parotids and optic nerves; where the label table lacks one of these landmarks,
+what test.py and predict.py segment of a CT is kept.
 Out: <prepared>/cropped/<case>/{image,label}.nrrd (true origin), cases.csv (case, part, note), presence.csv (0 or 1 for
 each class; background 0 when any organ is missing). Test cases are not cropped: no reference label is used for them.
 """
@@ -10,26 +12,31 @@ import numpy as np
 import SimpleITK as sitk
 
 from focusnet_v2.cases import assign_parts, presence_flags
-from focusnet_v2.config import CLASSES, ORGANS, Config
+from focusnet_v2.config import TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
-from focusnet_v2.grids import AIR_HU, cut_image
+from focusnet_v2.grids import AIR_HU, cut_image, seen_box
 from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.settings import load_config, parse_options
+from shared_data.settings import as_prepared, build
 from shared_data.volume import read_volume, write_volume
 
 CROP_SETTINGS = ("crop_side", "crop_anterior", "crop_below", "crop_above")
+# Organs that the authors' crop goes by, each before those that may stand in for it.
+LANDMARKS = (("BrainStem",), ("Parotid_R", "Parotid_L"), ("OpticNerve_L", "OpticNerve_R", "Chiasm"))
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
-    folder = config.prepared_dir / "resampled"
-    names = natural_sort(path.parent.name for path in folder.glob("*/case.json") if kept_facts(path.parent))
+    given = given_settings(argv, __doc__)
+    folder = build(Config, given).prepared_dir / "resampled"
+    facts = {path.parent.name: kept_facts(path.parent) for path in folder.glob("*/case.json")}
+    names = natural_sort(name for name, kept in facts.items() if kept)
     if not names:
         raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
-    pairs, note = assign_parts(names, config)
+    config = build(Config, as_prepared(Config, given, folder.parent / "config.json", VOLUME_SETTINGS, TABLE_SETTINGS))
+    published = {name: facts[name]["part"] for name in names if facts[name]["part"]}
+    pairs, note = assign_parts(names, config, published)
     for line in filter(None, (note, same_voxels(config))):
         print(f"note: {line}")
     with only_run_in(config.prepared_dir):
@@ -39,13 +46,13 @@ def main(argv=None):
 
 def same_voxels(config):
     """What to say of a crop whose voxels are no longer the authors', while its numbers of voxels are; else None."""
-    spacing = load_config(Config, config.prepared_dir / "config.json").spacing_xyz
     same = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in CROP_SETTINGS
             if getattr(config, name) == getattr(Config, name)]
-    if spacing == Config.spacing_xyz or not same:
+    if config.spacing_xyz == Config.spacing_xyz or not same or not by_landmarks(config):
         return None
     return (f"{', '.join(same)} count voxels of the authors' 1x1x2.5 mm; yours have "
-            f"{'x'.join(f'{mm:g}' for mm in spacing)} mm. Prepare again with such as fit them, if that is not meant.")
+            f"{'x'.join(f'{mm:g}' for mm in config.spacing_xyz)} mm. Prepare again with such as fit them, if that is "
+            "not meant.")
 
 
 def crop_cohort(pairs, config):
@@ -56,7 +63,7 @@ def crop_cohort(pairs, config):
         if isinstance(outcome, str):
             skipped[name] = outcome
             continue
-        rows.append({"case": name, **dict(zip(CLASSES, outcome["presence"]))})
+        rows.append({"case": name, **dict(zip(config.classes, outcome["presence"]))})
         notes[name] = "; ".join(outcome["notes"])
         if notes[name]:
             print(f"{name}: {notes[name]}")
@@ -70,7 +77,7 @@ def crop_cohort(pairs, config):
     counts = {part: sum(other == part for _, other in pairs) for part in ("train", "valid", "test")}
     print(", ".join(f"{count} {part}" for part, count in counts.items())
           + f" cases: {config.prepared_dir / 'cases.csv'}")
-    if absent := [name for name in ORGANS if not any(row[name] for row in rows)]:
+    if absent := [name for name in config.organs if not any(row[name] for row in rows)]:
         print(f"organs that never occur: {', '.join(absent)}")
     return say_skipped(skipped)
 
@@ -81,18 +88,23 @@ def crop_case(name, config):
     try:
         made_with = {"sources": read_json(source / "case.json")["sources"],
                      **{setting: getattr(config, setting) for setting in CROP_SETTINGS}}
-        done = kept_crop(target, made_with)
+        if not by_landmarks(config):
+            made_with |= {"patch_zyx": list(config.patch_zyx), "window_side": config.window_side}
+        done = kept_crop(target, made_with, config.n_classes)
         if done:
             return done
         image, label = read_volume(source / "image.nrrd"), read_volume(source / "label.nrrd")
     except (InputError, OSError) as error:
         return one_line(error)
-    start, shape, notes = head_region(sitk.GetArrayViewFromImage(label), config)
+    if by_landmarks(config):
+        start, shape, notes = head_region(sitk.GetArrayViewFromImage(label), config)
+    else:
+        (start, shape), notes = seen_box(sitk.GetArrayViewFromImage(image), config), []
     cropped = cut_image(label, start, shape)
     present = np.unique(sitk.GetArrayViewFromImage(cropped))
     if not present.any():
         return f"{source}: no organ is left at {config.spacing_xyz} mm. Check the label files."
-    done = {"presence": presence_flags(present), "notes": notes, "made_with": made_with}
+    done = {"presence": presence_flags(present, config.n_classes), "notes": notes, "made_with": made_with}
     with whole_folder(target) as folder:
         write_volume(cut_image(image, start, shape, AIR_HU), folder / "image.nrrd")
         write_volume(cropped, folder / "label.nrrd")
@@ -100,13 +112,18 @@ def crop_case(name, config):
     return done
 
 
-def kept_crop(target, made_with):
+def kept_crop(target, made_with, n_classes):
     """crop.json of a case cropped from these very files with these settings, else None."""
     try:
         kept = read_json(target / "crop.json")
-        return kept if kept["made_with"] == made_with and len(kept["presence"]) == len(CLASSES) else None
+        return kept if kept["made_with"] == made_with and len(kept["presence"]) == n_classes else None
     except (InputError, OSError, KeyError, TypeError):
         return None
+
+
+def by_landmarks(config):
+    """Whether the authors' crop can be found with the organs of the label table."""
+    return all(any(organ in config.organs for organ in group) for group in LANDMARKS)
 
 
 def head_region(labels, config):
@@ -120,7 +137,7 @@ def head_region(labels, config):
 
     def centre(*organs):
         for organ in organs:
-            voxels = np.argwhere(labels == ORGANS.index(organ) + 1)
+            voxels = np.argwhere(labels == config.classes.index(organ)) if organ in config.organs else ()
             if len(voxels):
                 if organ != organs[0]:
                     notes.append(f"{organs[0]} missing: {organ} in its place")
@@ -128,8 +145,7 @@ def head_region(labels, config):
         notes.append(f"{organs[0]} missing: bounding box of all organs")
         return None
 
-    stem, parotid = centre("BrainStem"), centre("Parotid_R", "Parotid_L")
-    nerve = centre("OpticNerve_L", "OpticNerve_R", "Chiasm")
+    stem, parotid, nerve = (centre(*organs) for organs in LANDMARKS)
     first = low[0] if parotid is None else round(parotid[0]) - config.crop_below
     last = high[0] + 1 if nerve is None else round(nerve[0]) + config.crop_above
     first, last = max(0, int(first)), min(len(labels), int(last))

@@ -1,74 +1,87 @@
 """Cases to resampled CTs and label maps: python data_preprocess/data_preprocess.py --data-dir /my/PDDCA
 
 In: <case>/img.nrrd and <case>/structures/<organ>.nrrd (or another format; img may be a DICOM folder). Structures may be
-missing; unknown ones are ignored and named.
-Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1 to 9), reference.nrrd (labels on the CT's
-own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
+missing; unknown ones are ignored and named. Or, with --layout openkbp, a clone of OpenKBP.
+Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1, 2, ...), reference.nrrd (labels on the
+CT's own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
 from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
 
-from focusnet_v2.config import ORGANS, Config
+from focusnet_v2.config import VOLUME_SETTINGS, Config, given_settings
 from focusnet_v2.grids import to_network_grid
+from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
-from shared_data.settings import keep_config, parse_options
+from shared_data.settings import build, keep_config
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
-
-# Settings that decide what the volumes look like; the others may change between runs over one folder.
-VOLUME_SETTINGS = ("spacing_xyz", "resample_axes")
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
-    folders = [config.data_dir / name for name in subfolders(config.data_dir)]
+    config = build(Config, given_settings(argv, __doc__))
+    cases = find_cases(config)
     check_apart(config.data_dir, config.prepared_dir)
-    if not folders:
-        raise InputError(f"{config.data_dir}: no case in it. Expected <case>/img.nrrd and <case>/structures/*.nrrd.")
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir / "resampled")
         keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
-        return prepare_cohort(folders, config)
+        return prepare_cohort(cases, config)
 
 
-def prepare_cohort(folders, config):
+def find_cases(config):
+    """[(part, folder)], part being None where the layout has none."""
+    if config.layout == "openkbp":
+        return openkbp.find_cases(config.data_dir)
+    names = subfolders(config.data_dir)
+    if not names:
+        raise InputError(f"{config.data_dir}: no case in it. Expected <case>/img.nrrd and <case>/structures/*.nrrd.")
+    return [(None, config.data_dir / name) for name in names]
+
+
+def prepare_cohort(cases, config):
     """Resample every case; 1 when some had to be skipped."""
     skipped, organs = {}, []
-    for folder, outcome in each_case(partial(prepare_case, config=config), folders, config.workers):
+    for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
         if isinstance(outcome, str):
             skipped[folder.name] = outcome
             continue
         organs += outcome["organs"]
-        missing = [name for name in ORGANS if name not in outcome["organs"]]
-        for what, names in (("missing", missing), ("ignored", outcome["ignored"])):
-            if names:
-                print(f"{printable(folder.name)}: {what} {', '.join(names)}")
+        missing = [name for name in config.organs if name not in outcome["organs"]]
+        said = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("ignored", outcome["ignored"]))
+                if names]
+        for line in (*said, *outcome["notes"]):
+            print(f"{printable(folder.name)}: {line}")
     if not organs:
         raise all_skipped(config.data_dir, skipped)
-    print(f"{len(folders) - len(skipped)} cases: {config.prepared_dir / 'resampled'}. Next: crop_data.py")
+    print(f"{len(cases) - len(skipped)} cases: {config.prepared_dir / 'resampled'}. Next: crop_data.py")
     return say_skipped(skipped)
 
 
-def prepare_case(folder, config):
+def prepare_case(case, config):
     """What case.json holds, the volumes written; or, as a string, why the case has to be skipped."""
+    part, folder = case
     target = config.prepared_dir / "resampled" / folder.name
     try:
         check_case_name(folder)
-        ct_path, structures, ignored = find_files(folder)
+        ct_path, structures, ignored = find_files(folder, config)
         sources = {path.name: fingerprint(path) for path in (ct_path, *structures.values())}
         if (facts := kept_facts(target)) and facts.get("sources") == sources:
             return facts
-        ct = read_ct(ct_path)
-        labels = merge_structures(ct, structures)
+        if config.layout == "openkbp":
+            ct, labels, organs, notes = openkbp.read_case(folder, config.organs)
+        else:
+            ct = read_ct(ct_path)
+            labels, organs = merge_structures(ct, structures, config.organs)
+            notes = []
     except (InputError, OSError) as error:
         return one_line(error)
     scan, ct, labels = geometry(ct), to_lps(ct), to_lps(labels)
-    facts = {"case": folder.name, "sources": sources, "scan": scan, "organs": list(structures), "ignored": ignored}
+    facts = {"case": folder.name, "part": part, "sources": sources, "scan": scan, "organs": organs, "ignored": ignored,
+             "notes": notes}
     with whole_folder(target) as partial_folder:
         image = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
         write_volume(sitk.Cast(sitk.Round(image), sitk.sitkInt16), partial_folder / "image.nrrd")
@@ -78,8 +91,11 @@ def prepare_case(folder, config):
     return facts
 
 
-def find_files(folder):
+def find_files(folder, config):
     """(CT, {organ: its file} in label order, names of other structures). Names match in any case."""
+    if config.layout == "openkbp":
+        files = openkbp.case_files(folder)
+        return files.pop("ct"), files, []
     found = files_by_stem(folder, "img")
     if len(found) != 1:
         raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). One is needed.")
@@ -87,7 +103,7 @@ def find_files(folder):
     if not inside.is_dir():
         raise InputError(f"{folder}: no folder named structures. Put the organs' masks there.")
     structures = {}
-    for organ in ORGANS:
+    for organ in config.organs:
         files = files_by_stem(inside, organ)
         if len(files) > 1:
             raise InputError(f"{inside}: {organ} stands there {len(files)} times. Keep one.")
@@ -95,7 +111,7 @@ def find_files(folder):
     others = natural_sort(path.name for path in inside.iterdir()
                           if path.name[0] != "." and path not in structures.values())
     if not structures:
-        raise InputError(f"{inside}: none of {', '.join(ORGANS)}. Name the masks like this, one organ in each.")
+        raise InputError(f"{inside}: none of {', '.join(config.organs)}. Name the masks like this, one organ in each.")
     return found[0], structures, [ascii(name)[1:-1] if not name.isprintable() else name for name in others]
 
 
@@ -105,22 +121,22 @@ def files_by_stem(folder, stem):
             if path.name.lower() in names or (path.name.lower() == stem.lower() and path.is_dir())]
 
 
-def merge_structures(ct, structures):
-    """One label map on the CT's grid; where two organs overlap, the later label stays. Empty masks count as missing,
-    and leave `structures`."""
-    merged = np.zeros(ct.GetSize()[::-1], np.uint8)
-    for organ, path in list(structures.items()):
+def merge_structures(ct, structures, organs):
+    """(label map on the CT's grid, organs in it); where two overlap, the later label stays. Empty masks count as
+    missing."""
+    merged, drawn = np.zeros(ct.GetSize()[::-1], np.uint8), []
+    for organ, path in structures.items():
         mask = read_mask(path, any_label=True)
         check_same_grid(ct, mask, path)
         mask = sitk.GetArrayViewFromImage(mask) > 0
-        merged[mask] = ORGANS.index(organ) + 1
-        if not mask.any():
-            del structures[organ]
-    if not structures:
+        merged[mask] = organs.index(organ) + 1
+        if mask.any():
+            drawn.append(organ)
+    if not drawn:
         raise InputError(f"{path.parent}: every mask is empty. Name at least one organ's voxels.")
     labels = sitk.GetImageFromArray(merged)
     labels.CopyInformation(ct)
-    return labels
+    return labels, drawn
 
 
 def kept_facts(target):
@@ -129,7 +145,8 @@ def kept_facts(target):
         facts = read_json(target / "case.json")
     except (InputError, OSError):
         return None
-    return facts if isinstance(facts, dict) and {"organs", "ignored", "scan"} <= facts.keys() else None
+    return {"part": None, "notes": [], **facts} if (
+        isinstance(facts, dict) and {"organs", "ignored", "scan"} <= facts.keys()) else None
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusnet_v2.augment import augment, draw_theta, named_theta, original_theta, resample_patches
-from focusnet_v2.config import SMALL, Config
+from focusnet_v2.config import Config
 from focusnet_v2.dataset import MaskDataset, Order, PatchDataset, build_loader, draw_start, load_cases
 from focusnet_v2.heatmaps import heatmaps, organ_centres
 from shared_data.errors import InputError
@@ -137,7 +137,7 @@ def test_small_organs_are_marked_only_where_the_patch_holds_their_centre(config)
         dataset = PatchDataset([case], config, 0.1)
         for epoch in range(5):
             item = dataset[epoch, 0]
-            for i, label in enumerate(SMALL):
+            for i, label in enumerate(Config().small_labels):
                 if item["small"][i]:
                     assert case["presence"][label] and (item["label"] == label).any()
 
@@ -155,10 +155,10 @@ def test_every_process_gets_an_equal_share():
 def test_masks_are_small_organs_in_their_boxes(config):
     cases = load_cases(config, "train")
     masks = MaskDataset(cases, config)
-    assert len(masks) == sum(int(case["presence"][label]) for case in cases for label in SMALL)
+    assert len(masks) == sum(int(case["presence"][label]) for case in cases for label in Config().small_labels)
     for index, (case, i) in enumerate(masks.masks):
         mask = masks[0, index]["mask"]
-        assert mask.shape == (1, 8, 16, 16) and 0 < mask.sum() <= (case["label"] == SMALL[i]).sum()
+        assert mask.shape == (1, 8, 16, 16) and 0 < mask.sum() <= (case["label"] == Config().small_labels[i]).sum()
     jittered = MaskDataset(cases, config, (1, 4, 4))
     assert any(not torch.equal(jittered[0, 0]["mask"], jittered[epoch, 0]["mask"]) for epoch in range(1, 5))
 

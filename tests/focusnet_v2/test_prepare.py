@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from focusnet_v2.cases import ADDITIONAL, OFF_SITE, ON_SITE, TRAIN, assign_parts
-from focusnet_v2.config import CLASSES, ORGANS, Config
+from focusnet_v2.config import Config
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from focusnet_v2.data_preprocess.crop_data import head_region
 from focusnet_v2.grids import cut, onto_grid, resampled, seen_box, to_network_grid
@@ -100,7 +100,7 @@ def test_prepared_volumes_lie_where_the_scan_lies(raw, prepared):
         assert np.allclose(image.GetSpacing(), (4, 4, 5))
         for organ in (1, 3):  # large ones: their centres in mm are those of the masks
             voxels = np.argwhere(sitk.GetArrayFromImage(label) == organ).mean(0)[::-1]
-            mask = read_volume(raw / "P1" / "structures" / f"{ORGANS[organ - 1]}.nrrd")
+            mask = read_volume(raw / "P1" / "structures" / f"{Config().organs[organ - 1]}.nrrd")
             true = np.argwhere(sitk.GetArrayFromImage(mask)).mean(0)[::-1]
             ours = label.TransformContinuousIndexToPhysicalPoint(voxels.tolist())
             assert np.linalg.norm(np.subtract(ours, mask.TransformContinuousIndexToPhysicalPoint(true.tolist()))) < 3
@@ -112,16 +112,16 @@ def test_prepared_volumes_lie_where_the_scan_lies(raw, prepared):
 
 
 def test_what_a_case_misses_is_in_the_presence_table(prepared):
-    rows = {row["case"]: row for row in read_table(prepared / "presence.csv", ["case", *CLASSES])}
-    assert [rows["P1"][name] for name in CLASSES] == ["1"] * 10
-    assert [name for name in CLASSES if rows["P2"][name] == "0"] == ["background", "Submandibular_R"]
-    assert [name for name in CLASSES if rows["P4"][name] == "0"] == ["background", "Mandible", "Submandibular_L"]
+    rows = {row["case"]: row for row in read_table(prepared / "presence.csv", ["case", *Config().classes])}
+    assert [rows["P1"][name] for name in Config().classes] == ["1"] * 10
+    assert [name for name in Config().classes if rows["P2"][name] == "0"] == ["background", "Submandibular_R"]
+    assert [name for name in Config().classes if rows["P4"][name] == "0"] == ["background", "Mandible", "Submandibular_L"]
 
 
 def test_the_crop_is_the_authors():
     labels = np.zeros((120, 300, 300), np.uint8)
     for organ, place in (("BrainStem", (80, 160, 150)), ("Parotid_R", (60, 170, 90)), ("OpticNerve_L", (90, 60, 170))):
-        labels[place] = ORGANS.index(organ) + 1
+        labels[place] = Config().organs.index(organ) + 1
     start, shape, notes = head_region(labels, Config())
     assert (start, shape, notes) == ((23, 160 - 50 - 120, 150 - 120), (90 + 12 - 60 + 37, 240, 240), [])
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from focusnet_v2 import checkpoint, demo, predict, test
 from focusnet_v2.checkpoint import load_network
-from focusnet_v2.config import ORGANS, SMALL, Config
+from focusnet_v2.config import PDDCA, Config
 from focusnet_v2.inference import choose_precision, fuse, predict_volume, segment_ct, window_starts
 from focusnet_v2.networks import FocusNet
 from focusnet_v2.scoring import score_organs, summarise
@@ -97,7 +97,7 @@ def test_a_small_organ_is_the_branchs_where_its_box_counts_and_nothing_is_nan():
 
 def test_scores_come_from_the_written_label_maps(scored, raw):
     rows = rows_of(scored / "organs.csv")
-    assert [row["organ"] for row in rows] == list(ORGANS) and {row["case"] for row in rows} == {"P5"}
+    assert [row["organ"] for row in rows] == list(PDDCA["organs"]) and {row["case"] for row in rows} == {"P5"}
     prediction = sitk.ReadImage(str(scored / "predictions" / "P5.nrrd"))
     for label, row in enumerate(rows, 1):
         mask = sitk.ReadImage(str(raw / "P5" / "structures" / f"{row['organ']}.nrrd"))
@@ -105,7 +105,7 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
         reference = sitk.GetArrayFromImage(mask) > 0
         assert float(row["dice"]) == pytest.approx(dice(reference, sitk.GetArrayFromImage(prediction) == label))
     small = rows_of(scored / "small_organs.csv")
-    assert [row["organ"] for row in small] == [ORGANS[label - 1] for label in SMALL]
+    assert [row["organ"] for row in small] == list(PDDCA["small"])
     page = (scored / "report.html").read_text(encoding="utf-8")
     assert page.count("data:image/png") == 2 and "human_dice" in page and "oncologist against a radiographer" in page
 
@@ -123,7 +123,7 @@ def test_missing_organs_are_not_contoured_and_enter_no_mean(run_dir, raw, prepar
 def test_infinite_distances_are_left_out_and_counted():
     reference, prediction = np.zeros((2, 4, 8, 8), np.uint8)
     reference[1, 2:6, 2:6] = 1
-    row = score_organs("P", reference, prediction, (1, 1, 3), [1])[0]
+    row = score_organs("P", reference, prediction, (1, 1, 3), {1: "BrainStem"})[0]
     assert row["dice"] == 0 and row["hd95_mm"] == np.inf
     summary = summarise([row], ("dice", "hd95_mm"))[0]
     assert summary["n_dice"] == 1 and summary["n_hd95_mm"] == 0 and np.isnan(summary["hd95_mm"])

@@ -11,6 +11,7 @@ import torch
 from fill import fill_entries
 
 from sepnet import ensemble_seg, error_rate, predict, segmentation, test, uncertainty
+from sepnet.config import Config
 from sepnet.test import score_organs, summarise_organ, weighted_scores, without_undrawn
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
@@ -94,14 +95,14 @@ def test_absent_organs_are_absent_and_enter_no_mean():
     reference[1, 2:6, 2:6] = prediction[1, 2:6, 3:7] = 1
     reference[2, 1, 1] = 2
     prediction[3, 1, 1] = 3
-    rows = score_organs("P", reference, prediction, (1, 1, 3), n_classes=5)
+    rows = score_organs("P", reference, prediction, (1, 1, 3), Config(n_classes=5).classes)
     assert [row["found"] for row in rows] == ["both", "missed", "false", "absent"]
     assert [row["dice"] for row in rows[:3]] == [0.75, 0, 0] and np.isnan(rows[3]["dice"])
-    summary = [summarise_organ([row]) for row in without_undrawn(rows)]
+    summary = [summarise_organ([row]) for row in without_undrawn(rows, Config())]
     assert [row["found"] for row in summary] == ["1 of 1", "0 of 1", "absent", "absent"]
     assert [row["false"] for row in summary] == [0, 0, 1, 0]
     assert [row["n"] for row in summary] == [1, 1, 0, 0] and [row["n_distance"] for row in summary] == [1, 0, 0, 0]
-    weighted = weighted_scores(summary)  # labels 1, 2 weigh 100 each
+    weighted = weighted_scores(summary, Config().weights)  # labels 1, 2 weigh 100 each
     assert weighted["weighted_dice"] == pytest.approx(0.375)
     assert weighted["weighted_hd95_mm"] == pytest.approx(rows[0]["hd95_mm"])
 
@@ -165,7 +166,8 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
     whole = runs / "one" / "best.pt"
     state = torch.load(whole, weights_only=True)
     last = list(state["model"])[-1]
-    fewer = {**state, "config": {**state["config"], "n_classes": 5}}
+    four = {name: value for name, value in state["config"].items() if name not in ("organs", "weights")}
+    fewer = {**state, "config": {**four, "n_classes": 5}}
     bad = {"other": {**state, "project": "snet_neck_ln"}, "list": [1], "fewer": fewer,
            "foreign": {"a.weight": torch.zeros(1)},
            "missing": {**state, "model": {key: value for key, value in state["model"].items() if key != last}},

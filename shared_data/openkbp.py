@@ -1,0 +1,129 @@
+"""OpenKBP (Babier et al., Medical Physics 2021) as published: real head-and-neck CTs with clinicians' contours.
+
+`<root>/provided-data/{train,validation,test}-pats/<case>/` with ct.csv, <structure>.csv, possible_dose_mask.csv (index
+into 128x128x128 voxels, value) and voxel_dimensions.csv (mm). Axes: to the back, to the patient's left, down.
+
+The CT was published only in the dose mask and in the structures: where a structure leaves the mask, its outline is
+where the CT is not 0, which a network would learn in place of anatomy. So outside the mask all is air, and a structure
+counts as drawn where at least DRAWN of it lies inside.
+"""
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from shared_data.errors import InputError
+from shared_data.folds import natural_sort
+from shared_data.organs import organ_key
+from shared_data.volume import image_from
+
+PARTS = {"train": "train-pats", "valid": "validation-pats", "test": "test-pats"}
+STRUCTURES = {"Brainstem": "BrainStem", "SpinalCord": "SpinalCord", "RightParotid": "Parotid_R",
+              "LeftParotid": "Parotid_L", "Esophagus": "Esophagus", "Larynx": "Larynx", "Mandible": "Mandible"}
+ORGANS = tuple(STRUCTURES.values())  # labels 1 to 7, unless a label table says otherwise
+SHAPE = (128, 128, 128)
+WATER = 1000  # grey value of 0 HU
+AIR_HU = -WATER
+DRAWN = 0.95  # share of a structure inside the dose mask
+SMALLEST_ML = 1000  # a smaller dose mask holds too little of the patient: the case is left out
+IMAGED = 0.8  # least share of a dose mask with a grey value above 0; published: 0.90 to 1
+
+
+def find_cases(root):
+    """[(part, folder)] of a clone of OpenKBP, in natural order. Raises InputError for a folder that is none."""
+    data = root / "provided-data" if (root / "provided-data").is_dir() else root
+    absent = [name for name in PARTS.values() if not (data / name).is_dir()]
+    if absent:
+        raise InputError(f"{data}: no {absent[0]} in it. Name the folder of OpenKBP that holds provided-data.")
+    return [(part, data / name / case) for part, name in PARTS.items()
+            for case in natural_sort(path.name for path in (data / name).iterdir()
+                                     if path.is_dir() and path.name[0] != ".")]
+
+
+def case_files(folder):
+    """{stem: file} of what is read from a case. Raises InputError when one that must be there is absent."""
+    files = {stem: folder / f"{stem}.csv" for stem in ("ct", "possible_dose_mask", "voxel_dimensions", *STRUCTURES)}
+    absent = [path for stem, path in files.items() if stem not in STRUCTURES and not path.exists()]
+    if absent:
+        raise InputError(f"{absent[0]}: no such file. Fetch the case again.")
+    return {stem: path for stem, path in files.items() if path.exists()}
+
+
+def read_case(folder, organs):
+    """(CT in HU, int16 image in LPS, labels on its grid, uint8 image, [organs drawn], [notes]) of a case.
+
+    organs: names of the labels 1, 2, ...; a later one stays where two overlap. Raises InputError for a damaged file, a
+    dose mask under SMALLEST_ML, and a case in which none of the organs is drawn.
+    """
+    files = case_files(folder)
+    spacing = _read_spacing(files["voxel_dimensions"])
+    inside = _read_mask(files["possible_dose_mask"])
+    volume_ml = inside.sum() * np.prod(spacing) / 1000
+    if volume_ml < SMALLEST_ML:
+        raise InputError(f"{files['possible_dose_mask']}: {volume_ml:.0f} ml, under {SMALLEST_ML}: too little of the "
+                         "patient was published. Leave the case out.")
+    grey = np.zeros(SHAPE, np.int32)
+    index, value = _read_sparse(files["ct"], 2)
+    grey.ravel()[index] = np.clip(value, 0, 32767)
+    if (grey[inside] > 0).mean() < IMAGED:
+        raise InputError(f"{files['ct']}: only {(grey[inside] > 0).mean():.0%} of the dose mask has values. Cut short? "
+                         "Fetch it again.")
+    labels, drawn, notes = np.zeros(SHAPE, np.uint8), [], []
+    stems = {organ_key(organ): stem for stem, organ in STRUCTURES.items() if stem in files}
+    for label, organ in enumerate(organs, 1):
+        if not (stem := stems.get(organ_key(organ))):
+            continue
+        mask = _read_mask(files[stem])
+        share = (mask & inside).sum() / mask.sum()
+        if share < DRAWN:
+            notes.append(f"{organ}: {share:.0%} inside the dose mask, not drawn")
+            continue
+        labels[mask & inside] = label
+        drawn.append(organ)
+    if not drawn:
+        raise InputError(f"{folder}: none of {', '.join(organs)} is drawn ({'; '.join(notes) or 'no file of one'}).")
+    hu = np.where(inside, grey - WATER, AIR_HU).astype(np.int16)
+    return _image(hu, spacing), _image(labels, spacing), drawn, notes
+
+
+def _image(array, spacing_mm):
+    """Axes to the back, left, down -> an image in LPS."""
+    y, x, z = spacing_mm
+    return image_from(np.ascontiguousarray(array.transpose(2, 0, 1)[::-1]), {
+        "spacing_xyz": [x, y, z], "origin_xyz": [0.0, 0.0, 0.0], "direction": [1.0, 0, 0, 0, 1, 0, 0, 0, 1]})
+
+
+def _read_mask(path):
+    mask = np.zeros(SHAPE, bool)
+    mask.ravel()[_read_sparse(path, 1)[0]] = True
+    return mask
+
+
+def _read_sparse(path, columns):
+    """(flat indices, values or None) of a sparse array. A line that was cut short is an error."""
+    damaged = InputError(f"{path}: damaged or cut short. Fetch it again.")
+    try:
+        text = Path(path).read_text(encoding="ascii")
+        if not text.startswith(",data") or not text.endswith("\n") or text.count("\n") < 2:
+            raise damaged
+        rows = np.loadtxt(text.splitlines(), delimiter=",", skiprows=1, usecols=range(columns), ndmin=2)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Fetch the case again.") from None
+    except ValueError:  # UnicodeDecodeError, too
+        raise damaged from None
+    index = rows[:, 0]
+    if not np.isfinite(rows).all() or (index % 1).any() or index.min() < 0 or index.max() >= np.prod(SHAPE):
+        raise damaged
+    return index.astype(np.int64), rows[:, 1] if columns == 2 else None
+
+
+def _read_spacing(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an empty file is answered below
+        try:
+            spacing = np.loadtxt(path, ndmin=1)
+        except ValueError:
+            spacing = np.zeros(0)
+    if spacing.shape != (3,) or not all(0.05 <= mm <= 50 for mm in spacing):
+        raise InputError(f"{path}: not three spacings in mm. Fetch it again.")
+    return spacing.tolist()

@@ -1,0 +1,93 @@
+"""Which organs a project segments: a table that the user writes, and names that mean the same organ."""
+import json
+import math
+import re
+
+from shared_data.errors import InputError
+
+KEYS = ("organs", "small", "weights")
+SIDES = {"l": "l", "left": "l", "lt": "l", "r": "r", "right": "r", "rt": "r"}
+SPELLINGS = {"oesophagus": "esophagus", "medulla": "spinalcord", "jaw": "mandible"}
+EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weights": {"Mandible": 1, "Lens_L": 8}}'
+
+
+def read_label_table(path):
+    """{"organs": names of the labels 1, 2, ... in order, "small": names, "weights": a number each, or None}, tuples.
+
+    A JSON file such as EXAMPLE; small and weights may be absent. Raises InputError for repeated names or values, 0,
+    gaps, and small organs or weights of organs that are not in it.
+    """
+    table = _read(path)
+    organs = table.get("organs")
+    if not (isinstance(organs, dict) and organs and all(type(value) is int for value in organs.values())):
+        raise InputError(f"{path}: no organs with whole numbers as labels. Write such as {EXAMPLE}")
+    unnamed = [name for name in organs if not name.strip() or not name.isprintable() or name.lower() == "background"]
+    if unnamed:
+        raise InputError(f"{path}: {unnamed[0]!r} cannot be an organ's name. Background is label 0 and not listed.")
+    labels = sorted(organs.values())
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise InputError(f"{path}: label {repeated[0]} stands for "
+                         f"{' and '.join(name for name in organs if organs[name] == repeated[0])}. Give each its own.")
+    if labels != list(range(1, len(labels) + 1)) or len(labels) > 255:
+        raise InputError(f"{path}: labels {', '.join(map(str, labels))}. They must be 1 to the number of organs (at "
+                         "most 255), without gaps; 0 is background.")
+    small, weights = table.get("small", []), table.get("weights")
+    if not (isinstance(small, list) and (weights is None or isinstance(weights, dict))):
+        raise InputError(f"{path}: small must be a list of organs, weights a number for each. Write such as {EXAMPLE}")
+    unknown = [str(name) for name in [*small, *(weights or {})] if name not in organs]
+    if unknown:
+        raise InputError(f"{path}: {', '.join(unknown)} not among its organs. Spell them as there.")
+    names = tuple(sorted(organs, key=organs.get))
+    if weights is not None:
+        absent = [name for name in names if name not in weights]
+        wrong = [name for name, value in weights.items()
+                 if type(value) not in (int, float) or not math.isfinite(value) or value < 0]
+        if absent or wrong:
+            raise InputError(f"{path}: the weight of {(absent or wrong)[0]} is missing or no number of at least 0.")
+        weights = tuple(float(weights[name]) for name in names)
+    return {"organs": names, "small": tuple(name for name in names if name in small), "weights": weights}
+
+
+def _read(path):
+    def once(pairs):
+        names = [name for name, _ in pairs]
+        repeated = [name for name in names if names.count(name) > 1]
+        if repeated:
+            raise InputError(f"{path}: {repeated[0]} stands there twice. Keep one.")
+        return dict(pairs)
+
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such label table.") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}). Write such as {EXAMPLE}") from error
+    if not isinstance(table, dict) or set(table) - set(KEYS):
+        raise InputError(f"{path}: a label table has {', '.join(KEYS)} and nothing else. Write such as {EXAMPLE}")
+    return table
+
+
+def check_organs(organs, small):
+    """Raise ValueError for settings in which an organ stands twice, or a small one not at all."""
+    repeated = [name for name in organs if organs.count(name) > 1]
+    if repeated:
+        raise ValueError(f"--organs: {repeated[0]} stands there twice.")
+    unknown = [name for name in small if name not in organs]
+    if unknown:
+        raise ValueError(f"--small {' '.join(unknown)}: not among the organs {' '.join(organs)}.")
+
+
+def check_same_organs(organs, others, where):
+    """Raise InputError when a network's organs are not those that `where` was made with, `others`."""
+    if organs != others:
+        raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
+                         "Use a checkpoint and cases of one label table.")
+
+
+def organ_key(name):
+    """What spellings of one organ share: "Parotid_L", "parotid L" and "LeftParotid" are alike."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    side = "".join(sorted({SIDES[word] for word in words if word in SIDES}))
+    rest = "".join(word for word in words if word not in SIDES)
+    return side, SPELLINGS.get(rest, rest)
