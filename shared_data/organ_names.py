@@ -19,7 +19,7 @@ SPELLINGS = {
     "InnerEar": "earinternal innerear internalear",
     "MiddleEar": "earmiddle middleear",
     "TemporomandibularJoint": "jointtm tmjoint tmj jointtemporomandibular temporomandibularjoint",
-    "SpinalCord": "spinalcord cord myelon",
+    "SpinalCord": "spinalcord cord myelon medulla",
     "Esophagus": "esophagus oesophagus esoph",
     "Larynx": "larynx",
     "LymphNode": "lymphnode",

@@ -12,6 +12,9 @@ from functools import reduce
 from operator import or_
 from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
+
 from shared_data.cohort import say_skipped
 from shared_data.dicom import dicom_headers
 from shared_data.errors import InputError, one_line, run_script
@@ -19,6 +22,7 @@ from shared_data.files import read_json
 from shared_data.organ_names import SPELLINGS, identity
 from shared_data.rtstruct import read_rtstruct, roi_names
 from shared_data.settings import parse_options
+from shared_data.volume import read_ct
 
 NODES = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
 
@@ -69,6 +73,23 @@ def masks_of(path, ct, organs, mapping):
     parts = {organ: [masks[name] for name in found if name in masks] for organ, found in chosen.items()}
     return ({organ: reduce(or_, found) for organ, found in parts.items() if found},
             [name for name in names if name not in used])
+
+
+def labels_of(folder, rtstruct, series, organs, mapping):
+    """(CT, label map of `organs` 1, 2, ... on its grid, [organs in it], [ROIs left aside]) of a DICOM case.
+
+    Where two organs overlap, the later label stays. Raises InputError when no organ is found.
+    """
+    ct = read_ct(folder, series)
+    masks, others = masks_of(rtstruct, ct, organs, mapping)
+    merged, drawn = np.zeros(ct.GetSize()[::-1], np.uint8), []
+    for organ, mask in masks.items():
+        inside = sitk.GetArrayViewFromImage(mask) > 0
+        merged[inside] = organs.index(organ) + 1
+        drawn += [organ] if inside.any() else []
+    labels = sitk.GetImageFromArray(merged)
+    labels.CopyInformation(ct)
+    return ct, labels, drawn, others
 
 
 @dataclass(frozen=True)
