@@ -22,6 +22,7 @@ from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, choose_precision, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
@@ -125,6 +126,7 @@ def write_results(out, options, path, stage, config, names, organs, small, notes
     overall = {f"mean_{score}": mean([row[score] for row in by_organ]) for score in SCORES}
     write_table(out / "cases.csv", cases)
     write_table(out / "organs.csv", organs)
+    write_colour_tables(dict(enumerate(config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "small_organs.csv", small)
     write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": len(names),
                                       "overall": overall, "organs": by_organ, "small_organs": by_small})

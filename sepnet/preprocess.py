@@ -17,6 +17,7 @@ from sepnet.volumes import cropped, network_grid, transformed
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
@@ -58,6 +59,7 @@ def prepare_cohort(cases, config):
     if not any(row["labels"] for row in rows):
         raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
     write_table(config.prepared_dir / "cases.csv", rows)
+    write_colour_tables(dict(enumerate(config.organs, 1)), config.prepared_dir / "labels")
     present = {int(label) for row in rows for label in row["labels"].split()}
     counts = {part: sum(row["part"] == part for row in rows) for part in PARTS}
     print(", ".join(f"{count} {part}" for part, count in counts.items() if count) + f" cases: {config.prepared_dir}")

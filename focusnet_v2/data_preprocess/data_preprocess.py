@@ -16,6 +16,7 @@ from focusnet_v2.grids import to_network_grid
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
@@ -61,6 +62,7 @@ def prepare_cohort(cases, config):
             print(f"{printable(folder.name)}: {line}")
     if not organs:
         raise all_skipped(config.data_dir, skipped)
+    write_colour_tables(dict(enumerate(config.organs, 1)), config.prepared_dir / "labels")
     print(f"{len(cases) - len(skipped)} cases: {config.prepared_dir / 'resampled'}. Next: crop_data.py")
     return say_skipped(skipped)
 
