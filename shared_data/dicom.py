@@ -80,8 +80,13 @@ def find_ct_series(folder, pattern="**/*"):
 
     pattern: "*" looks at the files of the folder itself alone.
     """
+    return ct_series_of(dicom_headers(folder, pattern))
+
+
+def ct_series_of(headers):
+    """`find_ct_series` among what `dicom_headers` gives."""
     series = defaultdict(list)
-    for file, header in dicom_headers(folder, pattern):
+    for file, header in headers:
         if header.get("Modality") == "CT" and "LOCALIZER" not in header.get("ImageType", ""):
             series[header.get("SeriesInstanceUID", "")].append((file, header))
     return dict(series)

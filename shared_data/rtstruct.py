@@ -1,7 +1,14 @@
-"""RTSTRUCT in and out: the contours of a structure set as masks on the grid of a CT, and labels as contours."""
+"""RTSTRUCT in and out: the contours of a structure set as masks on the grid of a CT, and labels as contours.
+
+By pydicom alone: rt-utils draws through the centres of the outermost pixels and fails on sagittal series, DicomRTTool
+loses the contours of sagittal and oblique ones (tests/bench/rtstruct_libraries.py).
+"""
+import os
 import sys
 import warnings
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -13,7 +20,7 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from shared_data.contours import filled, outlines, slabs
-from shared_data.dicom import IDENTITY, dicom_headers, file_meta
+from shared_data.dicom import IDENTITY, ct_series_of, dicom_headers, file_meta
 from shared_data.errors import InputError
 from shared_data.files import whole_file
 from shared_data.instances import COPIED, PRODUCT, ct_instances, labels_on, product_version
@@ -21,7 +28,7 @@ from shared_data.organ_pictures import COLOURS
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 CONTOUR_DATA = Tag("ContourData")
-MAX_ROIS = 1000
+MAX_ROIS, SHOWN = 1000, 20  # read; named in a line
 FLAT = 0.05  # voxels that a contour may stray from its plane
 SAME_PLANE_MM = 0.05
 
@@ -35,17 +42,15 @@ def read_rtstruct(path, ct_image, names=None):
     folder knows its own), or without a contour within the CT.
     """
     structures = open_rtstruct(path)
-    _check_identity(structures, ct_image, path)
-    items = {item.get("ReferencedROINumber"): item for item in structures.get("ROIContourSequence") or []}
-    masks, left_out = {}, {}
-    for roi in _rois(structures, path):
-        name = str(roi.get("ROIName", ""))
-        if names is not None and name not in names:
-            continue
-        contours, others = _contours(items.get(roi.get("ROINumber")), name, path)
+    with _readable(path):
+        rois = [(name, frame, *_contours(item, name, path)) for name, frame, item in _rois(structures, path)
+                if names is None or name in names]
+        _check_identity(structures, ct_image, path)
+    ct_frame, masks, left_out = _identity(ct_image, "FrameOfReferenceUID"), {}, {}
+    for name, frame, contours, others in rois:
         if others:
             left_out[name] = others
-        if not {_identity(ct_image, "FrameOfReferenceUID"), ""} & {roi.get("ReferencedFrameOfReferenceUID", ""), ""}:
+        if ct_frame and frame and ct_frame != frame:
             left_out[name] = "another frame of reference"
         elif name in masks and contours:
             raise InputError(f"{path}: two ROIs are called {name!r}. Rename one.")
@@ -53,7 +58,8 @@ def read_rtstruct(path, ct_image, names=None):
             masks[name], beyond = _mask(contours, ct_image, name, path)
             if beyond:
                 left_out[name] = f"{beyond} of {len(contours)} contours beyond the CT"
-    reasons = "; ".join(f"{name} ({reason})" for name, reason in left_out.items())
+    reasons = "; ".join([f"{name} ({reason})" for name, reason in left_out.items()][:SHOWN])
+    reasons += f"; {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
     if not any(sitk.GetArrayViewFromImage(mask).any() for mask in masks.values()):
         raise InputError(f"{path}: no closed contour within the CT{': ' if reasons else ''}{reasons}. Is it the "
                          "RTSTRUCT of this CT?")
@@ -65,23 +71,22 @@ def read_rtstruct(path, ct_image, names=None):
 def roi_names(path):
     """{ROI name: number of its contours} of a structure set."""
     structures = open_rtstruct(path)
-    counts = {item.get("ReferencedROINumber"): len(item.get("ContourSequence") or [])
-              for item in structures.get("ROIContourSequence") or []}
-    return {str(roi.get("ROIName", "")): counts.get(roi.get("ROINumber"), 0) for roi in _rois(structures, path)}
+    with _readable(path):
+        return {name: len(item and item.get("ContourSequence") or []) for name, _, item in _rois(structures, path)}
 
 
 def find_rtstruct(folder):
     """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder that refers to a CT series there;
     None where there is no RTSTRUCT. Raises InputError for several, and for one of another CT."""
     headers = list(dicom_headers(folder))
-    ct_series = {header.get("SeriesInstanceUID"): header.get("FrameOfReferenceUID") for _, header in headers
-                 if header.get("Modality") == "CT" and "LOCALIZER" not in header.get("ImageType", "")}
+    ct_series = {uid: slices[0][1].get("FrameOfReferenceUID") for uid, slices in ct_series_of(headers).items()}
     found = {file: header for file, header in headers if header.get("Modality") == "RTSTRUCT"}
     if not found:
         return None
     fitting = {}
     for file, header in found.items():
-        frames, series = referred(header)
+        with _readable(file):
+            frames, series = _referred(header)
         fitting[file] = [uid for uid in ct_series if uid in series] or [uid for uid, frame in ct_series.items()
                                                                         if frame in frames]
     drawn_here = [file for file, uids in fitting.items() if uids]
@@ -95,7 +100,7 @@ def find_rtstruct(folder):
     return path, fitting[path][0]
 
 
-def referred(structures):
+def _referred(structures):
     """(UIDs of the frames of reference, UIDs of the series) that a structure set refers to."""
     frames = structures.get("ReferencedFrameOfReferenceSequence") or []
     series = [item.get("SeriesInstanceUID", "") for frame in frames
@@ -107,22 +112,30 @@ def referred(structures):
 
 def open_rtstruct(path):
     """The data set of an RTSTRUCT file, read to its end. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.filterwarnings("error", message=".*[Ee]nd of file")
-            structures = pydicom.dcmread(path)
-            _check_whole(structures)
-            modality = structures.get("Modality")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except PermissionError as error:
-        raise InputError(f"{path}: no permission to read it.") from error
-    except Exception as error:  # pydicom fails in many ways on what is no DICOM, or cut short
-        raise InputError(f"{path}: no DICOM file, damaged or cut short. Fetch it again.") from error
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file.")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: no permission to read it.")
+    with _readable(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", message=".*[Ee]nd of file")
+        structures = pydicom.dcmread(path)
+        _check_whole(structures)
+        modality = structures.get("Modality")
     if modality != "RTSTRUCT":
         raise InputError(f"{path}: DICOM of modality {modality or 'unknown'}. An RTSTRUCT is needed.")
     return structures
+
+
+@contextmanager
+def _readable(path):
+    """Whatever pydicom raises of what is no DICOM, damaged or cut short, as an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path}: no DICOM file, damaged or cut short. Fetch it again.") from error
 
 
 def _check_whole(structures):
@@ -133,10 +146,13 @@ def _check_whole(structures):
 
 
 def _rois(structures, path):
+    """[(name, UID of its frame of reference, its item of ROIContourSequence or None)] of every ROI."""
     rois = structures.get("StructureSetROISequence") or []
     if len(rois) > MAX_ROIS:
         raise InputError(f"{path}: {len(rois)} ROIs; at most {MAX_ROIS} are read. Export those that are needed.")
-    return rois
+    items = {item.get("ReferencedROINumber"): item for item in structures.get("ROIContourSequence") or []}
+    return [(str(roi.get("ROIName", "")), roi.get("ReferencedFrameOfReferenceUID", ""), items.get(roi.get("ROINumber")))
+            for roi in rois]
 
 
 def _identity(image, name):
@@ -145,7 +161,7 @@ def _identity(image, name):
 
 
 def _check_identity(structures, ct_image, path):
-    frames, _ = referred(structures)
+    frames, _ = _referred(structures)
     frames |= {roi.get("ReferencedFrameOfReferenceUID", "") for roi in structures.get("StructureSetROISequence") or []}
     for what, here, there in (
         ("patient", {structures.get("PatientID", "")}, _identity(ct_image, "PatientID")),
@@ -153,8 +169,8 @@ def _check_identity(structures, ct_image, path):
     ):
         here = {str(value).strip() for value in here if value}
         if here and there.strip() and there.strip() not in here:
-            raise InputError(f"{path}: of {what} {', '.join(sorted(here))}, the CT of {there.strip()}. Take the RTSTRUCT "
-                             "of this CT.")
+            raise InputError(f"{path}: of {what} {', '.join(sorted(here))}, the CT of {there.strip()}. Take the "
+                             "RTSTRUCT of this CT.")
 
 
 def _contours(item, name, path):
@@ -169,7 +185,8 @@ def _contours(item, name, path):
             numbers = contour.get_item(CONTOUR_DATA).value or b""  # as stored: a DS object for each would take minutes
             points = np.array(numbers.split(b"\\") if numbers else [], float).reshape(-1, 3)
         except (AttributeError, ValueError) as error:
-            raise InputError(f"{path}: the points of a contour of ROI {name!r} cannot be read. Export it again.") from error
+            raise InputError(f"{path}: the points of a contour of ROI {name!r} cannot be read. Export it again."
+                             ) from error
         if not np.isfinite(points).all():
             raise InputError(f"{path}: a contour of ROI {name!r} has a point that is no number (NaN or infinite). "
                              "Export it again.")
@@ -208,8 +225,8 @@ def write_rtstruct(label_image, names, ct_files, path, algorithm=PRODUCT):
     """Write the labels {label: name} of an image as a structure set of the CT series in `ct_files` (in any order).
 
     Outlines run along the edges of the CT's own pixels, slice by slice: of a label map on a mended grid too, holes by
-    keyholes. A label without a voxel gets no ROI, unless all are so. ROIs are marked as automatic,
-    the set as unapproved. Raises InputError.
+    keyholes. A label without a voxel gets no ROI, unless all are so. ROIs are marked as automatic, the set as
+    unapproved. Raises InputError.
     """
     slices = ct_instances(ct_files)
     planes = [labels_on(label_image, header) for header in slices]

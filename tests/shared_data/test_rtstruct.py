@@ -229,6 +229,27 @@ def test_bad_structure_sets_are_one_clear_line(case, change, message):
     assert "\n" not in str(error.value) and str(path) in str(error.value)
 
 
+def test_a_roi_of_another_frame_of_reference_is_left_out_and_named(case, capsys):
+    ct, _, path, _ = case
+    edit(path, lambda s: setattr(s.StructureSetROISequence[0], "ReferencedFrameOfReferenceUID", "1.2.3"))
+    assert list(read_rtstruct(path, ct)) == ["two", "drei ü"]
+    assert "left out one (another frame of reference)" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_bytes_give_masks_or_one_line(case):
+    ct, _, path, _ = case
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in [*range(128, 1500, 37), *rng.integers(1500, len(whole), 60)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            read_rtstruct(path, ct)
+        except InputError as error:
+            assert "\n" not in str(error)
+
+
 def test_a_structure_set_cut_short_anywhere_is_refused(case):
     ct, _, path, _ = case
     whole = path.read_bytes()
