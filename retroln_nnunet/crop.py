@@ -23,8 +23,8 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.rois import NODES, masks_of, read_rois
-from shared_data.rtstruct import find_rtstruct
 from shared_data.settings import keep_config, parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
                                 open_volume, without_suffix, write_volume)
 

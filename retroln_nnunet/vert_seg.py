@@ -24,8 +24,8 @@ from shared_data.cohort import check_apart, check_case_name, printable
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
-from shared_data.rtstruct import find_rtstruct
 from shared_data.settings import parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import NIFTI, check_same_grid, read_ct, read_volume, write_volume
 
 STATUSES = ("success", "skipped", "failed", "corrupted", "incomplete")

@@ -113,8 +113,8 @@ def dicom_headers(folder, pattern="**/*"):
 
 
 def _sorted_slices(slices, folder):
-    """Files from the lowest to the highest position, and where they lie (n, 3) from the first one on: along rows, columns
-    and the normal (mm)."""
+    """Files from the lowest to the highest position, and where they lie (n, 3) from the first one on: along rows,
+    columns and the normal (mm)."""
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
     grids = [_slice_grid(*item) for item in slices]

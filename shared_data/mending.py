@@ -13,8 +13,8 @@ def even(steps):
 
 
 def gap_after(steps):
-    """Number of the slice before a gap, of sorted slices with these steps (mm) between them; None where none is missing:
-    the steps are even, or come in stretches of three and more, with one in between where the distance changes."""
+    """Number of the slice before a gap, of sorted slices with these steps (mm) between them; None where none is
+    missing: the steps are even, or come in stretches of three and more, with one in between where they change."""
     if even(steps):
         return None
     changes = abs(np.diff(steps)) > 0.1 * np.minimum(steps[1:], steps[:-1])

@@ -20,15 +20,16 @@ from shared_data.dicom import dicom_headers
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json
 from shared_data.organ_names import SPELLINGS, identity
-from shared_data.rtstruct import read_rtstruct, roi_names
+from shared_data.rtstruct import read_rtstruct
 from shared_data.settings import parse_options
+from shared_data.structure_sets import roi_names
 from shared_data.volume import read_ct
 
 NODES = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
 
 
 def read_rois(path, organs=None):
-    """{organ: patterns} of a mapping file, {} for None. Raises InputError for what names none of `organs` (None: any)."""
+    """{organ: patterns} of a mapping file, {} for None. Raises InputError for others than `organs` (None: any)."""
     mapping = read_json(path) if path else {}
     if not isinstance(mapping, dict):
         raise InputError(f'{path}: no mapping. Write {{"organ": ["name or pattern", ...], ...}}.')
@@ -42,7 +43,7 @@ def read_rois(path, organs=None):
 
 
 def choose_rois(names, organs, mapping, path):
-    """{organ: ROI names that make it} of those found among `names`. Raises InputError where spellings leave a choice."""
+    """{organ: ROI names that make it} of those found among `names`. Raises InputError where there is a choice."""
     chosen = {}
     for organ in organs:
         if organ in mapping:
@@ -52,7 +53,8 @@ def choose_rois(names, organs, mapping, path):
             found = [name for name in names if identity(name) == identity(organ)]
             found = [organ] if organ in found else found
             if len(found) > 1:
-                raise InputError(f"{path}: {' and '.join(map(repr, found))} may both be {organ}. Say which with --rois.")
+                both = " and ".join(map(repr, found))
+                raise InputError(f"{path}: {both} may both be {organ}. Say which with --rois.")
         if found:
             chosen[organ] = found
     return chosen

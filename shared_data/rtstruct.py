@@ -3,15 +3,10 @@
 By pydicom alone: rt-utils draws through the centres of the outermost pixels and fails on sagittal series, DicomRTTool
 loses the contours of sagittal and oblique ones (tests/bench/rtstruct_libraries.py).
 """
-import os
 import sys
-import warnings
-from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
@@ -20,15 +15,16 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
 from shared_data.contours import filled, outlines, slabs
-from shared_data.dicom import IDENTITY, ct_series_of, dicom_headers, file_meta
+from shared_data.dicom import IDENTITY, file_meta
 from shared_data.errors import InputError
 from shared_data.files import whole_file
 from shared_data.instances import COPIED, PRODUCT, ct_instances, labels_on, product_version
 from shared_data.organ_pictures import COLOURS
+from shared_data.structure_sets import open_rtstruct, readable, referred, rois_of
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 CONTOUR_DATA = Tag("ContourData")
-MAX_ROIS, SHOWN = 1000, 20  # read; named in a line
+SHOWN = 20  # ROIs named in a line
 FLAT = 0.05  # voxels that a contour may stray from its plane
 SAME_PLANE_MM = 0.05
 
@@ -42,8 +38,8 @@ def read_rtstruct(path, ct_image, names=None):
     folder knows its own), or without a contour within the CT.
     """
     structures = open_rtstruct(path)
-    with _readable(path):
-        rois = [(name, frame, *_contours(item, name, path)) for name, frame, item in _rois(structures, path)
+    with readable(path):
+        rois = [(name, frame, *_contours(item, name, path)) for name, frame, item in rois_of(structures, path)
                 if names is None or name in names]
         _check_identity(structures, ct_image, path)
     ct_frame, masks, left_out = _identity(ct_image, "FrameOfReferenceUID"), {}, {}
@@ -68,100 +64,13 @@ def read_rtstruct(path, ct_image, names=None):
     return masks
 
 
-def roi_names(path):
-    """{ROI name: number of its contours} of a structure set."""
-    structures = open_rtstruct(path)
-    with _readable(path):
-        return {name: len(item and item.get("ContourSequence") or []) for name, _, item in _rois(structures, path)}
-
-
-def find_rtstruct(folder):
-    """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder that refers to a CT series there;
-    None where there is no RTSTRUCT. Raises InputError for several, and for one of another CT."""
-    headers = list(dicom_headers(folder))
-    ct_series = {uid: slices[0][1].get("FrameOfReferenceUID") for uid, slices in ct_series_of(headers).items()}
-    found = {file: header for file, header in headers if header.get("Modality") == "RTSTRUCT"}
-    if not found:
-        return None
-    fitting = {}
-    for file, header in found.items():
-        with _readable(file):
-            frames, series = _referred(header)
-        fitting[file] = [uid for uid in ct_series if uid in series] or [uid for uid, frame in ct_series.items()
-                                                                        if frame in frames]
-    drawn_here = [file for file, uids in fitting.items() if uids]
-    if len(drawn_here) > 1:
-        raise InputError(f"{folder}: {len(drawn_here)} RTSTRUCTs: {', '.join(map(str, drawn_here))}. Keep one.")
-    if not drawn_here:
-        raise InputError(f"{next(iter(found))}: refers to none of the CT series under {folder}. Put it beside its CT.")
-    path = drawn_here[0]
-    if len(fitting[path]) > 1:
-        raise InputError(f"{path}: fits {len(fitting[path])} CT series: {', '.join(fitting[path])}. Keep one of them.")
-    return path, fitting[path][0]
-
-
-def _referred(structures):
-    """(UIDs of the frames of reference, UIDs of the series) that a structure set refers to."""
-    frames = structures.get("ReferencedFrameOfReferenceSequence") or []
-    series = [item.get("SeriesInstanceUID", "") for frame in frames
-              for study in frame.get("RTReferencedStudySequence") or []
-              for item in study.get("RTReferencedSeriesSequence") or []]
-    return ({frame.get("FrameOfReferenceUID", "") for frame in frames}
-            | {structures.get("FrameOfReferenceUID", "")}) - {""}, set(series)
-
-
-def open_rtstruct(path):
-    """The data set of an RTSTRUCT file, read to its end. Raises InputError."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such file.")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: no permission to read it.")
-    with _readable(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.filterwarnings("error", message=".*[Ee]nd of file")
-        structures = pydicom.dcmread(path)
-        _check_whole(structures)
-        modality = structures.get("Modality")
-    if modality != "RTSTRUCT":
-        raise InputError(f"{path}: DICOM of modality {modality or 'unknown'}. An RTSTRUCT is needed.")
-    return structures
-
-
-@contextmanager
-def _readable(path):
-    """Whatever pydicom raises of what is no DICOM, damaged or cut short, as an InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{path}: no DICOM file, damaged or cut short. Fetch it again.") from error
-
-
-def _check_whole(structures):
-    """Raise EOFError for a value that ends early, which pydicom takes as it is."""
-    for item in map(structures.get_item, structures.keys()):
-        if isinstance(item, RawDataElement) and item.length not in (0xFFFFFFFF, len(item.value or b"")):
-            raise EOFError(f"{item.tag} ends early")
-
-
-def _rois(structures, path):
-    """[(name, UID of its frame of reference, its item of ROIContourSequence or None)] of every ROI."""
-    rois = structures.get("StructureSetROISequence") or []
-    if len(rois) > MAX_ROIS:
-        raise InputError(f"{path}: {len(rois)} ROIs; at most {MAX_ROIS} are read. Export those that are needed.")
-    items = {item.get("ReferencedROINumber"): item for item in structures.get("ROIContourSequence") or []}
-    return [(str(roi.get("ROIName", "")), roi.get("ReferencedFrameOfReferenceUID", ""), items.get(roi.get("ROINumber")))
-            for roi in rois]
-
-
 def _identity(image, name):
     key = IDENTITY[name]
     return image.GetMetaData(key) if image.HasMetaDataKey(key) else ""
 
 
 def _check_identity(structures, ct_image, path):
-    frames, _ = _referred(structures)
+    frames, _ = referred(structures)
     frames |= {roi.get("ReferencedFrameOfReferenceUID", "") for roi in structures.get("StructureSetROISequence") or []}
     for what, here, there in (
         ("patient", {structures.get("PatientID", "")}, _identity(ct_image, "PatientID")),

@@ -26,7 +26,8 @@ SPACING_LIMITS_MM = (0.01, 50.0)
 def read_volume(path, series=None):
     """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
 
-    series: UID of the one to take, where the folder holds several. Raises InputError for what is absent, empty, cut short, not an image, not 3-D, or without a usable spacing.
+    series: UID of the one to take, where the folder holds several. Raises InputError for what is absent, empty, cut
+    short, not an image, not 3-D, or without a usable spacing.
     """
     path = Path(path)
     if path.is_dir():

@@ -21,8 +21,8 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
 from shared_data.rois import labels_of, read_rois
-from shared_data.rtstruct import find_rtstruct
 from shared_data.settings import build, keep_config
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
 
 

@@ -17,8 +17,8 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.rois import NODES, masks_of, read_rois
-from shared_data.rtstruct import find_rtstruct
 from shared_data.settings import keep_config, parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
 from snet_neck_ln.config import Config
 from snet_neck_ln.slices import to_8bit, to_16bit, window

@@ -47,8 +47,9 @@ def by_library(tools, code, ct, path, mask):
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/mask.npy", mask)
         done = subprocess.run([tools / "python", "-c", (
-            f"import numpy as np\nct, path, found = {str(ct)!r}, {str(path)!r}, 0\nmask = np.load('{folder}/mask.npy')\n"
-            + code + f"np.save('{folder}/found.npy', found)")], capture_output=True, text=True)
+            f"import numpy as np\nct, path, found = {str(ct)!r}, {str(path)!r}, 0\n"
+            f"mask = np.load('{folder}/mask.npy')\n{code}np.save('{folder}/found.npy', found)")],
+            capture_output=True, text=True)
         return np.load(f"{folder}/found.npy") if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
 
@@ -83,7 +84,7 @@ def main():
             write_dicom_series(image, folder / "ct")
             ct = read_volume(folder / "ct")
             mask = sitk.GetArrayFromImage(ct) > 0
-            write_rtstruct(sitk.Cast(ct > 0, sitk.sitkUInt8), {1: "shell"}, (folder / "ct").iterdir(), folder / "ours.dcm")
+            write_rtstruct(ct > 0, {1: "shell"}, (folder / "ct").iterdir(), folder / "ours.dcm")
             by_library(tools, RT_UTILS_WRITES, folder / "ct", folder / "rt-utils.dcm", mask)
             for writer in ("ours", "rt-utils"):
                 path = folder / f"{writer}.dcm"

@@ -4,9 +4,9 @@
 
 --data: <patient>_oncologist.nii.gz with labels.json {"ids": {organ: label}}. Each patient's labels are written on a CT
 of its own as a DICOM series; then read by ours, plastimatch (Debian), highdicom and dcmqi, and what plastimatch and
-rt-utils write of the same masks is read by ours. dciodvfy (dicom3tools, Debian) checks both files. --tools: the bin folder
-of an environment with `pip install rt-utils dcmqi` (its own: rt-utils installs a package called tests). What is not there
-is left out and named. --worst: pictures of the four worst that are larger than 1 ml, reference green.
+rt-utils write of the same masks is read by ours. dciodvfy (dicom3tools, Debian) checks both files. --tools: the bin
+folder of an environment with `pip install rt-utils dcmqi` (its own: rt-utils installs a package called tests). What is
+not there is left out and named. --worst: pictures of the four worst that are larger than 1 ml, reference green.
 """
 import argparse
 import math
@@ -178,8 +178,9 @@ def main():
                 for name, row in compare(reference, found, names, ct.GetSpacing()).items():
                     scores[name, reader].append((*row, volumes[name][-1]))
                     if volumes[name][-1] > 1 and row[0] < 1:
-                        worst = sorted([*worst, (row[0], f"{reader}, {name} {path.name[:12]}: {row[0]:.4f}", ct.GetSpacing(),
-                                                 *cut(reference == ids[name], found[name]))], key=lambda w: w[0])[:4]
+                        caption = f"{reader}, {name} {path.name[:12]}: {row[0]:.4f}"
+                        picture = differing_slice(reference == ids[name], found[name])
+                        worst = sorted([*worst, (row[0], picture, caption)], key=lambda item: item[0])[:4]
             if program("dciodvfy"):
                 for file in (files["rtstruct"], files["seg"]):
                     said = subprocess.run([program("dciodvfy"), str(file)], capture_output=True, text=True)
@@ -189,17 +190,16 @@ def main():
     print("dciodvfy:", ("no error in any RTSTRUCT or SEG" if not complaints else sorted(set(complaints)))
           if program("dciodvfy") else "not installed")
     if options.worst and worst:
-        save_picture(options.worst, contact_sheet([(picture, caption) for _, caption, _, *rest in worst
-                                                   for picture in rest[-1:]], 2))
+        save_picture(options.worst, contact_sheet([tuple(rest) for _, *rest in worst], 2))
 
 
-def cut(mask, other):
-    """(a picture of the slice where the two differ most)"""
+def differing_slice(mask, other):
+    """A picture of the slice where the two differ most."""
     k = int((mask ^ other).sum((1, 2)).argmax())
     used = np.argwhere(mask[k] | other[k])
     (top, left), (bottom, right) = np.maximum(used.min(0) - 4, 0), used.max(0) + 5
-    return (overlay(np.full((bottom - top, right - left), 0.2), mask[k, top:bottom, left:right],
-                    other[k, top:bottom, left:right], 480),)
+    return overlay(np.full((bottom - top, right - left), 0.2), mask[k, top:bottom, left:right],
+                   other[k, top:bottom, left:right], 480)
 
 
 def show(ids, scores, volumes, readers):

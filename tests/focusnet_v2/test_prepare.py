@@ -129,7 +129,8 @@ def test_a_cohort_of_rtstructs_gives_the_same_cases(raw, prepared, tmp_path, pre
     for name in ("P1", "P2"):
         for file in ("image", "label"):
             for step in ("resampled", "cropped"):
-                ours, first = (read_volume(folder / step / name / f"{file}.nrrd") for folder in (tmp_path / "out", prepared))
+                ours, first = (read_volume(folder / step / name / f"{file}.nrrd")
+                               for folder in (tmp_path / "out", prepared))
                 assert np.array_equal(*map(sitk.GetArrayFromImage, (ours, first)))
                 assert np.allclose(ours.GetOrigin(), first.GetOrigin(), atol=1e-6)
     assert (tmp_path / "out" / "presence.csv").read_text() == (prepared / "presence.csv").read_text()

@@ -171,7 +171,8 @@ def test_a_dicom_ct_with_its_rtstruct_gives_the_same_crop(raw, processed, tmp_pa
     assert run("--ct-dir", tmp_path / "CT", "--vert-seg-dir", raw / "vertebrae", "--output-dir", tmp_path / "out",
                "--rois", tmp_path / "rois.json") == 0
     for place in ("images/P4_0000.nii.gz", "labels/P4.nii.gz"):
-        ours, first = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / place))) for folder in (tmp_path / "out", processed))
+        ours, first = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / place)))
+                       for folder in (tmp_path / "out", processed))
         assert np.array_equal(ours, first)
 
 

@@ -25,7 +25,7 @@ def pixels(position, orientation, spacing, shape):
 
 
 def draw(folder, positions, orientation=(1, 0, 0, 0, 1, 0), spacing=(1.0, 1.25), shape=(44, 52)):
-    """Write slices at these positions as a series; (files, masks of the ball in them), in the order of the positions."""
+    """Write slices at these positions as a series; (files, masks of the ball in them), in the positions' order."""
     masks = np.stack([in_ball(pixels(position, orientation, spacing, shape)) for position in positions])
     image = sitk.GetImageFromArray(np.where(masks, 50, -950).astype(np.int16))
     image.SetSpacing((*spacing, 1.0))

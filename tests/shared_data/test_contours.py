@@ -22,9 +22,9 @@ def area(polygon):
 def test_outlines_and_back_is_the_same_mask(mask):
     polygons = outlines(mask)
     assert np.array_equal(filled(polygons, mask.shape), mask)
-    assert sum(map(area, polygons)) == pytest.approx(mask.sum(), rel=5e-3)  # so do those who compute volumes from contours
+    assert sum(map(area, polygons)) == pytest.approx(mask.sum(), rel=5e-3)  # for those who compute volumes from areas
     united = np.zeros_like(mask)
-    for polygon in polygons:  # and those who unite contours
+    for polygon in polygons:  # for those who unite contours
         part = filled([polygon], mask.shape)
         assert not (united & part).any()
         united |= part

@@ -24,8 +24,8 @@ def folder(ct, tmp_path):
 
 
 def options_for(folder, *more):
-    return parse_options(ResultOptions, ["--input", str(folder / "ct"), "--output", str(folder / "out" / "labels.nii.gz"),
-                                         *map(str, more)])
+    return parse_options(ResultOptions, list(map(str, (
+        "--input", folder / "ct", "--output", folder / "out" / "labels.nii.gz", *more))))
 
 
 @pytest.mark.parametrize("seg_type", ["binary", "labelmap"])
@@ -63,8 +63,8 @@ def test_colour_tables_are_what_slicer_and_itk_snap_read(tmp_path):
 
 @pytest.mark.parametrize("more, message", [
     (["--input", "ct.nrrd", "--seg", "seg.dcm"], "seg.dcm: DICOM objects refer to .* Give a DICOM folder as --input"),
-    (["--rtstruct", "out"], "out: a folder. Name a file"), (["--rtstruct", "ct/0000.dcm"], "would overwrite a file of the"),
-    (["--rtstruct", "a.dcm", "--seg", "a.dcm"], "named twice"), (["--series", "1.2.3", "--seg", "a"], "no CT series 1.2.3"),
+    (["--rtstruct", "out"], "out: a folder. Name a file"), (["--rtstruct", "ct/0000.dcm"], "would overwrite a file"),
+    (["--rtstruct", "a.dcm", "--seg", "a.dcm"], "named twice"), (["--series", "1.2.3", "--seg", "a"], "no CT series"),
     (["--seg-type", "fractional"], "'binary', 'labelmap'")])
 def test_impossible_outputs_are_one_line_before_any_work(folder, ct, monkeypatch, more, message):
     monkeypatch.chdir(folder)

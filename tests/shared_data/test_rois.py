@@ -17,9 +17,11 @@ from shared_data.volume import read_volume
 @pytest.mark.parametrize("ours, theirs", [
     ("BrainStem", "Brainstem"), ("brain stem", "BRAIN_STEM"), ("Chiasm", "OpticChiasm"), ("Mandible", "Bone_Mandible"),
     ("OpticNerve_L", "OpticNrv_L"), ("optic nerve R", "Rt Optic Nerve"), ("Parotid_L", "Parotid Left"),
-    ("Parotid_R", "RPAROTID"), ("Parotid_L", "LParotid"), ("parotid L", "parotid_lt"), ("Submandibular_L", "Glnd_Submand_L"),
-    ("Submandibular_R", "SMG_R"), ("lens L", "Lens_L"), ("eye R", "Eye_R"), ("spinal cord", "SpinalCord"),
-    ("Esophagus", "Oesophagus"), ("Larynx", "LARYNX"), ("temporal lobe L", "Lobe_Temporal_L"), ("TM joint R", "Joint_TM_R"),
+    ("Parotid_R", "RPAROTID"), ("Parotid_L", "LParotid"), ("parotid L", "parotid_lt"),
+    ("Submandibular_L", "Glnd_Submand_L"), ("Submandibular_R", "SMG_R"), ("lens L", "Lens_L"),
+    ("eye R", "Eye_R"), ("spinal cord", "SpinalCord"),
+    ("Esophagus", "Oesophagus"), ("Larynx", "LARYNX"), ("temporal lobe L", "Lobe_Temporal_L"),
+    ("TM joint R", "Joint_TM_R"),
     ("inner ear L", "Ear_Internal_L"), ("pituitary", "Hypophysis"), ("my organ L", "My_Organ left")])
 def test_common_spellings(ours, theirs):
     assert choose_rois([theirs, "PTV60"], [ours], {}, "rs.dcm") == {ours: [theirs]}
@@ -42,7 +44,7 @@ def test_every_spelling_belongs_to_one_organ_with_a_code():
 def test_the_same_name_comes_first_and_a_choice_is_the_users():
     names = ["Parotid_L", "parotid left", "Brainstem", "brain-stem"]
     assert choose_rois(names, ["Parotid_L"], {}, "rs.dcm") == {"Parotid_L": ["Parotid_L"]}
-    with pytest.raises(InputError, match="rs.dcm: 'Brainstem' and 'brain-stem' may both be BrainStem. Say which with --rois"):
+    with pytest.raises(InputError, match="rs.dcm: 'Brainstem' and 'brain-stem' may both be BrainStem. Say which"):
         choose_rois(names, ["BrainStem"], {}, "rs.dcm")
     assert choose_rois(names, ["BrainStem"], {"BrainStem": ["BRAIN-*"]}, "rs.dcm") == {"BrainStem": ["brain-stem"]}
 
@@ -55,8 +57,8 @@ def test_what_nodes_are_called(name, is_node):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[]", "no mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"), ('{"node": 3}', "needs a name"),
-    ('{"node": [3]}', "needs a name"), ("{", "not valid JSON")])
+    ("[]", "no mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"),
+    ('{"node": 3}', "needs a name"), ('{"node": [3]}', "needs a name"), ("{", "not valid JSON")])
 def test_bad_mappings_are_one_line(tmp_path, content, message):
     (tmp_path / "rois.json").write_text(content)
     with pytest.raises(InputError, match=message):

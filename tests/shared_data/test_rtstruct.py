@@ -12,8 +12,9 @@ from pydicom.dataset import Dataset
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.metrics import dice
-from shared_data.rtstruct import find_rtstruct, read_rtstruct, write_rtstruct
-from shared_data.volume import image_from, geometry, read_volume, to_lps
+from shared_data.rtstruct import read_rtstruct, write_rtstruct
+from shared_data.structure_sets import find_rtstruct
+from shared_data.volume import geometry, read_volume, to_lps
 
 AXIAL, PRONE, FEET_FIRST = (1, 0, 0, 0, 1, 0), (-1, 0, 0, 0, -1, 0), (-1, 0, 0, 0, 1, 0)
 SAGITTAL, CORONAL = (0, 1, 0, 0, 0, -1), (1, 0, 0, 0, 0, -1)
@@ -263,7 +264,7 @@ def test_a_structure_set_cut_short_anywhere_is_refused(case):
 def test_files_that_are_no_structure_sets(case, tmp_path):
     ct, files, _, _ = case
     (tmp_path / "text").write_text("hello")
-    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "no DICOM file"), (tmp_path / "no", "no such")):
+    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "no DICOM"), (tmp_path / "no", "no such")):
         with pytest.raises(InputError, match=message):
             read_rtstruct(path, ct)
 
@@ -300,8 +301,8 @@ def test_plastimatch_reads_ours_and_we_read_its(case, tmp_path):
     blocks = labels_on(ct, np.pad(blocks, [(1, 1), (2, 2), (2, 2)]))  # it does not close contours at the border
     write_rtstruct(blocks, {1: "blocks"}, sorted((tmp_path / "ct").glob("*.dcm")), path)
     common = ["plastimatch", "convert", "--referenced-ct", str(tmp_path / "ct")]
-    subprocess.run([*common, "--input", str(path), "--output-prefix", str(tmp_path / "masks"), "--prefix-format", "nrrd"],
-                   check=True, capture_output=True)
+    subprocess.run([*common, "--input", str(path), "--output-prefix", str(tmp_path / "masks"), "--prefix-format",
+                    "nrrd"], check=True, capture_output=True)
     assert np.array_equal(array(sitk.ReadImage(str(tmp_path / "masks" / "blocks.nrrd"))), array(blocks))
     subprocess.run([*common, "--input-prefix", str(tmp_path / "masks"), "--output-dicom", str(tmp_path / "out")],
                    check=True, capture_output=True)
