@@ -70,7 +70,7 @@ class Config:
 
     # Stage backbone: the main network
     alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
-    undrawn: Literal["marginal", "original"] = "marginal"  # original: no background where an organ is (authors)
+    undrawn: Literal["marginal", "original"] = "marginal"  # one class with the background; original: none is (authors)
     dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
     backbone_epochs: int = 600  # (authors)
     backbone_lr: float = 0.1  # of SGD with momentum 0.9, weight decay 5e-4 (authors)

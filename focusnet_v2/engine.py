@@ -118,6 +118,9 @@ def epochs_of(stage, config):
 def train_stage(stage_class, config, fabric):
     """All epochs of a stage, from the start or from last.pt."""
     folder = config.run_dir / stage_class.name
+    if stage_class.name != "backbone" and not config.small:
+        raise InputError(f"stage {stage_class.name}: the label table has no small organs, which it is about. "
+                         "train_backbone.py is all there is to train.")
     with only_run_in(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             clear_partials(folder)

@@ -26,6 +26,7 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
+from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options, set_options, with_changes
@@ -118,8 +119,9 @@ def on_grid_of(seen, image):
 def write_results(out, options, path, stage, config, names, organs, small, notes):
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
+    by_key = {identity(name): scores for name, scores in human["organs"].items()}
     for row in by_organ:
-        observers = human["organs"].get(row["organ"], {})
+        observers = by_key.get(identity(row["organ"]), {})
         row |= {f"human_{score}": observers.get(score, float("nan")) for score in SCORES}
     cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
              for name in names]

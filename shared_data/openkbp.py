@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from shared_data.cohort import subfolders
 from shared_data.errors import InputError
-from shared_data.folds import natural_sort
 from shared_data.organ_names import identity
 from shared_data.volume import image_from
 
@@ -31,13 +31,11 @@ IMAGED = 0.8  # least share of a dose mask with a grey value above 0; published:
 
 def find_cases(root):
     """[(part, folder)] of a clone of OpenKBP, in natural order. Raises InputError for a folder that is none."""
-    data = root / "provided-data" if (root / "provided-data").is_dir() else root
-    absent = [name for name in PARTS.values() if not (data / name).is_dir()]
+    data = root / "provided-data" if "provided-data" in subfolders(root) else root
+    absent = [name for name in PARTS.values() if name not in subfolders(data)]
     if absent:
         raise InputError(f"{data}: no {absent[0]} in it. Name the folder of OpenKBP that holds provided-data.")
-    return [(part, data / name / case) for part, name in PARTS.items()
-            for case in natural_sort(path.name for path in (data / name).iterdir()
-                                     if path.is_dir() and path.name[0] != ".")]
+    return [(part, data / name / case) for part, name in PARTS.items() for case in subfolders(data / name)]
 
 
 def case_files(folder):

@@ -7,10 +7,10 @@ SPACING_MM = (4.0, 4.5, 3.0)  # to the back, to the left, down
 # Structure -> first and last voxel along those axes: boxes that lie apart.
 BOXES = {"Brainstem": ((70, 60, 30), (77, 67, 41)), "Mandible": ((40, 56, 40), (47, 71, 47)),
          "LeftParotid": ((60, 80, 36), (69, 87, 47)), "RightParotid": ((60, 40, 36), (69, 47, 47))}
-BODY = ((30, 34, 10), (93, 95, 89))
-STICKS_OUT = "SpinalCord"  # a structure of which a third lies outside the dose mask
-CUT = ((72, 62, 60), (77, 65, 119))
-LUNG = (50, 60, 80)  # a voxel of the dose mask without a grey value: air
+BODY = ((30, 34, 20), (93, 95, 59))
+STICKS_OUT = "SpinalCord"  # a structure of which half lies outside the dose mask
+CUT = ((72, 62, 40), (77, 65, 79))
+LUNG = (50, 60, 50)  # a voxel of the dose mask without a grey value: air
 
 
 def box(low, high):
@@ -27,7 +27,8 @@ def write_case(folder, structures=(*BOXES, STICKS_OUT), seed=0):
     masks = {name: box(*BOXES.get(name, CUT)) for name in structures}
     for name, mask in masks.items():
         grey[mask] = {"Mandible": 1900, "Brainstem": 1028}.get(name, 1045)  # published inside structures, too
-    grey[box((30, 40, 10), (31, 90, 60))] = 1700  # bone, so that there is a head
+    for y in (30, 91):
+        grey[box((y, 44, 20), (y + 1, 86, 55))] = 1700  # bone in front and behind, so that there is a head
     grey[LUNG] = 0
     folder.mkdir(parents=True)
     index = np.flatnonzero(grey)

@@ -34,7 +34,7 @@ def main():
         write_pddca_cohort(raw, options.patients, size=demo.Options.size, slices=demo.SLICES)
         data_preprocess.main(["--data-dir", str(raw), *cohort])
         crop_data.main(cohort)
-    settings = [*cohort, *demo.settings(options.epochs), *WINDOW]
+    settings = [*cohort, *demo.settings(options.epochs), *WINDOW, "--undrawn", "original"]
     results = [measure(options.folder / f"seed{seed}", [*settings, "--seed", str(seed)])
                for seed in range(1, options.seeds + 1)]
     for name in results[0]:

@@ -143,7 +143,8 @@ def test_what_a_case_misses_is_in_the_presence_table(prepared):
     rows = {row["case"]: row for row in read_table(prepared / "presence.csv", ["case", *Config().classes])}
     assert [rows["P1"][name] for name in Config().classes] == ["1"] * 10
     assert [name for name in Config().classes if rows["P2"][name] == "0"] == ["background", "Submandibular_R"]
-    assert [name for name in Config().classes if rows["P4"][name] == "0"] == ["background", "Mandible", "Submandibular_L"]
+    assert [name for name in Config().classes if rows["P4"][name] == "0"] == ["background", "Mandible",
+                                                                             "Submandibular_L"]
 
 
 def test_the_crop_is_the_authors():
@@ -334,3 +335,20 @@ def test_what_is_segmented_holds_the_head_or_is_the_authors_central_square():
     hu[0:30, :, :] = 800  # shoulders, too low to count
     hu[149, 500, 10] = 3000  # a speck
     assert seen_box(hu, Config()) == ((0, -2, 274), (150, 268, 212))
+
+
+def test_couches_head_rests_and_shoulders_do_not_widen_what_is_segmented():
+    config = Config(spacing_xyz=(2.0, 2.0, 3.0), patch_zyx=(40, 64, 64))
+    z, y, x = np.mgrid[:100, :200, :200]
+    hu = np.full(z.shape, -1000)
+    hu[((y - 90) / 50) ** 2 + ((x - 100) / 38) ** 2 <= 1] = 30  # head and neck
+    hu[(((y - 90) / 47) ** 2 + ((x - 100) / 35) ** 2 <= 1) & (((y - 90) / 44) ** 2 + ((x - 100) / 32) ** 2 > 1)] = 900
+    alone = seen_box(hu, config)
+    assert alone[1][1] < 130 and alone[1][2] < 110
+    hu[:, 142:145] = 300  # a couch as wide as the CT, with bright rails
+    hu[:, 145:150, :4] = hu[:, 145:150, -4:] = 1500
+    hu[40:, 132:145, 85:87] = hu[40:, 132:145, 113:115] = 400  # a head rest that touches the skin
+    shoulders = (z < 20) & (((y - 90) / 45) ** 2 + ((x - 100) / 95) ** 2 <= 1)
+    hu[shoulders & (hu < 0)] = 30
+    hu[(z < 20) & (((y - 90) / 12) ** 2 + ((abs(x - 100) - 78) / 12) ** 2 <= 1)] = 800
+    assert seen_box(hu, config) == alone

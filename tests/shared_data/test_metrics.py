@@ -8,8 +8,9 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy import ndimage
 
-from shared_data.metrics import detection, detection_by_size, dice, list_components, short_axis_mm, spread
-from shared_data.metrics import surface_distances
+from shared_data.cohort import overgrown_notes
+from shared_data.metrics import (detection, detection_by_size, dice, list_components, overgrown, short_axis_mm, spread,
+                                 surface_distances)
 
 SPACING_XYZ = (0.7, 0.9, 3.0)
 
@@ -88,3 +89,12 @@ def test_components_are_listed_largest_first_and_placed_in_mm():
     assert large["volume_ml"] == pytest.approx(0.036) and small["volume_ml"] == pytest.approx(0.008)
     assert large["centre_xyz_mm"] == pytest.approx((16, 26, 39)) and small["centre_xyz_mm"] == pytest.approx(
         (11.5, 21.5, 32))
+
+
+def test_a_class_that_fills_more_than_half_of_a_case_is_named():
+    labels = np.zeros((2, 2, 3), np.uint8)
+    assert not overgrown(labels, 4).any()
+    labels[0], labels[1, 0, 0] = 2, 2
+    assert overgrown(labels, 4).tolist() == [False, False, True, False]
+    lines = overgrown_notes([overgrown(labels, 4), np.zeros(4, bool)], ("background", "a", "b", "c"))
+    assert lines == ["note: b fills more than half of 1 of 2 cases: not an organ yet"]

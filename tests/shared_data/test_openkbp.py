@@ -75,7 +75,7 @@ def test_the_published_split_is_kept(tmp_path):
     ("possible_dose_mask.csv", None, "possible_dose_mask.csv: no such file"),
     ("voxel_dimensions.csv", None, "voxel_dimensions.csv: no such file"),
     ("ct.csv", lambda text: text[:len(text) // 2], "ct.csv: (damaged|only)"),
-    ("ct.csv", lambda text: "\n".join(text.split("\n")[:9000]) + "\n", "ct.csv: only 3% of the dose mask has values"),
+    ("ct.csv", lambda text: "\n".join(text.split("\n")[:9000]) + "\n", "ct.csv: only [0-9]+% of the dose mask"),
     ("ct.csv", lambda text: text.replace("1900.0", "nan", 1), "ct.csv: damaged"),
     ("ct.csv", lambda text: "", "ct.csv: damaged"),
     ("Mandible.csv", lambda text: text[:-2], "Mandible.csv: damaged"),
