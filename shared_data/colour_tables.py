@@ -1,6 +1,13 @@
-"""What a label map's numbers mean, for those who look at it: a colour table of 3D Slicer, a label file of ITK-SNAP."""
+"""The colours of labels, and tables of them beside label maps: for 3D Slicer and for ITK-SNAP."""
+import cv2
+import numpy as np
+
 from shared_data.files import whole_file
-from shared_data.organ_pictures import COLOURS
+
+# 24 colours that can be told apart, eight hues in three shades; label 0 is never drawn.
+SHADES = ((235, 255), (110, 255), (255, 150))  # saturation, value
+COLOURS = cv2.cvtColor(np.array([[(label * 3 % 8 * 22, *SHADES[label // 8 % 3]) for label in range(256)]], np.uint8),
+                       cv2.COLOR_HSV2RGB)[0]
 
 
 def write_colour_tables(names, stem):

@@ -2,13 +2,12 @@
 import warnings
 
 import numpy as np
-from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
+from shared_data.colour_tables import COLOURS
 from shared_data.files import whole_file
 from shared_data.instances import PRODUCT, ct_instances, labels_on, product_version
 from shared_data.organ_names import SPELLINGS, identity
-from shared_data.organ_pictures import COLOURS
 
 
 def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=False):
@@ -20,6 +19,7 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
 
     slices = ct_instances(ct_files)
     stack = np.stack([labels_on(label_image, header) for header in slices])
@@ -27,7 +27,7 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
     numbers[list(names)] = np.arange(1, len(names) + 1)
     how = AlgorithmIdentificationSequence(algorithm, codes.DCM.ArtificialIntelligence, product_version())
     segments = [SegmentDescription(
-        number, name, *_coded(name), "AUTOMATIC", how,
+        number, name, *_coded(name, codes), "AUTOMATIC", how,
         display_color=CIELabColor.from_rgb(*COLOURS[label % len(COLOURS)].tolist()))
         for number, (label, name) in enumerate(names.items(), 1)]
     with warnings.catch_warnings():
@@ -42,8 +42,8 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
         segmentation.save_as(partial)
 
 
-def _coded(name):
-    """(category, type) of what is called so, in SNOMED's codes."""
+def _coded(name, codes):
+    """(category, type) of what is called so, of pydicom's SNOMED codes."""
     what, _ = identity(name)
     category = codes.SCT.MorphologicallyAbnormalStructure if what == "Nodule" else codes.SCT.AnatomicalStructure
     return category, getattr(codes.SCT, what if what in SPELLINGS else "Organ")

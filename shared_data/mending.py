@@ -38,10 +38,11 @@ def mended(image, places):
     slice shows becomes the smallest value.
     """
     spacing, stack, done = np.array(image.GetSpacing()), sitk.GetArrayViewFromImage(image), []
-    depths = places[:, 2]
-    steps = np.diff(depths)
+    depths, steps = places[:, 2], np.diff(places[:, 2])
     n_slices = len(stack) if even(steps) else round(depths[-1] / steps.min()) + 1
-    step = depths[-1] / (n_slices - 1)
+    regular, step = np.linspace(0, depths[-1], n_slices, retstep=True)
+    if even(steps):
+        depths = regular
     moved = places[:, :2] / spacing[:2]  # pixels
     if np.ptp(moved, axis=0).max() > 0.5:
         degrees = math.degrees(math.atan2(np.linalg.norm(places[-1, :2]), depths[-1]))
@@ -61,13 +62,13 @@ def mended(image, places):
         return shifted(wide, (moved[k] - low)[::-1], order=1, cval=fill) if (moved[k] != low).any() else wide
 
     result = np.empty((n_slices, *(np.add(stack.shape[1:], (high - low)[::-1]))), stack.dtype)
-    for k, depth in enumerate(np.linspace(0, depths[-1], n_slices)):
+    for k, depth in enumerate(regular):
         upper = min(int(np.searchsorted(depths, depth - 1e-3 * step)), len(depths) - 1)
         share = 1.0 if upper == 0 else (depth - depths[upper - 1]) / (depths[upper] - depths[upper - 1])
         between = plane(upper) if share > 0.999 else share * plane(upper) + (1 - share) * plane(upper - 1)
         result[k] = np.round(between) if stack.dtype.kind in "iu" else between
     grid = sitk.GetImageFromArray(result)
-    grid.SetSpacing((*spacing[:2], step))
+    grid.SetSpacing((*spacing[:2], float(step)))
     grid.SetDirection(image.GetDirection())
     grid.SetOrigin(image.TransformContinuousIndexToPhysicalPoint([*low.tolist(), 0]))
     return grid, ", ".join(done)

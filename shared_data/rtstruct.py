@@ -14,12 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
 
+from shared_data.colour_tables import COLOURS
 from shared_data.contours import filled, outlines, slabs
 from shared_data.dicom import IDENTITY, file_meta
 from shared_data.errors import InputError
 from shared_data.files import whole_file
 from shared_data.instances import COPIED, PRODUCT, ct_instances, labels_on, product_version
-from shared_data.organ_pictures import COLOURS
 from shared_data.structure_sets import open_rtstruct, readable, referred, rois_of
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
