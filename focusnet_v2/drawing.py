@@ -9,7 +9,7 @@ WINDOW_HU = (-160, 240)
 
 def case_sheet(ct, label_maps, config, tiles=4):
     """Contact sheet of slices of a CT image, spread over the organs, and of the one with most of the small ones; a row
-    for each {caption: labels (z, y, x)}."""
+    for each {caption: labels (z, y, x)}; what lies around the patient is left out."""
     hu, (x_mm, y_mm, _) = sitk.GetArrayViewFromImage(ct), ct.GetSpacing()
     used = np.flatnonzero(sum((labels > 0).any((1, 2)) for labels in label_maps.values()))
     small = sum(np.isin(labels, config.small_labels).sum((1, 2)) for labels in label_maps.values())
@@ -17,5 +17,8 @@ def case_sheet(ct, label_maps, config, tiles=4):
     places = [*np.linspace(first, last, tiles + 1)[1:-1], small.argmax() if small.any() else last]
     chosen = sorted({int(round(k)) for k in places})
     low, high = WINDOW_HU
-    unit = {k: (hu[k].astype(np.float32) - low) / (high - low) for k in chosen}
+    seen = np.argwhere((hu[chosen] > low).any(0) | sum((labels[chosen] > 0).any(0) for labels in label_maps.values()))
+    y, x = [slice(*ends) for ends in zip(seen.min(0), seen.max(0) + 1)] if len(seen) else [slice(None)] * 2
+    unit = {k: (hu[k, y, x].astype(np.float32) - low) / (high - low) for k in chosen}
+    label_maps = {caption: labels[:, y, x] for caption, labels in label_maps.items()}
     return organ_sheet(unit, label_maps, chosen, dict(enumerate(config.classes)), aspect=y_mm / x_mm)
