@@ -1,10 +1,9 @@
 """DICOM SEG out: labels as a segmentation of the very slices of a CT, by highdicom."""
-import warnings
-
 import numpy as np
 from pydicom.uid import generate_uid
 
 from shared_data.colour_tables import COLOURS
+from shared_data.errors import silenced
 from shared_data.files import whole_file
 from shared_data.instances import PRODUCT, ct_instances, labels_on, product_version
 from shared_data.organ_names import SPELLINGS, identity
@@ -30,8 +29,7 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
         number, name, *_coded(name, codes), "AUTOMATIC", how,
         display_color=CIELabColor.from_rgb(*COLOURS[label % len(COLOURS)].tolist()))
         for number, (label, name) in enumerate(names.items(), 1)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with silenced():  # highdicom's words on an empty map, pydicom's on tags of the CT
         segmentation = Segmentation(
             slices, numbers[stack], SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
             segments, generate_uid(), 1, generate_uid(), 1, PRODUCT, algorithm, product_version(), "0",

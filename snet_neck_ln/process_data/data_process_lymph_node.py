@@ -79,7 +79,7 @@ def prepare_patient(folder, config):
     case = config.prepared_dir / folder.name
     try:
         ct_path, mask_path, series = find_pair(folder, config)
-        sources = [[path.name, fingerprint(path)] for path in (ct_path, mask_path, config.rois) if path]
+        sources = [[path.name, fingerprint(path)] for path in (ct_path, mask_path, series and config.rois) if path]
         done = is_prepared(case, sources)
         if not done:
             ct = read_ct(ct_path, series)
