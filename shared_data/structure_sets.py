@@ -14,7 +14,7 @@ MAX_ROIS = 1000
 
 
 def find_rtstruct(folder):
-    """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder that refers to a CT series in it,
+    """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder referring to a CT series in it,
     None where there is none. Raises InputError for several, and for one of another CT."""
     headers = list(dicom_headers(folder))
     ct_series = {uid: slices[0][1].get("FrameOfReferenceUID") for uid, slices in ct_series_of(headers).items()}
