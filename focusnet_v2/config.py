@@ -40,6 +40,7 @@ class Config:
     small: tuple[str, ...] | None = None  # those of them to be located first; unset: the layout's
 
     # Preparation
+    rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
     spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 2.5)  # mm, of what the networks see (authors)
     resample_axes: Literal["named", "original"] = "named"  # original: x and y spacing swapped, as the authors' code
     crop_side: int = 240  # in plane, voxels (authors)

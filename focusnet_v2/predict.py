@@ -20,14 +20,13 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
+from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix
 
 
-@dataclass(frozen=True)
-class Options:
-    input: Path  # the CT
-    output: Path  # the label map; its suffix is its format
+@dataclass(frozen=True, kw_only=True)
+class Options(ResultOptions):
     checkpoint: Path = ROOT / "runs" / "focusnet_v2" / "adversarial" / "best.pt"  # of any stage, or the authors'
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
     window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
@@ -39,17 +38,17 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_output(options.output, options.input)
+    check_results(options)
     device = choose_device(options.device)
     network, config, _ = load_network(options.checkpoint)
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    ct = read_ct(options.input)
+    ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
     result = segment_ct(network.to(device), ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(tqdm, desc=options.input.name, unit="window", disable=None))
-    write_volume(onto_scan(result["final"], scan), options.output)
+    write_results(onto_scan(result["final"], scan), dict(enumerate(config.organs, 1)), options, "FocusNet v2")
     stem = without_suffix(options.output)
     organs = list_organs(result, ct.GetSpacing(), config)
     write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoint": options.checkpoint,

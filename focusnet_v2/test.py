@@ -22,10 +22,11 @@ from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import choose_device, choose_precision, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
-from shared_data.organs import organ_key
+from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.settings import parse_options, set_options, with_changes
@@ -118,15 +119,16 @@ def on_grid_of(seen, image):
 def write_results(out, options, path, stage, config, names, organs, small, notes):
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
-    by_key = {organ_key(name): scores for name, scores in human["organs"].items()}
+    by_key = {identity(name): scores for name, scores in human["organs"].items()}
     for row in by_organ:
-        observers = by_key.get(organ_key(row["organ"]), {})
+        observers = by_key.get(identity(row["organ"]), {})
         row |= {f"human_{score}": observers.get(score, float("nan")) for score in SCORES}
     cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
              for name in names]
     overall = {f"mean_{score}": mean([row[score] for row in by_organ]) for score in SCORES}
     write_table(out / "cases.csv", cases)
     write_table(out / "organs.csv", organs)
+    write_colour_tables(dict(enumerate(config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "small_organs.csv", small)
     write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": len(names),
                                       "overall": overall, "organs": by_organ, "small_organs": by_small})

@@ -18,16 +18,15 @@ from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.pictures import mask_sheet, save_picture
+from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import check_output, geometry, onto_scan, read_ct, write_volume
 
 WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
-@dataclass(frozen=True)
-class Options:
-    input: Path  # the CT
-    output: Path  # the mask; its suffix is its format
+@dataclass(frozen=True, kw_only=True)
+class Options(ResultOptions):
     checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py, or a Keras .h5 of the authors
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
@@ -46,9 +45,10 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    for path in filter(None, (options.output, options.save_probability)):
-        check_output(path, options.input)
-    ct = read_ct(options.input)
+    check_results(options)
+    if options.save_probability:
+        check_output(options.save_probability, options.input)
+    ct = read_ct(options.input, options.series)
     network, config = prepare_network(options.checkpoint, options.device, set_options(
         options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch"))
     from lung_nodule_nasnet.inference import segment
@@ -59,7 +59,7 @@ def main(argv=None):
         nodules = rate(load_reducer(options.reducer), nodules, lps)
     nodules = [nodule for nodule in nodules if nodule["probability"] >= options.min_probability]
     mask = np.isin(labels, [nodule["label"] for nodule in nodules]).astype(np.uint8)
-    write_volume(onto_scan(mask, geometry(ct)), options.output)
+    write_results(onto_scan(mask, geometry(ct)), {1: "nodule"}, options, "NASNet-GCN")
     if options.save_probability:
         write_volume(onto_scan(probability, geometry(ct)), options.save_probability)
     stem = write_nodules(options.output, nodules)

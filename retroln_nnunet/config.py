@@ -57,6 +57,7 @@ class Config(RegionConfig):
     # Folders
     data_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet"  # cohort: CT/, masks/, vertebrae/
     prepared_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
+    rois: Path | None = None  # JSON {"node": ROI names or patterns} of RTSTRUCTs; unset: common names of nodes
     merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
 
     # Split

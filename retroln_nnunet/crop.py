@@ -22,7 +22,9 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
+from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import keep_config, parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
                                 open_volume, without_suffix, write_volume)
 
@@ -75,6 +77,7 @@ def main(argv=None):
     config = parse_options(CropConfig, argv, __doc__)
     if config.single:
         return crop_single(config)
+    read_rois(config.rois, NODES)  # tells of a bad file before any case is read
     cases = find_cases(config.ct_dir)
     for folder in filter(None, (config.ct_dir, config.mask_dir, config.vert_seg_dir)):
         check_apart(folder, config.output_dir)
@@ -151,14 +154,17 @@ def crop_job(job, config):
     case, *candidates = job
     try:
         check_case_name(Path(case))
+        drawn = find_rtstruct(candidates[0][0]) if not candidates[1] and candidates[0][0].is_dir() else None
+        if drawn:  # in the folder of a DICOM CT that has no mask
+            candidates[1] = drawn[:1]
         sources = [None if paths is None else _only(paths, what, case)
                    for paths, what in zip(candidates, ("CT", "mask", "vertebrae"))]
-        facts = {str(path): fingerprint(path) for path in sources if path}
+        facts = {str(path): fingerprint(path) for path in (*sources, drawn and config.rois) if path}
         image, label, kept = (config.output_dir / path for path in (
             f"images/{case}_0000.nii.gz", f"labels/{case}.nii.gz", f"regions/{case}.json"))
         row = finished(kept, facts) if image.exists() and (label.exists() or sources[1] is None) else None
         if row is None:
-            row, region = crop_case(*sources, image, label, config)
+            row, region = crop_case(*sources, image, label, config, drawn and drawn[1])
             write_json(kept, {"case": case, **region, "report": row, "sources": facts})
         return row
     except (InputError, OSError) as error:
@@ -181,9 +187,10 @@ def _only(paths, what, case):
     return paths[0]
 
 
-def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
-    """Crop one case; (row of the report, region). mask_path may be None. No more than the crop is held in memory."""
-    ct, slices = open_volume(ct_path)
+def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config, series=None):
+    """Crop one case; (row of the report, region). mask_path may be None, or the RTSTRUCT of the DICOM `series`. No more
+    than the crop is held in memory, but for DICOM."""
+    ct, slices = open_volume(ct_path, series)
     region = locate(ct, vertebrae, config)
     notes = list(region["warnings"])
     cropped = cut_slices(slices, ct, region)
@@ -193,7 +200,8 @@ def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
            "size_xyz": "x".join(map(str, region["size_xyz"])),
            "hu_min": float(hu_zyx.min()), "hu_mean": float(hu_zyx.mean()), "hu_max": float(hu_zyx.max())}
     if mask_path:
-        row |= crop_mask(mask_path, mask_output, ct, region, notes, config)
+        mask = open_nodes(mask_path, ct, config) if series else open_volume(mask_path)
+        row |= crop_mask(mask, mask_path, mask_output, ct, region, notes, config)
     write_volume(to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
                  else sitk.Cast(cropped, sitk.sitkFloat32), ct_output)
     row["notes"] = "; ".join(notes)
@@ -202,9 +210,16 @@ def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config):
                  "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
 
 
-def crop_mask(path, output, ct, region, notes, config):
-    """Write the part of the mask within the region, its integer type kept; what the report says about it."""
-    grid, slices = open_volume(path)
+def open_nodes(rtstruct, ct, config):
+    """What `open_volume` gives of a mask: of the ROIs that are nodes."""
+    nodes = masks_of(rtstruct, ct, NODES, NODES | read_rois(config.rois, NODES))[0]["node"]
+    return nodes, iter(sitk.GetArrayViewFromImage(nodes))
+
+
+def crop_mask(mask, path, output, ct, region, notes, config):
+    """Write the part of a mask (`open_volume` of its path) within the region, its integer type kept; what the report
+    says about it."""
+    grid, slices = mask
     check_same_grid(ct, grid, path)
     labels, total = set(), 0
 

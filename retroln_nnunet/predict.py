@@ -22,17 +22,16 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.settings import build, given_options, load_config
-from shared_data.volume import check_output, geometry, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, read_ct, to_lps, without_suffix, write_volume
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RegionConfig):
-    input: Path  # the CT
-    output: Path  # the mask; its suffix is its format
+class Options(ResultOptions, RegionConfig):
     vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
@@ -48,12 +47,12 @@ class Options(RegionConfig):
 def main(argv=None):
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
-    check_output(options.output, options.input)
+    check_results(options)
     predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
     kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
     if kept.exists():
         options = load_config(Options, kept, given)
-    ct = read_ct(options.input)
+    ct = read_ct(options.input, options.series)
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     for warning in region["warnings"]:
         print(f"note: {warning}", file=sys.stderr)
@@ -61,7 +60,7 @@ def main(argv=None):
     if options.normalize:
         crop = to_unit(crop, options.min_hu, options.max_hu)
     mask = paste(predict_crop(predictor, crop), region)
-    write_volume(mask, options.output)
+    write_results(mask, {1: "lymph node"}, options, "RetroLN-nnUNet")
     turned = to_lps(mask)
     found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
     total = sum(node["volume_ml"] for node in found)
@@ -80,11 +79,15 @@ def find_vertebrae_and_region(ct, options):
     with tempfile.TemporaryDirectory() as folder:
         work = vert_seg.Options(input_dir=options.input.parent, output_dir=Path(folder), fast=options.fast,
                                 device=options.vert_seg_device)
-        status, reason = vert_seg.segment(options.input, vert_seg.find_program(), work)
+        source = options.input
+        if source.is_dir():  # the series chosen, mended where it had to be
+            source = Path(folder) / "ct.nii.gz"
+            write_volume(ct, source)
+        status, reason = vert_seg.segment(source, vert_seg.find_program(), work)
         if status not in ("success", "incomplete"):
             reason = reason.replace("--device", "--vert-seg-device")
             raise InputError(f"{options.input}: {reason} Or give --vertebrae from another tool.")
-        return locate(ct, Path(folder) / case_id(options.input), options)
+        return locate(ct, Path(folder) / case_id(source), options)
 
 
 def three_planes(ct, region, reference=None, prediction=None):

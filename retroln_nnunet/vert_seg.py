@@ -25,6 +25,7 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import NIFTI, check_same_grid, read_ct, read_volume, write_volume
 
 STATUSES = ("success", "skipped", "failed", "corrupted", "incomplete")
@@ -126,7 +127,8 @@ def segment(path, program, options):
     except InputError:
         pass  # a damaged result is made again
     try:
-        ct = read_ct(path)
+        drawn = find_rtstruct(path) if path.is_dir() else None
+        ct = read_ct(path, drawn and drawn[1])
         if min(ct.GetSize()) < MIN_VOXELS or max(ct.GetSpacing()) > MAX_SPACING_MM:
             return "corrupted", (f"{path}: size {ct.GetSize()}, spacing {ct.GetSpacing()} mm; at least {MIN_VOXELS} "
                                  f"voxels and at most {MAX_SPACING_MM:g} mm are needed.")

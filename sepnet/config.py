@@ -49,6 +49,7 @@ class Config:
     weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the challenge's, or 1
 
     # Preparation
+    rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
     split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
     crop_size: int = 256  # side of the centre crop, voxels, divisible by 8 (paper)
     resample: bool = False  # resample to spacing_zyx first (authors: optional)

@@ -22,14 +22,13 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
 from shared_data.pictures import save_picture
+from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.settings import parse_options, set_options
-from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(NetworkOptions):
-    input: Path  # the CT
-    output: Path  # the label map; its suffix is its format
+class Options(ResultOptions, NetworkOptions):
     checkpoint: tuple[Path, ...]  # ours or the authors'; several make an ensemble
     crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
@@ -37,10 +36,10 @@ class Options(NetworkOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_output(options.output, options.input)
+    check_results(options)
     members = load_members(options.checkpoint, options, **set_options(options, "crop_size"))
     config = members.config
-    ct = read_ct(options.input)
+    ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     seen = network_grid(ct, config)
     if max(seen.GetSize()[:2]) > config.crop_size:
@@ -53,7 +52,7 @@ def main(argv=None):
                             progress=partial(tqdm, desc=options.input.name, unit="batch", disable=None))
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
-    write_volume(onto_scan(prediction, scan), options.output)
+    write_results(onto_scan(prediction, scan), dict(enumerate(config.classes[1:], 1)), options, "3D-SepNet")
     stem = without_suffix(options.output)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     if entropy is not None:

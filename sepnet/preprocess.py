@@ -1,7 +1,8 @@
 """Cases to training volumes: python preprocess.py --data-dir /my/HaN_OAR [--split 0.8]
 
 In: <patient>/data.nii.gz and label.nii.gz, flat (StructSeg's download; split here) or below train/, valid/ and, if
-there, test/. Or, with --layout openkbp, a clone of OpenKBP.
+there, test/. Instead of both a patient may have the files of a DICOM CT and its RTSTRUCT, under any names. Or, with
+--layout openkbp, a clone of OpenKBP.
 Out: <prepared>/{train,valid,test}/<patient>/ with multi_thresh_<1..3>.nii.gz and label.nii.gz (cropped, float32 and
 uint8, true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
 Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
@@ -16,10 +17,13 @@ from sepnet.volumes import cropped, network_grid, transformed
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
+from shared_data.rois import labels_of, read_rois
 from shared_data.settings import build, keep_config
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps,
                                 write_volume)
 
@@ -30,6 +34,7 @@ NEEDED = PARTS[:2]
 def main(argv=None):
     config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
+    read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
         for part in PARTS:
@@ -54,6 +59,7 @@ def prepare_cohort(cases, config):
     if not any(row["labels"] for row in rows):
         raise InputError(f"{config.data_dir}: no organ in any label map. Check the label files.")
     write_table(config.prepared_dir / "cases.csv", rows)
+    write_colour_tables(dict(enumerate(config.organs, 1)), config.prepared_dir / "labels")
     present = {int(label) for row in rows for label in row["labels"].split()}
     counts = {part: sum(row["part"] == part for row in rows) for part in PARTS}
     print(", ".join(f"{count} {part}" for part, count in counts.items() if count) + f" cases: {config.prepared_dir}")
@@ -91,11 +97,12 @@ def prepare_case(case, config):
     target = config.prepared_dir / part / folder.name
     try:
         check_case_name(folder)
-        files = find_files(folder, config)
-        sources = {path.name: fingerprint(path) for path in files}
+        drawn = find_drawn(folder, config)
+        files = [folder] if drawn else find_files(folder, config)
+        sources = {path.name: fingerprint(path) for path in (*files, drawn and config.rois) if path}
         done = is_prepared(target, sources)
         if not done:
-            ct, label, notes = read_case(folder, files, config)
+            ct, label, notes = read_case(folder, files, drawn, config)
     except (InputError, OSError) as error:
         return one_line(error)
     if not done:
@@ -114,6 +121,11 @@ def is_prepared(target, sources):
         return False
 
 
+def find_drawn(folder, config):
+    """`find_rtstruct` of a patient without a label map."""
+    return None if config.layout == "openkbp" or files_by_stem(folder, "label") else find_rtstruct(folder)
+
+
 def find_files(folder, config):
     """The files of a case that are read."""
     if config.layout == "openkbp":
@@ -121,22 +133,32 @@ def find_files(folder, config):
     return [find_file(folder, stem) for stem in ("data", "label")]
 
 
-def read_case(folder, files, config):
+def read_case(folder, files, drawn, config):
     """(CT, labels on its grid, notes) of a case."""
     if config.layout == "openkbp":
         ct, label, _, notes = openkbp.read_case(folder, config.organs)
         return ct, label, notes
+    if drawn:
+        ct, label, organs, others = labels_of(folder, *drawn, config.organs, read_rois(config.rois))
+        missing = [name for name in config.organs if name not in organs]
+        return ct, label, [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("ignored", others))
+                           if names]
     ct_path, label_path = files
     ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
     check_same_grid(to_lps(ct), to_lps(label), label_path)
     return ct, label, []
 
 
+def files_by_stem(folder, stem):
+    """Files (or DICOM folders) of that name, whatever their format and case."""
+    return [path for path in sorted(folder.iterdir())
+            if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
+            and (path.is_dir() or path.name.lower() != stem)]
+
+
 def find_file(folder, stem):
-    """The one file (or DICOM folder) of that name, whatever its format and case."""
-    found = [path for path in sorted(folder.iterdir())
-             if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
-             and (path.is_dir() or path.name.lower() != stem)]
+    """The one of them."""
+    found = files_by_stem(folder, stem)
     if len(found) != 1:
         raise InputError(f"{folder}: {len(found)} files named {stem}.nii.gz (or {' '.join(SUFFIXES[1:])}). "
                          "One is needed.")

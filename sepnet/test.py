@@ -24,6 +24,7 @@ from sepnet.members import NetworkOptions, check_table, find_checkpoints, load_m
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import onto_lps
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
@@ -128,6 +129,7 @@ def write_results(options, members, patients, organs, errors, notes):
     cases = [{"case": patient, **{name: mean([row[name] for row in organs if row["case"] == patient])
                                   for name in SCORES}} for patient in patients]
     write_table(out / "organs.csv", organs)
+    write_colour_tables(dict(enumerate(members.config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "cases.csv", cases)
     write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors})

@@ -1,4 +1,5 @@
 """One CT series out of a DICOM folder, by its tags; names of files and folders say nothing."""
+import sys
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -8,44 +9,69 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import format_number_as_ds
 
-from shared_data.errors import InputError
+from shared_data.errors import InputError, silenced
+from shared_data.instances import COPIED
+from shared_data.mending import even, gap_after, mended
 
 NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
-TAGS = ["Modality", "SeriesInstanceUID", "ImageType", "PixelData", "PatientID", "SeriesNumber", "SOPInstanceUID",
-        *NEEDED]
+# Which CT this is, for what comes later: kept with its image, under ITK's names for the tags.
+IDENTITY = {"PatientID": "0010|0020", "FrameOfReferenceUID": "0020|0052", "SeriesInstanceUID": "0020|000e"}
+TAGS = ["Modality", "ImageType", "PixelData", "SeriesNumber", "SeriesDescription", "SOPInstanceUID",
+        "ReferencedFrameOfReferenceSequence", *IDENTITY, *NEEDED]
 
 
-def read_dicom_series(folder):
-    """The only CT series under `folder` as an image in HU, slices sorted by position along their normal.
+def read_dicom_series(folder, series=None):
+    """The CT series of that UID under `folder`, or the only one, as an image in HU, slices sorted by position along
+    their normal. A tilted gantry and slices at several distances are mended, and a note says so.
 
-    Raises InputError for no or several series, repeated, missing or unequal slices, and a tilted gantry.
+    Raises InputError for no series, for several to choose from, and for repeated, missing or unequal slices.
     """
-    series = find_ct_series(folder)
-    if not series:
+    return read_slices(choose_series(find_ct_series(folder), folder, series), folder, mend=True)[0]
+
+
+def choose_series(found, folder, series=None):
+    """[(file, header)] of the series of that UID, or of the only one of `find_ct_series`."""
+    if not found:
         raise InputError(f"{folder}: no DICOM CT slices in this folder.")
-    if len(series) > 1:
-        found = ", ".join(f"{uid} ({len(slices)} slices in {slices[0][0].parent})" for uid, slices in series.items())
-        raise InputError(f"{folder}: {len(series)} CT series: {found}. Name the folder of one.")
-    return read_slices(next(iter(series.values())), folder)[0]
+    if series in found or (series is None and len(found) == 1):
+        return found[series or next(iter(found))]
+    listed = ", ".join(f"{uid} ({slices[0][1].get('SeriesDescription') or 'no description'}, {len(slices)} slices in "
+                       f"{slices[0][0].parent})" for uid, slices in found.items())
+    if series:
+        raise InputError(f"{folder}: no CT series {series}. There: {listed}.")
+    raise InputError(f"{folder}: {len(found)} CT series: {listed}. Choose one with --series, or name its folder.")
 
 
-def read_slices(slices, folder):
+def read_slices(slices, folder, mend=False):
     """(image in HU, [(file, header)] from the lowest to the highest) of one series of `find_ct_series`.
 
-    Raises InputError as `read_dicom_series` does; `folder` names the series in it.
+    Raises InputError as `read_dicom_series` does; `folder` names the series in it. mend: make a regular grid of slices
+    that have none, instead of refusing them; then slices of the image are not those of the list.
     """
-    files, spacing_z = _sorted_slices(slices, folder)
-    reader = sitk.ImageSeriesReader()
+    files, places = _sorted_slices(slices, folder)
+    reader, headers = sitk.ImageSeriesReader(), dict(slices)
     reader.SetFileNames([str(file) for file in files])
     try:
-        image = reader.Execute()
+        with silenced():  # ITK's own words on uneven slices
+            image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{folder}: a slice cannot be read. Fetch the series again.") from error
     if image.GetDimension() != 3:
         raise InputError(f"{folder}: several frames in one file. Convert it to one slice per file.")
-    image.SetSpacing((*image.GetSpacing()[:2], spacing_z))
-    headers = dict(slices)
+    steps = np.diff(places[:, 2])
+    tilted = np.linalg.norm(places[:, :2], axis=1).max() > 0.5 * image.GetSpacing()[0]
+    if tilted or not even(steps):
+        if not mend:
+            raise InputError(f"{folder}: the gantry is tilted, or slices lie at several distances. Resample the series "
+                             "to a plain grid.")
+        image, done = mended(image, places)
+        print(f"note: {folder}: {done}", file=sys.stderr)
+    else:
+        image.SetSpacing((*image.GetSpacing()[:2], float(np.mean(steps))))
+    for name, key in IDENTITY.items():
+        image.SetMetaData(key, str(headers[files[0]].get(name, "")))
     return image, [(file, headers[file]) for file in files]
 
 
@@ -54,7 +80,20 @@ def find_ct_series(folder, pattern="**/*"):
 
     pattern: "*" looks at the files of the folder itself alone.
     """
+    return ct_series_of(dicom_headers(folder, pattern))
+
+
+def ct_series_of(headers):
+    """`find_ct_series` among what `dicom_headers` gives."""
     series = defaultdict(list)
+    for file, header in headers:
+        if header.get("Modality") == "CT" and "LOCALIZER" not in header.get("ImageType", ""):
+            series[header.get("SeriesInstanceUID", "")].append((file, header))
+    return dict(series)
+
+
+def dicom_headers(folder, pattern="**/*"):
+    """(file, header with TAGS) of every DICOM file under `folder`. Raises InputError for a .dcm that is none."""
     for file in sorted(Path(folder).glob(pattern)):
         if not file.is_file():
             continue
@@ -62,42 +101,38 @@ def find_ct_series(folder, pattern="**/*"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 header = pydicom.dcmread(file, specific_tags=TAGS, defer_size=1024)
-                kind, uid, image_type = (header.get(tag, "") for tag in ("Modality", "SeriesInstanceUID", "ImageType"))
+                for tag in ("Modality", "SeriesInstanceUID", "ImageType"):
+                    header.get(tag)
         except PermissionError as error:
             raise InputError(f"{file}: no permission to read it.") from error
         except Exception as error:  # pydicom fails in many ways on what is no DICOM
             if file.suffix.lower() == ".dcm":
                 raise InputError(f"{file}: damaged or cut short. Fetch it again.") from error
             continue
-        if kind == "CT" and "LOCALIZER" not in image_type:
-            series[uid].append((file, header))
-    return dict(series)
+        yield file, header
 
 
 def _sorted_slices(slices, folder):
-    """Files from the lowest to the highest position, and the distance between two (mm)."""
+    """Files from the lowest to the highest position, and where they lie (n, 3) from the first one on: along rows,
+    columns and the normal (mm)."""
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
     grids = [_slice_grid(*item) for item in slices]
     if not np.allclose(grids, grids[0], atol=1e-3):
         raise InputError(f"{folder}: slices of different sizes or directions in one series. Separate them.")
     orientation = grids[0][:6]
-    normal = np.cross(orientation[:3], orientation[3:])
-    positions = {file: np.array(header.ImagePositionPatient, float) for file, header in slices}
-    files = sorted(positions, key=lambda file: float(positions[file] @ normal))
-    steps = np.diff([positions[file] @ normal for file in files])
-    spacing = float(np.median(steps))
+    axes = np.stack([orientation[:3], orientation[3:], np.cross(orientation[:3], orientation[3:])], axis=1)
+    positions = {file: np.array(header.ImagePositionPatient, float) @ axes for file, header in slices}
+    files = sorted(positions, key=lambda file: positions[file][2])
+    places = np.array([positions[file] - positions[files[0]] for file in files])
+    steps = np.diff(places[:, 2])
     for file, step in zip(files[1:], steps):
         if step < 0.01:
             raise InputError(f"{file}: a second slice at the same position. Keep one of the two.")
-        if abs(step - spacing) > 0.1 * spacing:
-            raise InputError(f"{file}: {step:g} mm from the slice before, elsewhere {spacing:g} mm; slices are "
-                             "missing. Fetch the series again, or resample it.")
-    drift = positions[files[-1]] - positions[files[0]]
-    if np.linalg.norm(drift - np.dot(drift, normal) * normal) > 0.5 * grids[0][6]:
-        raise InputError(f"{folder}: the gantry is tilted (slices are shifted against each other). "
-                         "Resample the series to a plain grid.")
-    return files, float(np.mean(steps))
+    if (k := gap_after(steps)) is not None:
+        raise InputError(f"{files[k + 1]}: {steps[k]:g} mm from the slice before, elsewhere {np.median(steps):g} mm; "
+                         "slices are missing. Fetch the series again, or resample it.")
+    return files, places
 
 
 def _slice_grid(file, header):
@@ -127,24 +162,32 @@ def write_dicom_series(image, folder, modality="CT"):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     array, direction = sitk.GetArrayViewFromImage(image), np.reshape(image.GetDirection(), (3, 3))
-    series, study = generate_uid(), generate_uid()
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
     for k, plane in enumerate(array):
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
         slice_ = Dataset()
-        slice_.file_meta = meta
-        slice_.SOPClassUID, slice_.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        slice_.SeriesInstanceUID, slice_.StudyInstanceUID = series, study
+        slice_.file_meta = file_meta(CTImageStorage, ExplicitVRLittleEndian)
+        for tag in COPIED:
+            setattr(slice_, tag, "")
+        slice_.SOPClassUID = CTImageStorage
+        slice_.SOPInstanceUID = slice_.file_meta.MediaStorageSOPInstanceUID
+        slice_.SeriesInstanceUID, slice_.StudyInstanceUID, slice_.FrameOfReferenceUID = series, study, frame
         slice_.PatientID, slice_.Modality, slice_.InstanceNumber = "phantom", modality, k + 1
         slice_.Rows, slice_.Columns = plane.shape
-        slice_.PixelSpacing = [image.GetSpacing()[1], image.GetSpacing()[0]]  # between rows, between columns
-        slice_.SliceThickness = image.GetSpacing()[2]
-        slice_.ImageOrientationPatient = [*direction[:, 0], *direction[:, 1]]
-        slice_.ImagePositionPatient = list(image.TransformIndexToPhysicalPoint((0, 0, k)))
+        between_columns, between_rows, thickness = map(format_number_as_ds, image.GetSpacing())
+        slice_.PixelSpacing, slice_.SliceThickness = [between_rows, between_columns], thickness
+        slice_.ImageOrientationPatient = [*map(format_number_as_ds, [*direction[:, 0], *direction[:, 1]])]
+        slice_.ImagePositionPatient = [*map(format_number_as_ds, image.TransformIndexToPhysicalPoint((0, 0, k)))]
         slice_.SamplesPerPixel, slice_.PhotometricInterpretation = 1, "MONOCHROME2"
         slice_.BitsAllocated = slice_.BitsStored = 16
         slice_.HighBit, slice_.PixelRepresentation = 15, 1
         slice_.RescaleIntercept, slice_.RescaleSlope = -1024, 1
         slice_.PixelData = (plane.astype(np.int32) + 1024).astype("<i2").tobytes()
         slice_.save_as(folder / f"{k:04d}.dcm", enforce_file_format=True)
+
+
+def file_meta(sop_class, transfer_syntax):
+    """The file meta information of a new instance."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, generate_uid()
+    meta.TransferSyntaxUID = transfer_syntax
+    return meta

@@ -13,6 +13,7 @@ from nibabel.wrapstruct import WrapStructError
 from shared_data.errors import InputError
 
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+HEADER_BYTES = 1 << 20  # longer headers are refused
 METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -61,10 +62,29 @@ def _check_geometry(header, path):
         raise InputError(f"{path}: its affine holds values that are not numbers. Correct the header.")
 
 
+def _check_places(path):
+    """Raise InputError when a NRRD or MetaImage header names data outside its own folder: any file would be read."""
+    with open(path, "rb") as stream:
+        head = stream.read(HEADER_BYTES).decode("latin-1")
+    named = list(re.finditer(r"(?im)^[ \t]*(?:data ?file|ElementDataFile)[ \t]*[:=]+[ \t]*(.*)$", head))
+    places = [match[1].strip() for match in named]
+    if any(place.upper().startswith("LIST") for place in places):
+        places += head[named[0].end():].splitlines()
+    ended = places if path.suffix.lower() in (".mha", ".mhd") else re.search(r"\n\r?\n", head)
+    if len(head) == HEADER_BYTES and not ended:
+        raise ValueError("its header has no end")
+    folder = os.path.abspath(path.parent)
+    for place in places:
+        if os.path.commonpath([folder, os.path.abspath(os.path.join(folder, place))]) != folder:
+            raise InputError(f"{path}: its data file {place!r} lies outside its folder. Put the two side by side.")
+
+
 def check_data(path):
     """Read the data of a compressed NRRD or MetaImage file to its checksum; of a plain MetaImage see that all is there:
-    ITK would write lines of its own to standard error. One of DAMAGE when something is missing.
+    ITK would write lines of its own to standard error. One of DAMAGE when something is missing, InputError when the
+    data lies outside the header's folder.
     """
+    _check_places(path)
     lines = []
     with open(path, "rb") as stream:
         while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:

@@ -14,7 +14,7 @@ import numpy as np
 
 from shared_data.cohort import subfolders
 from shared_data.errors import InputError
-from shared_data.organs import organ_key
+from shared_data.organ_names import identity
 from shared_data.volume import image_from
 
 PARTS = {"train": "train-pats", "valid": "validation-pats", "test": "test-pats"}
@@ -67,9 +67,9 @@ def read_case(folder, organs):
         raise InputError(f"{files['ct']}: only {(grey[inside] > 0).mean():.0%} of the dose mask has values. Cut short? "
                          "Fetch it again.")
     labels, drawn, notes = np.zeros(SHAPE, np.uint8), [], []
-    stems = {organ_key(organ): stem for stem, organ in STRUCTURES.items() if stem in files}
+    stems = {identity(organ): stem for stem, organ in STRUCTURES.items() if stem in files}
     for label, organ in enumerate(organs, 1):
-        if not (stem := stems.get(organ_key(organ))):
+        if not (stem := stems.get(identity(organ))):
             continue
         mask = _read_mask(files[stem])
         share = (mask & inside).sum() / mask.sum()

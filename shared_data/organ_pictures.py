@@ -2,12 +2,9 @@
 import cv2
 import numpy as np
 
+from shared_data.colour_tables import COLOURS
 from shared_data.pictures import contact_sheet, magnified
 
-# 24 colours that can be told apart, eight hues in three shades; label 0 is never drawn.
-SHADES = ((235, 255), (110, 255), (255, 150))  # saturation, value
-COLOURS = cv2.cvtColor(np.array([[(label * 3 % 8 * 22, *SHADES[label // 8 % 3]) for label in range(256)]], np.uint8),
-                       cv2.COLOR_HSV2RGB)[0]
 SIDE = 320  # pixels of width
 ENTRY = (20, 160)  # pixels of a legend's entry, y and x
 

@@ -1,13 +1,10 @@
-"""Which organs a project segments: a table that the user writes, and names that mean the same organ."""
+"""Which organs a project segments: a table that the user writes."""
 import json
 import math
-import re
 
 from shared_data.errors import InputError
 
 KEYS = ("organs", "small", "weights")
-SIDES = {"l": "l", "left": "l", "lt": "l", "r": "r", "right": "r", "rt": "r"}
-SPELLINGS = {"oesophagus": "esophagus", "medulla": "spinalcord", "jaw": "mandible"}
 EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weights": {"Mandible": 1, "Lens_L": 8}}'
 
 
@@ -83,11 +80,3 @@ def check_same_organs(organs, others, where):
     if organs != others:
         raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
                          "Use a checkpoint and cases of one label table.")
-
-
-def organ_key(name):
-    """What spellings of one organ share: "Parotid_L", "parotid L" and "LeftParotid" are alike."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
-    side = "".join(sorted({SIDES[word] for word in words if word in SIDES}))
-    rest = "".join(word for word in words if word not in SIDES)
-    return side, SPELLINGS.get(rest, rest)

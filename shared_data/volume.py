@@ -23,14 +23,15 @@ NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
 
 
-def read_volume(path):
-    """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with one DICOM CT series.
+def read_volume(path, series=None):
+    """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
 
-    Raises InputError for what is absent, empty, cut short, not an image, not 3-D, or without a usable spacing.
+    series: UID of the one to take, where the folder holds several. Raises InputError for what is absent, empty, cut
+    short, not an image, not 3-D, or without a usable spacing.
     """
     path = Path(path)
     if path.is_dir():
-        image = read_dicom_series(path)
+        image = read_dicom_series(path, series)
     else:
         _check_access(path)
         for _ in _checked_slices(path):
@@ -40,7 +41,7 @@ def read_volume(path):
     return image
 
 
-def open_volume(path):
+def open_volume(path, series=None):
     """(grid, slices) of what `read_volume` gives, without holding it: an object with GetSize, GetSpacing, GetOrigin,
     GetDirection and GetPixelID; the slices (y, x) in stored order, one at a time.
 
@@ -61,14 +62,14 @@ def open_volume(path):
         else:
             _check_grid(reader, reader.GetNumberOfComponents(), path)
             return reader, chain([first], slices)
-    image = read_volume(path)
+    image = read_volume(path, series)
     _extremes(image, path)
     return image, iter(sitk.GetArrayViewFromImage(image))
 
 
-def read_ct(path):
+def read_ct(path, series=None):
     """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
-    image = read_volume(path)
+    image = read_volume(path, series)
     check_hu(image, path)
     return image
 

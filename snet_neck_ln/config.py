@@ -20,6 +20,7 @@ class Config:
     # Slices
     image_pattern: str = "*IM00*"  # file name of the CT in a patient's folder (authors)
     mask_pattern: str = "*Segmentation*"  # file name of the mask (authors)
+    rois: Path | None = None  # JSON {"node": ROI names or patterns} of RTSTRUCTs; unset: common names of nodes
     merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
     window_center_hu: float = 40.0  # HU (paper)
     window_width_hu: float = 400.0  # HU (paper)

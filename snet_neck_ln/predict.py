@@ -17,18 +17,17 @@ from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
 from shared_data.pictures import mask_sheet, save_picture
+from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.volume import check_output, geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
-@dataclass(frozen=True)
-class Options:
-    input: Path  # the CT
-    output: Path  # the mask; its suffix is its format
+@dataclass(frozen=True, kw_only=True)
+class Options(ResultOptions):
     checkpoint: Path = ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt"  # ours or the authors'
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
@@ -39,12 +38,12 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_output(options.output, options.input)
+    check_results(options)
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
     changes = set_options(options, "threshold", "size", "batch_size")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    ct = read_ct(options.input)
+    ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
     stored = np.stack([to_16bit(window(hu, config.window_center_hu, config.window_width_hu)) for hu in hu_zyx])
@@ -54,7 +53,7 @@ def main(argv=None):
     logits = predict_logits(network, stored, config, device,
                             partial(tqdm, desc=options.input.name, unit="batch", disable=None))
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
-    write_volume(onto_scan(prediction.astype(np.uint8), scan), options.output)
+    write_results(onto_scan(prediction.astype(np.uint8), scan), {1: "lymph node"}, options, "S-Net")
     found = list_components(prediction, ct)
     stem = without_suffix(options.output)
     write_json(f"{stem}.json", {

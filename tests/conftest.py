@@ -5,6 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from highdicom.seg import segread
+
+from shared_data.dicom import write_dicom_series
+from shared_data.rtstruct import read_rtstruct, write_rtstruct
+from shared_data.volume import read_volume
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))  # fill.py
 
@@ -23,6 +28,35 @@ def ct():
     image.SetSpacing((0.75, 0.5, 2.5))
     image.SetOrigin((-20.0, 30.0, 100.0))
     return image
+
+
+@pytest.fixture(scope="session")
+def dicom_case():
+    """(CT, labels, {label: ROI name}, folder): writes them there as a DICOM series and its RTSTRUCT; a function."""
+    def write(ct, labels, names, folder):
+        write_dicom_series(sitk.Cast(ct, sitk.sitkInt16), folder / "series")
+        files = list((folder / "series").iterdir())
+        write_rtstruct(labels, names, files, folder / "structures.dcm")
+    return write
+
+
+@pytest.fixture
+def check_dicom_outputs(tmp_path):
+    """(CT, {label: ROI name}, run): predicts by run(DICOM folder, output, *options) -> label map, and compares what
+    RTSTRUCT and SEG hold with it; a function."""
+    def check(ct, names, run):
+        write_dicom_series(sitk.Cast(ct, sitk.sitkInt16), tmp_path / "dicom")
+        labels = sitk.GetArrayFromImage(run(tmp_path / "dicom", tmp_path / "labels.nii.gz", "--rtstruct",
+                                            str(tmp_path / "rs.dcm"), "--seg", str(tmp_path / "seg.dcm")))
+        masks = read_rtstruct(tmp_path / "rs.dcm", read_volume(tmp_path / "dicom"))
+        assert set(masks) == {name for label, name in names.items() if (labels == label).any()}
+        segments = segread(tmp_path / "seg.dcm").get_volume(combine_segments=True).array
+        for number, (label, name) in enumerate(names.items(), 1):
+            if name in masks:
+                assert np.array_equal(sitk.GetArrayFromImage(masks[name]) > 0, labels == label)
+            assert (segments == number).sum() == (labels == label).sum()
+        assert (tmp_path / "labels.ctbl").exists() == (len(names) > 1)
+    return check
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Cases to resampled CTs and label maps: python data_preprocess/data_preprocess.py --data-dir /my/PDDCA
 
 In: <case>/img.nrrd and <case>/structures/<organ>.nrrd (or another format; img may be a DICOM folder). Structures may be
-missing; unknown ones are ignored and named. Or, with --layout openkbp, a clone of OpenKBP.
+missing; unknown ones are ignored and named. Instead of both a case may have the files of a DICOM CT and its RTSTRUCT,
+under any names. Or, with --layout openkbp, a clone of OpenKBP.
 Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1, 2, ...), reference.nrrd (labels on the
 CT's own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
@@ -15,16 +16,20 @@ from focusnet_v2.grids import to_network_grid
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
+from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
+from shared_data.rois import labels_of, read_rois
 from shared_data.settings import build, keep_config
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
 
 
 def main(argv=None):
     config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
+    read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
         clear_partials(config.prepared_dir / "resampled")
@@ -57,6 +62,7 @@ def prepare_cohort(cases, config):
             print(f"{printable(folder.name)}: {line}")
     if not organs:
         raise all_skipped(config.data_dir, skipped)
+    write_colour_tables(dict(enumerate(config.organs, 1)), config.prepared_dir / "labels")
     print(f"{len(cases) - len(skipped)} cases: {config.prepared_dir / 'resampled'}. Next: crop_data.py")
     return say_skipped(skipped)
 
@@ -67,16 +73,20 @@ def prepare_case(case, config):
     target = config.prepared_dir / "resampled" / folder.name
     try:
         check_case_name(folder)
-        ct_path, structures, ignored = find_files(folder, config)
-        sources = {path.name: fingerprint(path) for path in (ct_path, *structures.values())}
+        drawn = find_drawn(folder, config)
+        ct_path, structures, ignored = (folder, {}, []) if drawn else find_files(folder, config)
+        sources = {path.name: fingerprint(path)
+                   for path in (ct_path, *structures.values(), drawn and config.rois) if path}
         if (facts := kept_facts(target)) and facts.get("sources") == sources:
             return facts
+        notes = []
         if config.layout == "openkbp":
             ct, labels, organs, notes = openkbp.read_case(folder, config.organs)
+        elif drawn:
+            ct, labels, organs, ignored = labels_of(folder, *drawn, config.organs, read_rois(config.rois))
         else:
             ct = read_ct(ct_path)
             labels, organs = merge_structures(ct, structures, config.organs)
-            notes = []
     except (InputError, OSError) as error:
         return one_line(error)
     scan, ct, labels = geometry(ct), to_lps(ct), to_lps(labels)
@@ -89,6 +99,11 @@ def prepare_case(case, config):
         write_volume(labels, partial_folder / "reference.nrrd")
         write_json(partial_folder / "case.json", facts)
     return facts
+
+
+def find_drawn(folder, config):
+    """`find_rtstruct` of a case without a folder of structures."""
+    return None if config.layout == "openkbp" or (folder / "structures").is_dir() else find_rtstruct(folder)
 
 
 def find_files(folder, config):

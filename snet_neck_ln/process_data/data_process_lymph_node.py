@@ -1,5 +1,6 @@
 """Cases to slices: <patient>/<CT and mask> -> <prepared>/<patient>/{images/<k>.jpg, files/<k>.npz} and slices.csv.
 
+Instead of CT and mask a patient may have the files of a DICOM CT and its RTSTRUCT, below his folder, under any names.
 Stopped at any moment, the same command goes on: finished patients stay, half-written ones are made again.
 Exit code 1 when a patient had to be skipped.
 """
@@ -15,7 +16,9 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
                                 subfolders)
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import keep_config, parse_options
+from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
 from snet_neck_ln.config import Config
 from snet_neck_ln.slices import to_8bit, to_16bit, window
@@ -27,6 +30,7 @@ RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the
 
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
+    read_rois(config.rois, NODES)  # tells of a bad file before any case is read
     folders = patient_folders(config.data_dir)
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir):
@@ -74,12 +78,15 @@ def prepare_patient(folder, config):
     """Rows of the slice table, the slices written; or, as a string, why the patient has to be skipped."""
     case = config.prepared_dir / folder.name
     try:
-        ct_path, mask_path = find_pair(folder, config)
-        sources = [[path.name, fingerprint(path)] for path in (ct_path, mask_path)]
+        ct_path, mask_path, series = find_pair(folder, config)
+        sources = [[path.name, fingerprint(path)] for path in (ct_path, mask_path, series and config.rois) if path]
         done = is_prepared(case, sources)
         if not done:
-            ct = read_ct(ct_path)
-            mask = read_mask(mask_path, any_label=config.merge_labels)
+            ct = read_ct(ct_path, series)
+            if series:
+                mask = masks_of(mask_path, ct, NODES, NODES | read_rois(config.rois, NODES))[0]["node"]
+            else:
+                mask = read_mask(mask_path, any_label=config.merge_labels)
             scan_grid, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
             check_same_grid(ct, mask, mask_path)
     except (InputError, OSError) as error:
@@ -115,18 +122,21 @@ def read_case(case):
 
 
 def find_pair(folder, config):
-    """(CT, mask) of a patient: exactly one file (or DICOM folder) each. A name that fits both patterns is a mask."""
+    """(CT, mask, None) of a patient: exactly one file (or DICOM folder) each, a name that fits both patterns is a mask;
+    or (patient's folder, RTSTRUCT, UID of its CT series), where no mask of that name is there."""
     check_case_name(folder, RESERVED)
     entries = [path for path in sorted(folder.iterdir()) if path.name[0] != "."
                and (path.is_dir() or path.name.lower().endswith(SUFFIXES))]
     masks = [path for path in entries if _fits(path, config.mask_pattern)]
+    if not masks and (drawn := find_rtstruct(folder)):
+        return folder, *drawn
     images = [path for path in entries if _fits(path, config.image_pattern) and path not in masks]
     for what, found, pattern in (("CT", images, config.image_pattern), ("mask", masks, config.mask_pattern)):
         if len(found) != 1:
             names = f" ({', '.join(path.name for path in found)})" if found else ""
             raise InputError(f"{folder}: {len(found)} candidates for the {what}{names}, pattern {pattern!r}. "
                              "One is needed.")
-    return images[0], masks[0]
+    return images[0], masks[0], None
 
 
 def _fits(path, pattern):

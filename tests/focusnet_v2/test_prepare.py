@@ -111,6 +111,34 @@ def test_prepared_volumes_lie_where_the_scan_lies(raw, prepared):
                           array(raw / "P1" / "structures" / "BrainStem.nrrd") > 0)
 
 
+TG263 = dict(zip(Config().organs, ("Brainstem", "OpticChiasm", "Bone_Mandible", "OpticNrv_L", "OpticNrv_R", "Parotid_L",
+                          "Parotid_R", "Glnd_Submand_L", "Glnd_Submand_R")))
+
+
+def test_a_cohort_of_rtstructs_gives_the_same_cases(raw, prepared, tmp_path, prepare, dicom_case, capsys):
+    for folder in raw.iterdir():
+        ct = sitk.Cast(read_volume(folder / "img.nrrd"), sitk.sitkInt16)
+        labels = sitk.Image(ct.GetSize(), sitk.sitkUInt8)
+        labels.CopyInformation(ct)
+        for label, organ in enumerate(TG263, 1):
+            if (path := folder / "structures" / f"{organ}.nrrd").exists():
+                labels = sitk.Maximum(labels, sitk.Cast(read_volume(path), sitk.sitkUInt8) * label)
+        dicom_case(ct, labels, dict(enumerate(TG263.values(), 1)), tmp_path / "raw" / folder.name)
+    assert prepare(tmp_path / "raw", tmp_path / "out") == 0
+    assert "P2: missing Submandibular_R" in capsys.readouterr().out
+    for name in ("P1", "P2"):
+        for file in ("image", "label"):
+            for step in ("resampled", "cropped"):
+                ours, first = (read_volume(folder / step / name / f"{file}.nrrd")
+                               for folder in (tmp_path / "out", prepared))
+                assert np.array_equal(*map(sitk.GetArrayFromImage, (ours, first)))
+                assert np.allclose(ours.GetOrigin(), first.GetOrigin(), atol=1e-6)
+    assert (tmp_path / "out" / "presence.csv").read_text() == (prepared / "presence.csv").read_text()
+    (tmp_path / "rois.json").write_text('{"Chiasma": "x"}')
+    with pytest.raises(InputError, match="rois.json: 'Chiasma' is none of our organs: BrainStem, "):
+        prepare(tmp_path / "raw", tmp_path / "out", "--rois", str(tmp_path / "rois.json"))
+
+
 def test_what_a_case_misses_is_in_the_presence_table(prepared):
     rows = {row["case"]: row for row in read_table(prepared / "presence.csv", ["case", *Config().classes])}
     assert [rows["P1"][name] for name in Config().classes] == ["1"] * 10

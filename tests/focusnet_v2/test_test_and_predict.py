@@ -129,6 +129,12 @@ def test_infinite_distances_are_left_out_and_counted():
     assert summary["n_dice"] == 1 and summary["n_hd95_mm"] == 0 and np.isnan(summary["hd95_mm"])
 
 
+def test_dicom_outputs_hold_the_same_labels(run_dir, raw, check_dicom_outputs):
+    def run(scan, output, *options):
+        return run_predict(scan, output, run_dir / "backbone" / "best.pt", *options)
+    check_dicom_outputs(sitk.ReadImage(str(raw / "P1" / "img.nrrd")), dict(enumerate(Config().organs, 1)), run)
+
+
 def test_predict_takes_precision_and_thresholds(run_dir, raw, tmp_path, monkeypatch):
     seen = []
 

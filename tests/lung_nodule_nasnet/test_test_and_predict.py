@@ -141,6 +141,11 @@ def test_one_ct_in_four_formats_gives_one_mask_on_its_own_grid(checkpoint, luna,
     assert (tmp_path / "mask 1_overlay.png").stat().st_size > 1000
 
 
+def test_dicom_outputs_hold_the_same_mask(checkpoint, luna, check_dicom_outputs):
+    ct = sitk.ReadImage(str(sorted((luna / "subset0").glob("*.mhd"))[1]))
+    check_dicom_outputs(to_lps(ct), {1: "nodule"}, partial(run_predict, checkpoint))
+
+
 def test_postprocess_cuts_a_saved_probability_on_the_grid_of_the_ct(checkpoint, luna, tmp_path):
     scan = sorted((luna / "subset0").glob("*.mhd"))[0]
     run_predict(checkpoint, scan, tmp_path / "a.nii.gz", "--save-probability", str(tmp_path / "p.nii.gz"))

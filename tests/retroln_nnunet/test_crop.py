@@ -164,6 +164,18 @@ def test_case_ids_are_told_apart(raw, tmp_path):
         "5": "0 candidates for the vertebrae of case 5. One is needed."}
 
 
+def test_a_dicom_ct_with_its_rtstruct_gives_the_same_crop(raw, processed, tmp_path, dicom_case):
+    ct, nodes = (sitk.ReadImage(str(raw / place)) for place in ("CT/P4_0000.nii.gz", "masks/P4.nii.gz"))
+    dicom_case(ct, nodes, {1: "Nodes"}, tmp_path / "CT" / "P4")
+    (tmp_path / "rois.json").write_text('{"node": "nodes"}')
+    assert run("--ct-dir", tmp_path / "CT", "--vert-seg-dir", raw / "vertebrae", "--output-dir", tmp_path / "out",
+               "--rois", tmp_path / "rois.json") == 0
+    for place in ("images/P4_0000.nii.gz", "labels/P4.nii.gz"):
+        ours, first = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / place)))
+                       for folder in (tmp_path / "out", processed))
+        assert np.array_equal(ours, first)
+
+
 def test_a_mask_cut_by_the_region_is_reported(raw, tmp_path, capsys):
     mask = sitk.ReadImage(str(raw / "masks" / "P1.nii.gz"))
     mask[0, 0, 0] = 1

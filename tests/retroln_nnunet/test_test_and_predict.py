@@ -17,9 +17,9 @@ from shared_data.files import read_json, read_table
 from shared_data.volume import geometry, write_volume
 
 
-def run_predict(checkpoint, ct, vertebrae, output):
+def run_predict(checkpoint, ct, vertebrae, output, *options):
     predict.main(["--checkpoint", str(checkpoint), "--input", str(ct), "--vertebrae", str(vertebrae), "--output",
-                  str(output), "--device", "cpu", "--no-mirror"])
+                  str(output), "--device", "cpu", "--no-mirror", *options])
     return sitk.ReadImage(str(output))
 
 
@@ -66,6 +66,12 @@ def test_formats_orders_and_dicom(checkpoint, raw, tmp_path):
     write_volume(ct, tmp_path / "ct ä.nrrd")
     second = run_predict(checkpoint, tmp_path / "ct ä.nrrd", vertebrae, tmp_path / "b ö.nrrd")
     assert np.array_equal(sitk.GetArrayFromImage(first), sitk.GetArrayFromImage(second))
+
+
+def test_dicom_outputs_hold_the_same_mask(checkpoint, raw, check_dicom_outputs):
+    def run(folder, *given):
+        return run_predict(checkpoint, folder, raw / "vertebrae" / "P4", *given)
+    check_dicom_outputs(sitk.ReadImage(str(raw / "CT" / "P4_0000.nii.gz")), {1: "lymph node"}, run)
 
 
 def test_without_vertebrae_totalsegmentator_finds_them(checkpoint, raw, stand_in, tmp_path, monkeypatch, capsys):

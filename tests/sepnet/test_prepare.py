@@ -100,6 +100,20 @@ def test_a_flat_cohort_is_split_and_a_split_one_taken_as_it_is(raw, prepared, tm
         prepare(tmp_path / "raw", tmp_path / "out")
 
 
+def test_a_cohort_of_rtstructs_gives_the_same_cases(raw, prepared, tmp_path, dicom_case, capsys):
+    names = {label: name.title().replace(" ", "") for label, name in enumerate(Config().organs, 1)}
+    for patient in "1234":
+        ct, labels = (read_volume(raw / patient / f"{name}.nii.gz") for name in ("data", "label"))
+        if patient == "2":
+            labels = labels * sitk.Cast(labels != 1, sitk.sitkUInt8)
+        dicom_case(ct, labels, {**names, 4: "Eye Lens left"}, tmp_path / "raw" / patient)
+    assert prepare(tmp_path / "raw", tmp_path / "out") == 0
+    assert "2: missing brain stem" in capsys.readouterr().out
+    for name in ("multi_thresh_1", "label", "reference"):
+        assert np.array_equal(array(tmp_path / "out" / "train" / "1" / f"{name}.nii.gz"),
+                              array(prepared / "train" / "1" / f"{name}.nii.gz"))
+
+
 def test_preparing_twice_writes_once_and_other_settings_are_refused(raw, tmp_path):
     prepare(raw, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}

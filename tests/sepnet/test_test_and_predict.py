@@ -132,6 +132,12 @@ def test_one_ct_in_three_formats_and_another_orientation_gives_one_map(runs, raw
         assert np.array_equal(sitk.GetArrayFromImage(sitk.DICOMOrient(labels, "LPS")), sitk.GetArrayFromImage(first))
 
 
+def test_dicom_outputs_hold_the_same_labels(runs, raw, check_dicom_outputs):
+    def run(scan, output, *options):
+        return run_predict(scan, output, runs / "one" / "best.pt", options=options)
+    check_dicom_outputs(sitk.ReadImage(str(raw / "1" / "data.nii.gz")), dict(enumerate(Config().organs, 1)), run)
+
+
 def test_short_ct_and_large_slices(runs, raw, tmp_path, capsys):
     ct = sitk.ReadImage(str(raw / "1" / "data.nii.gz"))
     for name, part in (("nine", ct[:, :, :9]), ("odd", ct[3:40, 5:44])):

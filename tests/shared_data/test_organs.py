@@ -4,7 +4,8 @@ import json
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.organs import organ_key, read_label_table
+from shared_data.organ_names import identity
+from shared_data.organs import read_label_table
 
 
 def table(tmp_path, **keys):
@@ -58,5 +59,5 @@ def test_what_is_no_table_is_one_line(tmp_path, text):
     ("Parotid_L", "parotid L", "LeftParotid", "L Parotid", "parotid-left"),
     ("SpinalCord", "spinal cord", "Spinal_Cord"), ("Esophagus", "oesophagus")])
 def test_spellings_of_one_organ_are_alike(spellings):
-    assert len({organ_key(name) for name in spellings}) == 1
-    assert organ_key("Parotid_L") != organ_key("Parotid_R") != organ_key("Larynx")
+    assert len({identity(name) for name in spellings}) == 1
+    assert identity("Parotid_L") != identity("Parotid_R") != identity("Larynx")

@@ -247,6 +247,35 @@ def test_affines_off_by_rounding_are_read_and_sheared_ones_refused(ct, tmp_path)
     assert "right angles" in refused(tmp_path / "ct.nii.gz")
 
 
+@pytest.mark.parametrize("suffix, place", [
+    (".nhdr", "{}"), (".mhd", "{}"), (".nhdr", "../secret"), (".mhd", "sub/../../secret"), (".nhdr", "LIST\nct.raw\n{}"),
+    (".mhd", "../%03d.raw 1 6 1"), (".nhdr", "{}\ndata file:=ct.raw"), (".nrrd", "{}"), (".mha", "{}")])
+def test_data_outside_the_folder_of_its_header_is_refused(ct, tmp_path, suffix, place):
+    folder, secret = tmp_path / "folder", tmp_path / "secret"
+    detached = {".nrrd": ".nhdr", ".mha": ".mhd"}.get(suffix, suffix)
+    folder.mkdir()
+    sitk.WriteImage(ct, str(folder / f"ct{detached}"))
+    secret.write_bytes((folder / "ct.raw").read_bytes())
+    header = (folder / f"ct{detached}").read_text()
+    for blank in ("", "\n\n" if suffix[1] == "m" else ""):  # MetaImage's reader skips empty lines
+        (folder / f"ct{suffix}").write_text(blank + header.replace("ct.raw", place.format(secret)))
+        assert "lies outside its folder" in refused(folder / f"ct{suffix}")
+
+
+def test_data_below_the_folder_of_its_header_and_endless_headers(ct, tmp_path):
+    for suffix in (".nhdr", ".mhd"):
+        sitk.WriteImage(ct, str(tmp_path / f"ct{suffix}"))
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        (tmp_path / "ct.raw").rename(tmp_path / "sub" / "data.raw")
+        header = (tmp_path / f"ct{suffix}").read_text().replace("ct.raw", "sub/data.raw")
+        (tmp_path / f"ct{suffix}").write_text(header)
+        assert same_world(ct, read_ct(tmp_path / f"ct{suffix}"))
+        comment = "# x\n" if suffix == ".nhdr" else "Comment = x\n"
+        first, rest = header.split("\n", 1)
+        (tmp_path / f"ct{suffix}").write_text(f"{first}\n{comment * 400_000}{rest}")
+        assert "has no end" in refused(tmp_path / f"ct{suffix}")
+
+
 def test_masks_hold_only_known_labels(ct, tmp_path):
     labels = sitk.Cast(ct > 0, sitk.sitkUInt8) * 3
     write_volume(labels, tmp_path / "mask.nrrd")

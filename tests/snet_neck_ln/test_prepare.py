@@ -108,6 +108,24 @@ def test_other_names_formats_and_a_dicom_ct(raw, tmp_path):
     assert len(read_table(tmp_path / "out" / "slices.csv", [])) == 5
 
 
+def test_a_dicom_ct_with_its_rtstruct_gives_the_same_slices(raw, prepared, tmp_path, dicom_case, capsys):
+    for name in ("P1", "P2", "P3"):
+        ct, nodes = (sitk.ReadImage(str(raw / name / f"{file}.nrrd")) for file in ("IM0001", "Segmentation"))
+        dicom_case(ct, nodes, {1: "LN level II" if name != "P3" else "Knoten"}, tmp_path / "raw" / name)
+    write_dicom_series(ct, tmp_path / "raw" / "P1" / "another series")
+    assert prepare(tmp_path / "raw", tmp_path / "out") == 1
+    assert "skipped P3: " in (said := capsys.readouterr().err) and "among its ROIs with contours: Knoten" in said
+    (tmp_path / "rois.json").write_text('{"node": ["LN*", "knoten"]}')
+    assert prepare(tmp_path / "raw", tmp_path / "all", "--rois", str(tmp_path / "rois.json")) == 0
+    assert len(list((tmp_path / "all").glob("P*"))) == 3
+    for k in range(5):
+        ours, first = (np.load(folder / "P1" / "files" / f"{k}.npz") for folder in (tmp_path / "all", prepared))
+        assert np.array_equal(ours["image"], first["image"]) and np.array_equal(ours["mask"], first["mask"])
+    shutil.copy(tmp_path / "raw" / "P2" / "structures.dcm", tmp_path / "raw" / "P2" / "again")
+    assert prepare(tmp_path / "raw", tmp_path / "out") == 1
+    assert "2 RTSTRUCTs: " in capsys.readouterr().err
+
+
 def test_bad_patients_are_skipped_and_named(raw, tmp_path, capsys):
     cohort = tmp_path / "raw"
     shutil.copytree(raw, cohort)

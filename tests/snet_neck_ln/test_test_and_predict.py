@@ -93,6 +93,11 @@ def test_one_ct_in_four_formats_gives_one_mask_on_its_own_grid(run_dir, raw, tmp
     assert (tmp_path / "mask 1_overlay.png").stat().st_size > 1000
 
 
+def test_dicom_outputs_hold_the_same_mask(run_dir, raw, check_dicom_outputs):
+    check_dicom_outputs(sitk.ReadImage(str(raw / "P4" / "IM0001.nrrd")), {1: "lymph node"},
+                        lambda *given: run_predict(run_dir, *given, "--threshold", "0.3"))
+
+
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
     entries = json.loads((golden / "snet2d.json").read_text())["state"]
     values = fill_entries([(key, shape) for key, shape, *_ in entries], 20240)

@@ -1,0 +1,47 @@
+"""DICOM SEG out: labels as a segmentation of the very slices of a CT, by highdicom."""
+import numpy as np
+from pydicom.uid import generate_uid
+
+from shared_data.colour_tables import COLOURS
+from shared_data.errors import silenced
+from shared_data.files import whole_file
+from shared_data.instances import PRODUCT, ct_instances, labels_on, product_version
+from shared_data.organ_names import SPELLINGS, identity
+
+
+def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=False):
+    """Write the labels {label: name} of an image as a DICOM SEG of the CT series in `ct_files` (in any order).
+
+    labelmap: one plane of labels for each slice (DICOM 2024, small, not known to every reader) instead of one binary
+    plane for each label. Segments are numbered 1, 2, ... in the order of `names`. Raises InputError.
+    """
+    from highdicom import AlgorithmIdentificationSequence
+    from highdicom.color import CIELabColor
+    from highdicom.seg import Segmentation, SegmentationTypeValues, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    slices = ct_instances(ct_files)
+    stack = np.stack([labels_on(label_image, header) for header in slices])
+    numbers = np.zeros(int(max(stack.max(), *names)) + 1, np.uint8)
+    numbers[list(names)] = np.arange(1, len(names) + 1)
+    how = AlgorithmIdentificationSequence(algorithm, codes.DCM.ArtificialIntelligence, product_version())
+    segments = [SegmentDescription(
+        number, name, *_coded(name, codes), "AUTOMATIC", how,
+        display_color=CIELabColor.from_rgb(*COLOURS[label % len(COLOURS)].tolist()))
+        for number, (label, name) in enumerate(names.items(), 1)]
+    with silenced():  # highdicom's words on an empty map, pydicom's on tags of the CT
+        segmentation = Segmentation(
+            slices, numbers[stack], SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
+            segments, generate_uid(), 1, generate_uid(), 1, PRODUCT, algorithm, product_version(), "0",
+            content_description="automatic, unapproved", content_label="AUTOMATIC",
+            series_description=f"{algorithm}, automatic, unapproved"[:64])
+    segmentation.SpecificCharacterSet = "ISO_IR 192"
+    with whole_file(path) as partial:
+        segmentation.save_as(partial)
+
+
+def _coded(name, codes):
+    """(category, type) of what is called so, of pydicom's SNOMED codes."""
+    what, _ = identity(name)
+    category = codes.SCT.MorphologicallyAbnormalStructure if what == "Nodule" else codes.SCT.AnatomicalStructure
+    return category, getattr(codes.SCT, what if what in SPELLINGS else "Organ")

@@ -1,0 +1,127 @@
+"""Which ROIs of an RTSTRUCT are our organs; as a program, the ROIs of a cohort with counts.
+
+    python -m shared_data.rois --data-dir /my/cohort [--rois rois.json]
+
+rois.json: {"our organ": "a name" or ["names or patterns", ...]}, letters in any case, * for anything; all that fit make
+the organ together. Organs that it does not name go by common spellings, TG-263's among them (organ_names.py).
+"""
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import reduce
+from operator import or_
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from shared_data.cohort import say_skipped
+from shared_data.dicom import dicom_headers
+from shared_data.errors import InputError, one_line, run_script
+from shared_data.files import read_json
+from shared_data.organ_names import SPELLINGS, identity
+from shared_data.rtstruct import read_rtstruct
+from shared_data.settings import parse_options
+from shared_data.structure_sets import roi_names
+from shared_data.volume import read_ct
+
+NODES = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
+
+
+def read_rois(path, organs=None):
+    """{organ: patterns} of a mapping file, {} for None. Raises InputError for others than `organs` (None: any)."""
+    mapping = read_json(path) if path else {}
+    if not isinstance(mapping, dict):
+        raise InputError(f'{path}: no mapping. Write {{"organ": ["name or pattern", ...], ...}}.')
+    mapping = {organ: [found] if isinstance(found, str) else found for organ, found in mapping.items()}
+    for organ, patterns in mapping.items():
+        if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise InputError(f"{path}: {organ!r} needs a name or a list of names.")
+        if organs and organ not in organs:
+            raise InputError(f"{path}: {organ!r} is none of our organs: {', '.join(organs)}.")
+    return mapping
+
+
+def choose_rois(names, organs, mapping, path):
+    """{organ: ROI names that make it} of those found among `names`. Raises InputError where there is a choice."""
+    chosen = {}
+    for organ in organs:
+        if organ in mapping:
+            found = [name for name in names
+                     if any(fnmatchcase(name.lower(), pattern.lower()) for pattern in mapping[organ])]
+        else:
+            found = [name for name in names if identity(name) == identity(organ)]
+            found = [organ] if organ in found else found
+            if len(found) > 1:
+                both = " and ".join(map(repr, found))
+                raise InputError(f"{path}: {both} may both be {organ}. Say which with --rois.")
+        if found:
+            chosen[organ] = found
+    return chosen
+
+
+def masks_of(path, ct, organs, mapping):
+    """({organ: uint8 mask on the CT's grid} in the order of `organs`, names of the ROIs left aside) of an RTSTRUCT.
+
+    An organ of several ROIs is all of them together. Raises InputError when no organ is found.
+    """
+    names = [name for name, contours in roi_names(path).items() if contours]
+    chosen = choose_rois(names, organs, mapping, path)
+    if not chosen:
+        raise InputError(f"{path}: none of {', '.join(organs)} among its ROIs with contours: "
+                         f"{', '.join(names[:30]) or 'none'}. Name them with --rois.")
+    used = {name for found in chosen.values() for name in found}
+    masks = read_rtstruct(path, ct, used)
+    parts = {organ: [masks[name] for name in found if name in masks] for organ, found in chosen.items()}
+    return ({organ: reduce(or_, found) for organ, found in parts.items() if found},
+            [name for name in names if name not in used])
+
+
+def labels_of(folder, rtstruct, series, organs, mapping):
+    """(CT, label map of `organs` 1, 2, ... on its grid, [organs in it], [ROIs left aside]) of a DICOM case.
+
+    Where two organs overlap, the later label stays. Raises InputError when no organ is found.
+    """
+    ct = read_ct(folder, series)
+    masks, others = masks_of(rtstruct, ct, organs, mapping)
+    merged, drawn = np.zeros(ct.GetSize()[::-1], np.uint8), []
+    for organ, mask in masks.items():
+        inside = sitk.GetArrayViewFromImage(mask) > 0
+        merged[inside] = organs.index(organ) + 1
+        drawn += [organ] if inside.any() else []
+    labels = sitk.GetImageFromArray(merged)
+    labels.CopyInformation(ct)
+    return ct, labels, drawn, others
+
+
+@dataclass(frozen=True)
+class Options:
+    data_dir: Path  # the cohort: every RTSTRUCT below it counts
+    rois: Path | None = None  # JSON {organ: names or patterns}: shows them behind the ROIs, else what we know of a name
+
+
+def main(argv=None):
+    options = parse_options(Options, argv, __doc__)
+    mapping, counts, skipped, taken_for = read_rois(options.rois), Counter(), {}, defaultdict(set)
+    files = [file for file, header in dicom_headers(options.data_dir) if header.get("Modality") == "RTSTRUCT"]
+    if not files:
+        raise InputError(f"{options.data_dir}: no RTSTRUCT below it.")
+    for file in files:
+        try:
+            names = [name for name, contours in roi_names(file).items() if contours]
+            counts.update(names)
+            for organ, found in choose_rois(names, mapping, mapping, file).items():
+                for name in found:
+                    taken_for[name].add(organ)
+        except InputError as error:
+            skipped[str(file)] = one_line(error)
+    print(f"{len(files) - len(skipped)} RTSTRUCTs")
+    for name, count in counts.most_common():
+        what, side = identity(name)
+        known = [f"{what} {side}".strip()] if what in SPELLINGS else []
+        print(f"{count:6} {name}" + "".join(f" -> {organ}" for organ in sorted(taken_for[name]) or known))
+    return say_skipped(skipped)
+
+
+if __name__ == "__main__":
+    run_script(main)
