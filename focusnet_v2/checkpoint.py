@@ -1,5 +1,6 @@
 """Our checkpoints: plain tensors, numbers and strings, written whole; read without executing anything."""
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from shared_data.errors import InputError
 from shared_data.settings import config_from_dict
 
 PROJECT = "focusnet_v2"
+SHIPPED = Path(__file__).parent / "weights" / "openkbp.pt"  # learnt from real patients, see README.md beside it
 STAGE_OF = {"snet": "backbone", "focusnet": "backbone_heatmap", "focusnet_sos": "adversarial",
             "autoencoder": "autoencoder"}  # by kind of the authors' networks
 

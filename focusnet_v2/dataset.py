@@ -70,8 +70,8 @@ class PatchDataset(Dataset):
         for case in cases:
             if any(np.less(case["image"].shape[1:], config.patch_zyx[1:])):
                 raise InputError(f"{config.prepared_dir / 'cropped' / case['case']}: slices of "
-                                 f"{case['image'].shape[1:]} voxels, smaller than --patch-zyx. Run crop_data.py with the "
-                                 "same --patch-zyx.")
+                                 f"{case['image'].shape[1:]} voxels, smaller than --patch-zyx. Run crop_data.py with "
+                                 "the same --patch-zyx.")
         self.cases = [padded(case, config.min_slices) for case in cases]
         self.config, self.in_plane_zoom = config, in_plane_zoom
         self.with_heatmap, self.top_share = with_heatmap, top_share

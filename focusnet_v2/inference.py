@@ -1,9 +1,13 @@
-"""The networks over a CT, window by window; which device they run on."""
+"""The networks over a CT, window by window; what they run on."""
+from functools import partial
+
 import numpy as np
 import SimpleITK as sitk
 import torch
 
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
+from focusnet_v2.networks import FocusNet, MainPart
+from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
 from shared_data.volume import geometry
 
@@ -21,6 +25,19 @@ def choose_precision(name, device):
     able = torch.cpu.get_capabilities()
     fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bf16-mixed" if fast else "32-true"
+
+
+def ready(network, engine, config, device):
+    """A network for `predict_volume`: on the device, or compiled by the `Engine`."""
+    if choose_engine(engine, device) == "torch":
+        return network.to(device)
+    compiled = partial(Compiled, smallest=(1, 1, 2, 4, 4), precision=config.precision)
+    if not isinstance(network, FocusNet):
+        return compiled(network)
+    main, channels = compiled(MainPart(network)), 1 if network.sos_inputs != "all" else 2 * config.width + 2
+    network.branches = torch.nn.ModuleList(Compiled(branch, (1, channels, 2, 4, 4), config.precision)
+                                           for branch in network.branches)
+    return lambda image: network.branched(image, *main(image))
 
 
 def window_starts(depth, window, step):

@@ -33,18 +33,35 @@ class FocusNet(nn.Module):
         self.branches = nn.ModuleList(SmallOrganBranch(channels, width) for _ in range(n_small if sos_inputs else 0))
 
     def forward(self, image):
+        return self.branched(image, *self.main(image))
+
+    def main(self, image):
+        """(logits, heatmap, and what branches of "all" inputs look at, too: features, stem features)."""
         features, stem = self.backbone.features(image)
-        outputs = {"logits": self.backbone.head(features), "heatmap": self.localise(features)}
+        seen = (features, stem) if self.sos_inputs == "all" else ()
+        return self.backbone.head(features), self.localise(features), *seen
+
+    def branched(self, image, logits, heatmap, *seen):
+        """The outputs, from those of `main`."""
+        outputs = {"logits": logits, "heatmap": heatmap}
         if self.branches:
-            outputs["corners"] = box_corners(outputs["heatmap"], self.box_zyx)
+            outputs["corners"] = box_corners(heatmap, self.box_zyx)
             outputs["small"] = torch.cat(
-                [branch(cut_boxes(self._inputs(features, stem, outputs["heatmap"][:, i:i + 1], image).detach(),
+                [branch(cut_boxes(torch.cat([*seen, heatmap[:, i:i + 1], image], dim=1).detach() if seen else image,
                                   outputs["corners"][:, i], self.box_zyx))
                  for i, branch in enumerate(self.branches)], dim=1)
         return outputs
 
-    def _inputs(self, features, stem, heatmap, image):
-        return image if self.sos_inputs == "raw" else torch.cat([features, stem, heatmap, image], dim=1)
+
+class MainPart(nn.Module):
+    """`FocusNet.main` as a network."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image):
+        return self.network.main(image)
 
 
 def box_corners(heatmap, box_zyx):

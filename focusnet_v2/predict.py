@@ -11,11 +11,12 @@ from pathlib import Path
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from focusnet_v2.checkpoint import load_network
-from focusnet_v2.config import ROOT, Device, Precision
+from focusnet_v2.checkpoint import SHIPPED, load_network
+from focusnet_v2.config import Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
-from focusnet_v2.inference import choose_device, choose_precision, segment_ct
+from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
+from shared_data.engines import Engine
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import components
@@ -27,26 +28,30 @@ from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suf
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions):
-    checkpoint: Path = ROOT / "runs" / "focusnet_v2" / "adversarial" / "best.pt"  # of any stage, or the authors'
+    checkpoint: Path = SHIPPED  # of any stage, or the authors'; unset: the weights that ship (OpenKBP)
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
     window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
-    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
+    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
 
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_results(options)
     device = choose_device(options.device)
+    if options.checkpoint == SHIPPED:
+        print(f"weights: {SHIPPED} (main network alone, OpenKBP, for research)")
     network, config, _ = load_network(options.checkpoint)
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
+    network = ready(network, options.engine, config, device)
     ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
-    result = segment_ct(network.to(device), ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
+    result = segment_ct(network, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(tqdm, desc=options.input.name, unit="window", disable=None))
     write_results(onto_scan(result["final"], scan), dict(enumerate(config.organs, 1)), options, "FocusNet v2")
     stem = without_suffix(options.output)

@@ -19,10 +19,11 @@ from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
-from focusnet_v2.inference import choose_device, choose_precision, segment_ct
+from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
+from shared_data.engines import Engine
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
@@ -49,7 +50,8 @@ class Options:
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
-    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
+    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
 
 
 def main(argv=None):
@@ -61,12 +63,13 @@ def main(argv=None):
                           "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
     out = options.output_dir or options.run_dir / options.split
+    network = ready(network, options.engine, config, device)
     organs, small, filled, skipped = [], [], [], {}
     names = cases_of(config, options.split)
     check_table(config)
     for name in tqdm(names, unit="case", disable=None):
         try:
-            rows = score_case(name, network.to(device), config, device, out)
+            rows = score_case(name, network, config, device, out)
         except InputError as error:
             skipped[name] = one_line(error)
             continue

@@ -1,7 +1,8 @@
-"""The networks over a CT, window by window; which device they run on."""
+"""The networks over a CT, window by window; what they run on."""
 import numpy as np
 import torch
 
+from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
 
 
@@ -18,6 +19,13 @@ def choose_precision(name):
     slices at the bottom of this network, gives gradients that are not numbers.
     """
     return "32-true" if name == "auto" else name
+
+
+def ready(network, engine, config, device):
+    """A network for `predict_slices`: on the device, or compiled by the `Engine`."""
+    if choose_engine(engine, device) == "openvino":
+        return Compiled(network, (1, 1, 16, 16, 16), config.precision)
+    return network.to(device)
 
 
 def window_starts(depth, window, step):

@@ -5,7 +5,8 @@ from typing import Literal
 
 from sepnet.checkpoint import load_network
 from sepnet.config import ROOT, Config, Device, Precision
-from sepnet.inference import choose_device, choose_precision
+from sepnet.inference import choose_device, choose_precision, ready
+from shared_data.engines import Engine
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
@@ -31,7 +32,8 @@ class NetworkOptions:
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (2)
     window_batch: int | None = None  # windows in one pass; unset: the checkpoint's (1)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
-    precision: Precision = "32-true"  # 16-mixed: for GPUs
+    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
+    precision: Precision = "auto"  # auto: 32-true; 16-mixed: for GPUs
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def load_members(checkpoints, options, **changes):
         names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
     config = with_changes(first, {**changes, **set_options(options, "window_step", "window_batch"),
                                   "precision": choose_precision(options.precision)})
-    return Members(names, [network.to(device) for network, _ in loaded], [config.transform for _, config in loaded],
-                   config, device)
+    networks = [ready(network, options.engine, config, device) for network, _ in loaded]
+    return Members(names, networks, [config.transform for _, config in loaded], config, device)
 
 
 def check_table(config, prepared_dir):

@@ -12,6 +12,7 @@ from pathlib import Path
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from sepnet.checkpoint import SHIPPED
 from sepnet.config import Transform
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
@@ -29,7 +30,7 @@ from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suf
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions, NetworkOptions):
-    checkpoint: tuple[Path, ...]  # ours or the authors'; several make an ensemble
+    checkpoint: tuple[Path, ...] = (SHIPPED,)  # ours or the authors'; several: an ensemble; unset: what ships (OpenKBP)
     crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
 
@@ -37,6 +38,8 @@ class Options(ResultOptions, NetworkOptions):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     check_results(options)
+    if options.checkpoint == (SHIPPED,):
+        print(f"weights: {SHIPPED} (one member, OpenKBP, for research)")
     members = load_members(options.checkpoint, options, **set_options(options, "crop_size"))
     config = members.config
     ct = read_ct(options.input, options.series)

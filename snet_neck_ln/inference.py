@@ -1,10 +1,12 @@
-"""The network over all slices of a CT; which device it runs on."""
+"""The network over all slices of a CT; what it runs on."""
 import math
 
 import torch
 
 from shared_data.crop import centre_crop
+from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
+from snet_neck_ln.networks import MainMap
 from snet_neck_ln.slices import STEPS, with_context
 
 
@@ -14,14 +16,21 @@ def choose_device(name):
         "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
+def ready(network, engine, config, device):
+    """`MainMap` of a network for `predict_logits`: on the device, or compiled by the `Engine`."""
+    main = MainMap(network)
+    if choose_engine(engine, device) == "openvino":
+        return Compiled(main, (1, 2 * config.context_slices + 1, 4, 4), config.precision)
+    return main.to(device, memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
-def predict_logits(network, stored_zyx, config, device, progress=iter):
-    """Logits (z, size, size) of the main map, from 16-bit slices (z, y, x); the crop of `centre_crop`.
+def predict_logits(main, stored_zyx, config, device, progress=iter):
+    """Logits (z, size, size) of what `ready` gives, from 16-bit slices (z, y, x); the crop of `centre_crop`.
 
     progress: wraps the batches, tqdm say.
     """
     logits = torch.empty((len(stored_zyx), config.size, config.size))
-    network = network.to(device, memory_format=torch.channels_last)
     for start in progress(range(0, len(stored_zyx), config.batch_size)):
         planes = range(start, min(start + config.batch_size, len(stored_zyx)))
         batch = torch.stack([
@@ -29,8 +38,7 @@ def predict_logits(network, stored_zyx, config, device, progress=iter):
                              .astype("float32") / STEPS) for k in planes])
         with torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
                             enabled=config.precision != "32-true"):
-            main, _, _ = network(batch.to(device))
-        logits[planes.start:planes.stop] = main[:, 0].float().cpu()
+            logits[planes.start:planes.stop] = main(batch.to(device))[:, 0].float().cpu()
     return logits.numpy()
 
 

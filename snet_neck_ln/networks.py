@@ -27,12 +27,32 @@ class SNet(nn.Module):
         self.head = nn.Conv2d(32, 1, 1)
 
     def forward(self, x):
-        e1 = self.stem(x)
-        e2 = self.down1(F.max_pool2d(e1, 2))
-        deepest = self.aspp(self.dilated(self.down2(F.max_pool2d(e2, 2))))
+        e1, e2, deepest = self._encode(x)
         decoded, a = self.decoder1(deepest, e2)
         decoded, b = self.decoder2(decoded, e1)
         return self.head(decoded), F.interpolate(a, scale_factor=2, mode="bilinear", align_corners=False), b
+
+    def main(self, x):
+        """The main map alone: the side maps teach, and are not looked at afterwards."""
+        e1, e2, deepest = self._encode(x)
+        decoded = self.decoder1.join(*self.decoder1.inputs(deepest, e2))
+        return self.head(self.decoder2.join(*self.decoder2.inputs(decoded, e1)))
+
+    def _encode(self, x):
+        e1 = self.stem(x)
+        e2 = self.down1(F.max_pool2d(e1, 2))
+        return e1, e2, self.aspp(self.dilated(self.down2(F.max_pool2d(e2, 2))))
+
+
+class MainMap(nn.Module):
+    """`SNet.main` as a network: (B, C, Y, X) -> logits (B, 1, Y, X)."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network.main(x)
 
 
 class SEResidualBlock(nn.Module):
@@ -88,9 +108,15 @@ class Decoder(nn.Module):
         self.attention = ReverseAxialAttention(channels, width, axial_layout)
 
     def forward(self, deep, skip):
-        up = F.interpolate(deep, scale_factor=2, mode="nearest")
-        lateral = self.lateral(skip)
-        return self.block(torch.cat([lateral, up], dim=1)), self.attention(up, lateral)
+        up, lateral = self.inputs(deep, skip)
+        return self.join(up, lateral), self.attention(up, lateral)
+
+    def inputs(self, deep, skip):
+        """(deep at the size of skip, the lateral connection)."""
+        return F.interpolate(deep, scale_factor=2, mode="nearest"), self.lateral(skip)
+
+    def join(self, up, lateral):
+        return self.block(torch.cat([lateral, up], dim=1))
 
 
 class ReverseAxialAttention(nn.Module):

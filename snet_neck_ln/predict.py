@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from shared_data.crop import undo_crop
+from shared_data.engines import Engine
 from shared_data.errors import run_script
 from shared_data.files import write_json
 from shared_data.metrics import list_components
@@ -22,7 +23,7 @@ from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
-from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
+from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits, ready
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
@@ -33,7 +34,8 @@ class Options(ResultOptions):
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
     batch_size: int = 4  # slices at a time
     device: Device = "auto"  # auto: cuda, else mps, else cpu
-    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
+    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
 
 
 def main(argv=None):
@@ -43,6 +45,7 @@ def main(argv=None):
     network, config = load_network(options.checkpoint)
     changes = set_options(options, "threshold", "size", "batch_size")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
+    network = ready(network, options.engine, config, device)
     ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.crop import undo_crop
+from shared_data.engines import Engine
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
@@ -23,7 +24,7 @@ from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
-from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits
+from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits, ready
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
@@ -44,7 +45,8 @@ class Options:
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
     batch_size: int = 4  # slices at a time
     device: Device = "auto"  # auto: cuda, else mps, else cpu
-    precision: Precision = "32-true"  # bf16-mixed: faster on new CPUs
+    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
+    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
 
 
 def main(argv=None):
@@ -60,6 +62,7 @@ def main(argv=None):
                                                                        options.split) for path in paths})
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
+    network = ready(network, options.engine, config, device)
     cases, nodes, pictures, skipped = [], [], {}, {}
     for patient in tqdm(patients, unit="patient", disable=None):
         try:

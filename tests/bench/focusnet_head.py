@@ -1,4 +1,4 @@
-"""Is the head found? What `seen_box` takes of real CTs, as they are and with a couch, a head rest and shoulders drawn in.
+"""Is the head found? What `seen_box` takes of real CTs: as they are, and with a couch, a head rest and shoulders drawn.
 
     python -m tests.bench.focusnet_head --data open-kbp [--every 5]
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from focusnet_v2.config import Config
+from focusnet_v2.inference import ready, run
 from focusnet_v2.networks import (
     FocusNet,
     ShapeAutoencoder,
@@ -130,3 +131,16 @@ def test_the_shape_auto_encoder_learns_masks_that_fill_few_voxels():
         optimizer.step()
     assert masks.mean() < 0.05
     assert 2 * ((found > 0.5) * masks).sum() / ((found > 0.5).sum() + masks.sum()) > 0.85
+
+
+@pytest.mark.parametrize("stage, sos_inputs", [("backbone", "raw"), ("backbone_heatmap", "raw"),
+                                               ("adversarial", "raw"), ("adversarial", "all")])
+@torch.inference_mode()
+def test_openvino_gives_what_pytorch_gives(stage, sos_inputs):
+    config = Config(width=8, sos_inputs=sos_inputs, box_zyx=(8, 8, 8), precision="32-true")
+    network, image = build_network(config, stage).eval(), torch.rand(1, 1, 8, 16, 24)
+    expected = run(network, image, config)
+    outputs = run(ready(network, "openvino", config, torch.device("cpu")), image, config)
+    assert outputs.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(outputs[name], value, atol=1e-5, rtol=1e-4)

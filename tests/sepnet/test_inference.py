@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sepnet.config import Config
 from sepnet.ensemble_seg import fuse
 from sepnet.error_rate import count_errors, error_table
-from sepnet.inference import predict_slices, segment, window_starts
+from sepnet.inference import predict_slices, ready, segment, window_starts
 from sepnet.networks import SepNet
 from sepnet.uncertainty import vote_entropy, vote_levels
 
@@ -56,6 +56,15 @@ def test_batched_windows_equal_single_ones():
     one, three = (torch.cat(list(predict_slices(network, volume, Config(n_classes=5, window_batch=batch),
                                                 torch.device("cpu"))), dim=1) for batch in (1, 3))
     assert torch.allclose(one, three, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_openvino_gives_what_pytorch_gives():
+    torch.manual_seed(0)
+    network, image = SepNet(5, 4).eval(), torch.rand(2, 1, 16, 32, 24)
+    expected = network(image)
+    compiled = ready(network, "openvino", Config(precision="32-true"), torch.device("cpu"))
+    torch.testing.assert_close(compiled(image), expected, atol=5e-3, rtol=0)  # noise that instance norms amplify
 
 
 def test_members_are_fused_by_their_summed_probabilities():

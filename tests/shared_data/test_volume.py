@@ -248,8 +248,9 @@ def test_affines_off_by_rounding_are_read_and_sheared_ones_refused(ct, tmp_path)
 
 
 @pytest.mark.parametrize("suffix, place", [
-    (".nhdr", "{}"), (".mhd", "{}"), (".nhdr", "../secret"), (".mhd", "sub/../../secret"), (".nhdr", "LIST\nct.raw\n{}"),
-    (".mhd", "../%03d.raw 1 6 1"), (".nhdr", "{}\ndata file:=ct.raw"), (".nrrd", "{}"), (".mha", "{}")])
+    (".nhdr", "{}"), (".mhd", "{}"), (".nhdr", "../secret"), (".mhd", "sub/../../secret"),
+    (".nhdr", "LIST\nct.raw\n{}"), (".mhd", "../%03d.raw 1 6 1"), (".nhdr", "{}\ndata file:=ct.raw"), (".nrrd", "{}"),
+    (".mha", "{}")])
 def test_data_outside_the_folder_of_its_header_is_refused(ct, tmp_path, suffix, place):
     folder, secret = tmp_path / "folder", tmp_path / "secret"
     detached = {".nrrd": ".nhdr", ".mha": ".mhd"}.get(suffix, suffix)

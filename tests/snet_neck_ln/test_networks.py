@@ -8,6 +8,7 @@ from fill import fill_entries
 
 from shared_data.errors import InputError
 from snet_neck_ln.config import Config
+from snet_neck_ln.inference import ready
 from snet_neck_ln.networks import AxialAttention, SNet, build_network
 from snet_neck_ln.original_checkpoint import load_original_checkpoint, renamed
 
@@ -34,6 +35,17 @@ def test_outputs_equal_the_authors(golden, wrap):
     for name, output in zip(("out", "ra_out1", "ra_out2"), outputs):
         assert relative_error(output, arrays[name]) < 1e-5
     assert sum(parameter.numel() for parameter in network.parameters()) == 821_613
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_what_predicts_equals_the_authors_main_map(golden, engine):
+    network = load_original_checkpoint(filled_state(golden, "snet2d"))
+    arrays = np.load(golden / "snet2d.npz")
+    channels = arrays["x"].shape[1]
+    config = Config(context_slices=(channels - 1) // 2, precision="32-true")
+    with torch.inference_mode():
+        main = ready(network, engine, config, torch.device("cpu"))(torch.from_numpy(arrays["x"]))
+    assert relative_error(main, arrays["out"]) < 1e-5
 
 
 @pytest.mark.parametrize("name, axis", [("axial_attention_h", "height"), ("axial_attention_w", "width")])
