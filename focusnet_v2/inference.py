@@ -29,15 +29,23 @@ def choose_precision(name, device):
 
 def ready(network, engine, config, device):
     """A network for `predict_volume`: on the device, or compiled by the `Engine`."""
-    if choose_engine(engine, device) == "torch":
+    if choose_engine(engine, device.type) == "torch":
         return network.to(device)
-    compiled = partial(Compiled, smallest=(1, 1, 2, 4, 4), precision=config.precision)
     if not isinstance(network, FocusNet):
-        return compiled(network)
-    main, channels = compiled(MainPart(network)), 1 if network.sos_inputs != "all" else 2 * config.width + 2
-    network.branches = torch.nn.ModuleList(Compiled(branch, (1, channels, 2, 4, 4), config.precision)
-                                           for branch in network.branches)
-    return lambda image: network.branched(image, *main(image))
+        whole = compiled(network, 1, config)
+        return lambda image: whole(image)[0]
+    channels = 2 * config.width + 2 if network.sos_inputs == "all" else 1
+    main = compiled(MainPart(network), 1, config)
+    branches = [compiled(branch, channels, config) for branch in network.branches]
+    return lambda image: network.branched(image, lambda i, box: branches[i](box)[0], *main(image))
+
+
+def compiled(network, channels, config):
+    """What OpenVINO makes of a network: a function of a tensor (B, channels, Z, Y, X), its outputs as a list."""
+    example = torch.zeros(1, channels, 2, 4, 4)
+    run = Compiled(partial(torch.jit.trace, network, example, check_trace=False), config.precision,
+                   torch.get_num_threads())
+    return lambda x: [torch.from_numpy(output) for output in run(x)]
 
 
 def window_starts(depth, window, step):

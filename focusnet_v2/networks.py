@@ -33,7 +33,7 @@ class FocusNet(nn.Module):
         self.branches = nn.ModuleList(SmallOrganBranch(channels, width) for _ in range(n_small if sos_inputs else 0))
 
     def forward(self, image):
-        return self.branched(image, *self.main(image))
+        return self.branched(image, lambda i, box: self.branches[i](box), *self.main(image))
 
     def main(self, image):
         """(logits, heatmap, and what branches of "all" inputs look at, too: features, stem features)."""
@@ -41,15 +41,15 @@ class FocusNet(nn.Module):
         seen = (features, stem) if self.sos_inputs == "all" else ()
         return self.backbone.head(features), self.localise(features), *seen
 
-    def branched(self, image, logits, heatmap, *seen):
-        """The outputs, from those of `main`."""
+    def branched(self, image, branch, logits, heatmap, *seen):
+        """The outputs, from those of `main`; branch: (number of a small organ, its box) -> logits."""
         outputs = {"logits": logits, "heatmap": heatmap}
         if self.branches:
             outputs["corners"] = box_corners(heatmap, self.box_zyx)
             outputs["small"] = torch.cat(
-                [branch(cut_boxes(torch.cat([*seen, heatmap[:, i:i + 1], image], dim=1).detach() if seen else image,
-                                  outputs["corners"][:, i], self.box_zyx))
-                 for i, branch in enumerate(self.branches)], dim=1)
+                [branch(i, cut_boxes(torch.cat([*seen, heatmap[:, i:i + 1], image], dim=1).detach() if seen else image,
+                                     outputs["corners"][:, i], self.box_zyx))
+                 for i in range(len(self.branches))], dim=1)
         return outputs
 
 

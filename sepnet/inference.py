@@ -1,4 +1,6 @@
 """The networks over a CT, window by window; what they run on."""
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -23,9 +25,11 @@ def choose_precision(name):
 
 def ready(network, engine, config, device):
     """A network for `predict_slices`: on the device, or compiled by the `Engine`."""
-    if choose_engine(engine, device) == "openvino":
-        return Compiled(network, (1, 1, 16, 16, 16), config.precision)
-    return network.to(device)
+    if choose_engine(engine, device.type) == "torch":
+        return network.to(device)
+    compiled = Compiled(partial(torch.jit.trace, network, torch.zeros(1, 1, 16, 16, 16), check_trace=False),
+                        config.precision, torch.get_num_threads())
+    return lambda batch: torch.from_numpy(compiled(batch)[0])
 
 
 def window_starts(depth, window, step):

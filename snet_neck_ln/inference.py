@@ -1,5 +1,6 @@
 """The network over all slices of a CT; what it runs on."""
 import math
+from functools import partial
 
 import torch
 
@@ -19,9 +20,12 @@ def choose_device(name):
 def ready(network, engine, config, device):
     """`MainMap` of a network for `predict_logits`: on the device, or compiled by the `Engine`."""
     main = MainMap(network)
-    if choose_engine(engine, device) == "openvino":
-        return Compiled(main, (1, 2 * config.context_slices + 1, 4, 4), config.precision)
-    return main.to(device, memory_format=torch.channels_last)
+    if choose_engine(engine, device.type) == "torch":
+        return main.to(device, memory_format=torch.channels_last)
+    example = torch.zeros(1, 2 * config.context_slices + 1, 4, 4)
+    compiled = Compiled(partial(torch.jit.trace, main, example, check_trace=False), config.precision,
+                        torch.get_num_threads())
+    return lambda batch: torch.from_numpy(compiled(batch)[0])
 
 
 @torch.inference_mode()
