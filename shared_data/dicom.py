@@ -12,6 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from shared_data.errors import InputError, silenced
+from shared_data.files import check_name
 from shared_data.instances import COPIED
 from shared_data.mending import even, gap_after, mended
 
@@ -58,6 +59,8 @@ def read_slices(slices, folder, mend=False):
     that have none, instead of refusing them; then slices of the image are not those of the list.
     """
     files, places = _sorted_slices(slices, folder)
+    for file in files:
+        check_name(file)
     reader, headers = sitk.ImageSeriesReader(), dict(slices)
     reader.SetFileNames([str(file) for file in files])
     try:

@@ -45,6 +45,12 @@ def only_run_in(folder):
         yield
 
 
+def check_name(path):
+    """Raise InputError for a name that is no text: ITK ends the program over it."""
+    if str(path).encode(errors="replace").decode() != str(path):
+        raise InputError(f"{path}: its name is no text (UTF-8). Rename it.")
+
+
 def check_free_space(folder, n_bytes):
     """Raise OSError now rather than after the work, when `folder` has not so many bytes left."""
     if shutil.disk_usage(folder).free < n_bytes:

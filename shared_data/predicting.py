@@ -52,6 +52,8 @@ def predict(options, method):
     """Segment what --input names; the exit code."""
     if options.workers < 0:
         raise InputError(f"--workers {options.workers} must be at least 0.")
+    if not options.input.exists():
+        raise InputError(f"{options.input}: no such file or folder.")
     several = is_list(options.input) or options.input.is_dir()
     one = options.output.name.lower().endswith(SUFFIXES)
     if several and not one:
@@ -214,7 +216,7 @@ def _summarise(cases, outcomes, before, options, method):
         outcome = outcomes[case.name]
         if isinstance(outcome, str):
             failed[case.name] = outcome
-            outcome = {}
+            outcome = {"seconds": None, "warnings": ""}
         rows.append({"case": case.name, "status": "failed" if case.name in failed else "done",
                      "reason": failed.get(case.name, "").encode(errors="backslashreplace").decode(), **outcome,
                      "input": printable(str(case.input)), "series": case.series})

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
-from shared_data.files import check_free_space, whole_file
+from shared_data.files import check_free_space, check_name, whole_file
 from shared_data.integrity import DAMAGE, check_data, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -211,6 +211,7 @@ def _check_grid(image, n_components, path):
 
 def _check_access(path):
     """Raise InputError for what no reader should be given."""
+    check_name(path)
     name = path.name.lower()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")
