@@ -3,9 +3,10 @@ import importlib.util
 import logging
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
+from urllib.request import urlopen
 
 import SimpleITK as sitk
 
@@ -92,7 +93,9 @@ def _client(workers, scheduler, memory_gb):
         with client:
             if not client.ncores():
                 print(f"{scheduler} has no workers yet: waiting for them", file=sys.stderr)
-            print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+            with suppress(OSError):  # without bokeh the scheduler has none, but does not know
+                urlopen(client.dashboard_link, timeout=2).close()
+                print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             yield client
         return
     dashboard = ":0" if importlib.util.find_spec("bokeh") else None
