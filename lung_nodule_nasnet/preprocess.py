@@ -46,7 +46,8 @@ def prepare_cohort(scans, skipped, source, config):
     """Prepare every scan, write scans.csv and nodules.csv; 1 when some had to be skipped."""
     work = partial(prepare_scan, source=source, config=config)
     rows, nodules = [], []
-    for scan, outcome in each_case(work, scans, config.workers, "scan"):
+    for scan, outcome in each_case(work, scans, config.workers, "scan", config.scheduler,
+                                   config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[f"{scan.patient} {scan.uid}"] = outcome
             continue

@@ -46,7 +46,8 @@ def main(argv=None):
 def prepare_cohort(cases, config):
     """Prepare every case and write the table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
+    for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
+                                             config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[f"{part} {printable(folder.name)}"] = outcome
         else:

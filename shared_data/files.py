@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from shared_data.errors import InputError
 
@@ -111,8 +112,7 @@ def read_table(path, columns):
 def whole_folder(path):
     """Give an empty temporary folder; it becomes `path`, replacing what was there, when the block ends well."""
     path = Path(path)
-    partial = path.parent / f".writing-{path.name}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.parent / f".writing-{path.name}-{uuid4().hex[:8]}"  # two machines may have taken up the same case
     partial.mkdir(parents=True)
     try:
         yield partial

@@ -59,7 +59,8 @@ def crop_cohort(pairs, config):
     """Crop what is trained and validated on, write the tables; 1 when some cases had to be skipped."""
     wanted = natural_sort({name for name, part in pairs if part != "test"})
     skipped, rows, notes = {}, [], {}
-    for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers):
+    for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers, "case",
+                                   config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[name] = outcome
             continue

@@ -50,7 +50,8 @@ def find_cases(config):
 def prepare_cohort(cases, config):
     """Resample every case; 1 when some had to be skipped."""
     skipped, organs = {}, []
-    for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
+    for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
+                                          config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[folder.name] = outcome
             continue

@@ -42,7 +42,8 @@ def main(argv=None):
 def prepare_cohort(folders, config):
     """Prepare every patient and write the slice table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient"):
+    for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient",
+                                     config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[folder.name] = outcome
         else:
