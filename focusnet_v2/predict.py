@@ -81,4 +81,5 @@ def list_organs(result, spacing_xyz, config):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from focusnet_v2 import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -39,6 +39,7 @@ class Options(ResultOptions):
     device: Device = "auto"  # auto: gpu where there is one
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"--min-probability {self.min_probability} must lie in 0..1.")
 
@@ -95,4 +96,5 @@ def prepare_network(checkpoint, device, changes):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from lung_nodule_nasnet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

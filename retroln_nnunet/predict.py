@@ -40,7 +40,8 @@ class Options(ResultOptions, RegionConfig):
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
 
     def __post_init__(self):
-        super().__post_init__()
+        ResultOptions.__post_init__(self)
+        RegionConfig.__post_init__(self)
         if self.checkpoint is None:
             object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
 
@@ -149,4 +150,5 @@ def outline(picture, box):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from retroln_nnunet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -88,4 +88,5 @@ def list_organs(labels_zyx, spacing_xyz, classes):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from sepnet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

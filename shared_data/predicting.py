@@ -21,14 +21,15 @@ from shared_data.ct_cases import Case, find_cases, is_list
 from shared_data.errors import FORBIDDEN, FULL, InputError, explained
 from shared_data.files import clear_partials, only_run_in, read_json, write_json
 from shared_data.results import ResultOptions, check_results, write_prediction
+from shared_data.settings import CLUSTER
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
 
-ELSEWHERE = ("input", "output", "series", "workers")  # options that say nothing of how a CT is segmented
+ELSEWHERE = ("input", "output", "series", "workers", *CLUSTER)  # options that say nothing of how a CT is segmented
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a project supplies; functions of a module, so that other processes find them."""
+    """What a project supplies; functions of a module, so that other processes find them there."""
 
     name: str  # as DICOM objects call it
     load: Callable  # (options) -> the network, on its device, and what goes with it
@@ -50,8 +51,6 @@ class Job:
 
 def predict(options, method):
     """Segment what --input names; the exit code."""
-    if options.workers < 0:
-        raise InputError(f"--workers {options.workers} must be at least 0.")
     if not options.input.exists():
         raise InputError(f"{options.input}: no such file or folder.")
     several = is_list(options.input) or options.input.is_dir()
@@ -92,7 +91,7 @@ def _predict_cohort(options, method):
         raise InputError(f"{options.output}: not a folder. Name another.")
     cases = find_cases(options.input, options.output)
     with only_run_in(options.output):
-        for folder in (options.output, options.rtstruct, options.seg):
+        for folder in (options.output, options.output / ".done", options.rtstruct, options.seg):
             if folder:
                 clear_partials(folder)
         jobs = [_job(case, options) for case in cases]
@@ -125,11 +124,12 @@ def _finished(job):
 
 def _outcomes(jobs, options, method):
     """(job, its row, or the reason why there is none)"""
-    if not options.workers:
+    if not (options.workers or options.scheduler):
         bar = {"total": len(jobs), "unit": "CT", "disable": None}
         return zip(jobs, tqdm(_overlapped(jobs, options, method), **bar))
     stamp = repr([fingerprint(path) for path in options.networks() if path.is_file()])
-    return each_case(partial(predict_job, options=options, method=method, stamp=stamp), jobs, options.workers, "CT")
+    return each_case(partial(predict_job, options=options, method=method, stamp=stamp), jobs, options.workers, "CT",
+                     options.scheduler, options.worker_memory_gb)
 
 
 def predict_job(job, options, method, stamp):

@@ -14,19 +14,23 @@ from shared_data.files import write_json, write_table
 from shared_data.instances import ct_instances
 from shared_data.pictures import save_picture
 from shared_data.rtstruct import write_rtstruct
+from shared_data.settings import Cluster, at_least
 from shared_data.volume import check_output, without_suffix, write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultOptions:
+class ResultOptions(Cluster):
     input: Path  # one CT; or a folder of CTs at any depth, or a CSV of paths
     output: Path  # of one CT: the labels on its grid, the suffix is the format; of several: a folder
     format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None  # of the labels in that folder; unset: nii.gz
-    workers: int = 0  # CTs at a time, each in a process with a network of its own; 0: one by one in this process
+    workers: int = 0  # processes, each with a network and a CT of its own; 0: one CT after the other in this process
     series: str | None = None  # UID of the DICOM series to take, where the folder of one CT holds several
     rtstruct: Path | None = None  # write the outlines there too, as DICOM RTSTRUCT (several: a folder); needs DICOM
     seg: Path | None = None  # write the labels there too, as DICOM SEG (several: a folder); needs DICOM
     seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
+
+    def __post_init__(self):
+        at_least(self, 0, "workers", "worker_memory_gb")
 
     def networks(self):
         """The files that decide on the result beside the CT."""

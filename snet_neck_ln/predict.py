@@ -70,4 +70,5 @@ def segment(loaded, ct, options, progress):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from snet_neck_ln import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +14,10 @@ import SimpleITK as sitk
 from shared_data import predicting
 from shared_data.ct_cases import find_cases
 from shared_data.dicom import write_dicom_series
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, one_line
 from shared_data.files import only_run_in, read_json, read_table, write_json
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
-from shared_data.settings import parse_options
 from shared_data.volume import read_volume, write_volume
-
-LOADED = []  # the networks that were loaded in this process
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions):
-    checkpoint: Path  # JSON: {"above": HU}
-    delay: float = 0.0  # s
-
-
-def load(options):
-    LOADED.append(options.checkpoint)
-    return read_json(options.checkpoint)["above"]
-
-
-def segment(above, ct, options, progress):
-    for _ in progress([0], unit="batch"):
-        time.sleep(options.delay)
-    array = sitk.GetArrayFromImage(ct)
-    if array.max() == 1234:
-        raise ZeroDivisionError("a case that the network does not stand")
-    mask = ct >= above
-    return Prediction(labels=mask, names={1: "node"}, facts={"checkpoint": options.checkpoint}, found="something",
-                      picture=np.zeros((30, 40, 3), np.uint8), row={"voxels": int((array >= above).sum())})
-
-
-METHOD = Method("Threshold", load, segment)
-
-
-def main(argv=None):
-    return predict(parse_options(Options, argv), METHOD)
-
-
-if __name__ == "__main__":
-    run_script(main)
-
+from tests.threshold import LOADED, main
 
 @pytest.fixture
 def run(tmp_path):
@@ -216,7 +177,7 @@ def test_a_killed_run_goes_on(ct, folder, run, workers):
         write_volume(other(ct, seed), folder / f"P{seed}.nii.gz")
     out = folder.parent / "out"
     options = ["--delay", "0.3", "--workers", str(workers)]
-    process = subprocess.Popen([sys.executable, __file__, "--input", folder, "--output", out, "--checkpoint",
+    process = subprocess.Popen([sys.executable, "-m", "tests.threshold", "--input", folder, "--output", out, "--checkpoint",
                                 folder.parent / "network.json", *options], start_new_session=True)
     write_json(folder.parent / "network.json", {"above": 100})
     deadline = time.monotonic() + 60
