@@ -8,7 +8,7 @@ from shared_data.files import write_table
 from shared_data.pictures import contact_sheet, save_picture
 from shared_data.report import write_report
 
-COLUMNS, PER_SHEET, SIDE = 3, 24, 420  # pixels of width
+COLUMNS, PER_SHEET, SIDE = 4, 32, 300  # pixels of width
 
 
 def write_cohort(folder, title, notes, rows):

@@ -20,13 +20,16 @@ from itertools import product
 from pathlib import Path
 
 from shared_data.errors import InputError
+from shared_data.files import read_table
 from shared_data.settings import parse_options
+from shared_data.volume import read_volume, write_volume
 from tests.faults.attempt import attempt, files_in
 from tests.faults.bad_files import DAMAGES, bad_checkpoints, bad_cts
 from tests.faults.projects import PROJECTS
 from tests.faults.whole import half_written
 
-GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills")  # methods of Suite
+GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills",
+          "bad_folders")  # methods of Suite
 
 
 class Suite:
@@ -169,6 +172,34 @@ class Suite:
                 if not same:
                     self.half.append(f"kills: {moment}: another result than uninterrupted")
                 shutil.rmtree(out)
+
+    def bad_folders(self):
+        """Predict a folder of good and bad CTs, then with a SIGKILL at a random moment and the same command again."""
+        cts, out = self.folder / "cts", self.folder / "predicted cts"
+        bad_cts(self.project.ct_of(self.raw), cts)
+        write_volume(read_volume(self.project.ct_of(self.raw)), cts / "P2.nii.gz")
+        command = self.project.predict(cts, self.checkpoint, out)
+        start, before = time.perf_counter(), None
+        for after in [None, *(self.random.random() for _ in range(1 if self.quick else 10))]:
+            if after is None:
+                outcome = attempt(*command)
+                whole = time.perf_counter() - start
+            else:
+                attempt(*command, kill_when=lambda seconds: seconds > after * whole)
+                self.expect_whole("folders", f"predict, killed after {after * whole:.2f} s", out)
+                outcome = attempt(*command)
+            self.count["folders"] += 1
+            rows = read_table(out / "cases.csv", ["case", "status", "reason"])
+            failed = [row for row in rows if row["status"] == "failed"]
+            said = [line for line in outcome.lines if not line.startswith("note: ")]
+            if outcome.code != 1 or len(said) != len(failed) or any("unexpected" in row["reason"] for row in failed):
+                self.unclear.append(f"folders: exit {outcome.code}, {' | '.join(said)[-300:]}")
+            result = {**{row["case"]: row["reason"] for row in rows}, "mask": (out / "P2.nii.gz").read_bytes()}
+            if result["P2"] or result != (before or result):
+                self.half.append(f"folders: P2: {result['P2']}, another result than uninterrupted")
+            before = result
+            self.expect_whole("folders", "predict", out)
+            shutil.rmtree(out)
 
     def some(self, items, number):
         items = list(items)
