@@ -129,13 +129,13 @@ def _walk(folder, root, output):
 
 
 def _copies(slices):
-    """The slices of one UID, by folder if some lie at the same place: a series that was copied."""
-    if len({place for _, place, _ in slices}) == len(slices):
-        return [slices]
-    folders = defaultdict(list)
+    """The slices of one UID; by folder, if all lie at places that one folder holds: a series that was copied."""
+    folders, places = defaultdict(list), defaultdict(set)
     for item in slices:
         folders[item[0].parent].append(item)
-    return list(folders.values())
+        places[item[0].parent].add(item[1])
+    copied = len(set().union(*places.values())) == max(map(len, places.values()))
+    return list(folders.values()) if copied else [slices]
 
 
 def _common_folder(slices):

@@ -42,7 +42,7 @@ def series_slices(folder, series=None, files=()):
 def choose_series(found, folder, series=None):
     """[(file, header)] of the series of that UID, or of the only one of `find_ct_series`."""
     if not found:
-        raise InputError(f"{folder}: no DICOM CT slices in this folder.")
+        raise InputError(f"{folder}: no DICOM CT slices in this folder. Name a folder of slices, or a file.")
     if series in found or (series is None and len(found) == 1):
         return found[series or next(iter(found))]
     listed = ", ".join(f"{uid} ({slices[0][1].get('SeriesDescription') or 'no description'}, {len(slices)} slices in "
