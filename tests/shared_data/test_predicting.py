@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from distributed import LocalCluster
 
 from shared_data import predicting
 from shared_data.ct_cases import find_cases
@@ -261,11 +262,18 @@ def test_only_one_run_at_a_time(ct, folder, run):
         run(folder)
 
 
-def test_two_workers_make_the_same(ct, folder, run, tmp_path):
+@pytest.mark.parametrize("cluster", [False, True])
+def test_workers_of_this_machine_or_of_a_cluster_make_the_same(ct, folder, run, cluster):
     for seed in range(3):
         write_volume(other(ct, seed), folder / f"P{seed}.nii.gz")
     (folder / "bad.nii.gz").write_bytes(b"no")
-    one, two = run(folder), run(folder, "--workers", "2")
-    assert one[0] == two[0] == 1
+    one = run(folder)
+    shutil.rmtree(folder.parent / "out")
+    if cluster:
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as there:
+            two = run(folder, "--scheduler", there.scheduler_address)
+    else:
+        two = run(folder, "--workers", "2")
+    assert one[0] == two[0] == 1 and len(LOADED) == 1
     for name, row in one[1].items():
         assert {**row, "seconds": ""} == {**two[1][name], "seconds": ""}
