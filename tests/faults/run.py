@@ -21,12 +21,12 @@ from pathlib import Path
 
 from shared_data.errors import InputError
 from shared_data.settings import parse_options
-from tests.faults.attempt import attempt, files_in
+from tests.faults.attempt import attempt, files_in, kill_a_worker
 from tests.faults.bad_files import DAMAGES, bad_checkpoints, bad_cts
 from tests.faults.projects import PROJECTS
 from tests.faults.whole import half_written
 
-GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills")  # methods of Suite
+GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills", "worker_kills")  # methods of Suite
 
 
 class Suite:
@@ -169,6 +169,24 @@ class Suite:
                 if not same:
                     self.half.append(f"kills: {moment}: another result than uninterrupted")
                 shutil.rmtree(out)
+
+    def worker_kills(self):
+        """SIGKILL to a worker process at a random moment of preparing: its case is tried again, nothing is missing."""
+        out, seconds = self.folder / "worker killed", {}
+        for number in range(2 if self.quick else 21):
+            for module, argv in self.into("prepare", out):
+                argv = [*argv, *(["--parallel"] if module.startswith("retroln") else ["--workers", "2"])]
+                if number == 0:
+                    start = time.perf_counter()
+                    attempt(module, argv)
+                    seconds[module] = time.perf_counter() - start
+                    continue
+                after = self.random.uniform(0, seconds[module])
+                outcome = attempt(module, argv, kill_when=lambda passed: passed > after, kill=kill_a_worker)
+                self.expect("worker kills", f"{module}, {after:.2f} s", outcome, code=0)
+            if files_in(out) != files_in(self.prepared):
+                self.half.append(f"worker kills: {module}: another result than uninterrupted")
+            shutil.rmtree(out)
 
     def some(self, items, number):
         items = list(items)
