@@ -20,7 +20,7 @@ from retroln_nnunet.region import locate
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped)
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, write_json, write_table
+from shared_data.files import only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import Cluster, at_least, keep_config, parse_options
@@ -82,9 +82,7 @@ def main(argv=None):
     cases = find_cases(config.ct_dir)
     for folder in filter(None, (config.ct_dir, config.mask_dir, config.vert_seg_dir)):
         check_apart(folder, config.output_dir)
-    with only_run_in(config.output_dir):
-        for folder in ("", "images", "labels", "regions"):
-            clear_partials(config.output_dir / folder)
+    with only_run_in(config.output_dir, "", "images", "labels", "regions"):
         keep_config(replace(config, single=False), config.output_dir / "config.json", CROP_SETTINGS)
         return crop_cohort(cases, config)
 

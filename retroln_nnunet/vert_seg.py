@@ -19,7 +19,7 @@ from retroln_nnunet.config import ROOT, VERTEBRAE
 from retroln_nnunet.crop import case_id
 from shared_data.cohort import check_apart, check_case_name, each_case, printable
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, whole_folder, write_table
+from shared_data.files import only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import Cluster, at_least, parse_options
 from shared_data.structure_sets import find_rtstruct
@@ -64,8 +64,7 @@ def main(argv=None):
     program = find_program()
     cts = find_cts(options)
     check_apart(options.input_dir, options.output_dir)
-    with only_run_in(options.output_dir):
-        clear_partials(options.output_dir)
+    with only_run_in(options.output_dir, ""):
         return segment_cohort(cts, program, options)
 
 

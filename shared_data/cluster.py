@@ -3,6 +3,7 @@ import importlib.util
 import logging
 import signal
 import sys
+import warnings
 from contextlib import contextmanager, suppress
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -42,6 +43,7 @@ def finished(work, cases, workers, scheduler=None, memory_gb=0.0):
     import dask
     dask.config.set(SILENCE)
     import distributed  # noqa: F401  reads how loud to be; brings defaults
+    warnings.filterwarnings("ignore", module="distributed")
     with dask.config.set(SETTINGS), _client(workers, scheduler, memory_gb) as client:
         ended = []
         for index, outcome in _outcomes(client, work, enumerate(cases), len(cases) if scheduler else workers):
@@ -98,12 +100,11 @@ def _client(workers, scheduler, memory_gb):
                 print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             yield client
         return
-    dashboard = ":0" if importlib.util.find_spec("bokeh") else None
     with _left_alone_by_ctrl_c():
         cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
-                               dashboard_address=dashboard, silence_logs=logging.CRITICAL)
+                               dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
     with cluster, Client(cluster, set_as_default=False) as client:
-        if dashboard:
+        if importlib.util.find_spec("bokeh"):
             print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
         yield client
 

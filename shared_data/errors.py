@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+LOST = ("gloo/", "NCCL", "Connection reset by peer", "Connection closed by peer")  # torch's, of processes that train
 _silence = threading.RLock()  # standard error is one for all threads
 
 
@@ -61,5 +62,9 @@ def run_script(main):
         print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        print(f"{os.path.basename(sys.argv[0])}: error: {explained(error)}", file=sys.stderr)
+        line = explained(error)
+        if any(word in line for word in LOST):
+            line = "another process of this run ended. Its own message says why; start all again, with --resume"
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
+        print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)

@@ -35,15 +35,22 @@ def whole_file(path):
 
 
 @contextmanager
-def only_run_in(folder):
-    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing."""
+def only_run_in(folder, *parts):
+    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing.
+
+    What killed runs, or killed workers of this one, left half written in the folder's `parts` is removed.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another run is at work here. Wait for it, or name another folder.") from None
+        for part in parts:
+            clear_partials(Path(folder) / part)
         yield
+        for part in parts:
+            clear_partials(Path(folder) / part)
 
 
 def check_name(path):

@@ -19,7 +19,7 @@ from shared_data.cohort import each_case, fingerprint, printable, say_skipped
 from shared_data.cohort_report import write_cohort
 from shared_data.ct_cases import Case, find_cases, is_list
 from shared_data.errors import FORBIDDEN, FULL, InputError, explained
-from shared_data.files import clear_partials, only_run_in, read_json, write_json
+from shared_data.files import only_run_in, read_json, write_json
 from shared_data.results import ResultOptions, check_results, write_prediction
 from shared_data.settings import CLUSTER
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
@@ -90,10 +90,7 @@ def _predict_cohort(options, method):
     if options.output.exists() and not options.output.is_dir():
         raise InputError(f"{options.output}: not a folder. Name another.")
     cases = find_cases(options.input, options.output)
-    with only_run_in(options.output):
-        for folder in (options.output, options.output / ".done", options.rtstruct, options.seg):
-            if folder:
-                clear_partials(folder)
+    with only_run_in(options.output, "", ".done", *filter(None, (options.rtstruct, options.seg))):
         jobs = [_job(case, options) for case in cases]
         outcomes = {job.case.name: row for job in jobs if (row := _finished(job))}
         before = len(outcomes)
@@ -220,7 +217,8 @@ def _summarise(cases, outcomes, before, options, method):
         rows.append({"case": case.name, "status": "failed" if case.name in failed else "done",
                      "reason": failed.get(case.name, "").encode(errors="backslashreplace").decode(), **outcome,
                      "input": printable(str(case.input)), "series": case.series})
-    done = f"{len(cases) - len(failed)} of {len(cases)} CTs segmented" + (f", {before} of them before" if before else "")
+    done = f"{len(cases) - len(failed)} of {len(cases)} CTs segmented"
+    done += f", {before} of them before" if before else ""
     write_cohort(options.output, f"{method.name}: {options.input.name}", [done], rows)
     print(f"{done}: {options.output / 'report.html'}")
     return say_skipped(failed)

@@ -178,6 +178,14 @@ def set_options(options, *names):
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
+def check_started(config):
+    """Raise InputError when torchrun started another number of processes than the settings say."""
+    started, wanted = int(os.environ.get("WORLD_SIZE", 1)), config.devices * config.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
+        raise InputError(f"torchrun started {started} processes, --devices {config.devices} --num-nodes "
+                         f"{config.num_nodes} are {wanted}. Let them agree.")
+
+
 def device_there(name, there):
     """`name`, or for "auto" the first device of `there`, {name: whether this machine has it}. Raises InputError when
     it has none."""
