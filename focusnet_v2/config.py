@@ -5,7 +5,7 @@ from typing import Literal
 
 from shared_data import openkbp
 from shared_data.organs import check_organs, read_label_table
-from shared_data.settings import Device, Precision, at_least, given_options, require
+from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,7 +26,7 @@ TABLE_SETTINGS = ("small", "alpha")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Cluster):
     """The comment behind a field is its help text; in brackets where the value comes from."""
 
     # Folders
@@ -150,9 +150,9 @@ class Config:
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
                  *(f"{prefix}_epochs" for prefix in STAGES.values()))
-        at_least(self, 0, "workers", "seed", "crop_anterior", "crop_below", "crop_above", "backbone_warmup",
-                 "joint_warmup", "dice_weight", "joint_heatmap_weight", "ae_weight_decay", "adv_code_weight",
-                 "rotate_z", "rotate_xy", "alpha", "ae_jitter_zyx")
+        at_least(self, 0, "workers", "worker_memory_gb", "seed", "crop_anterior", "crop_below", "crop_above",
+                 "backbone_warmup", "joint_warmup", "dice_weight", "joint_heatmap_weight", "ae_weight_decay",
+                 "adv_code_weight", "rotate_z", "rotate_xy", "alpha", "ae_jitter_zyx")
         for name in ("backbone_lr", "sol_lr", "joint_lr", "joint_head_lr", "ae_lr", "adv_lr", "adv_critic_lr",
                      "heatmap_sigma"):
             require(self, name, getattr(self, name) > 0, "must be positive")

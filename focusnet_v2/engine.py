@@ -18,11 +18,11 @@ from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import as_prepared, build, settings_of_run, to_plain
+from shared_data.settings import CLUSTER, as_prepared, build, check_started, settings_of_run, to_plain
 
 # What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
-FREE = ("resume", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir", "cases_csv",
-        "split", "localisation")
+FREE = ("resume", "device", "devices", "num_nodes", "workers", *CLUSTER, "data_dir", "prepared_dir", "run_dir",
+        "cases_csv", "split", "localisation")
 OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
 
 
@@ -82,6 +82,7 @@ def run_script_of(stage, argv, description):
 def launch(config):
     """Fabric on the machine that the settings name; other processes start here."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    check_started(config)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
                     strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",

@@ -2,6 +2,8 @@
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation and length. The label map lies on the
 CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, small organs' centres).
+A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
+again, it goes on.
 """
 import math
 from dataclasses import dataclass
@@ -9,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from focusnet_v2.checkpoint import SHIPPED, load_network
 from focusnet_v2.config import Device, Precision
@@ -18,12 +19,12 @@ from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
 from shared_data.engines import Engine
 from shared_data.errors import run_script
-from shared_data.files import write_json
 from shared_data.metrics import components
-from shared_data.pictures import save_picture
-from shared_data.results import ResultOptions, check_results, write_results
+from shared_data.organs import organs_found
+from shared_data.predicting import Method, predict
+from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix
+from shared_data.volume import geometry, onto_scan, to_lps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,28 +41,32 @@ class Options(ResultOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_results(options)
-    device = choose_device(options.device)
     if options.checkpoint == SHIPPED:
         print(f"weights: {SHIPPED} (main network alone, OpenKBP, for research)")
+    return predict(options, Method("FocusNet v2", load, segment))
+
+
+def load(options):
+    """(network, its Config with the options, device)"""
+    device = choose_device(options.device)
     network, config, _ = load_network(options.checkpoint)
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    network = ready(network, options.engine, config, device)
-    ct = read_ct(options.input, options.series)
+    return ready(network, options.engine, config, device), config, device
+
+
+def segment(loaded, ct, options, progress):
+    """The `Prediction` of a CT as read."""
+    network, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
     result = segment_ct(network, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
-                        partial(tqdm, desc=options.input.name, unit="window", disable=None))
-    write_results(onto_scan(result["final"], scan), dict(enumerate(config.organs, 1)), options, "FocusNet v2")
-    stem = without_suffix(options.output)
+                        partial(progress, unit="window"))
     organs = list_organs(result, ct.GetSpacing(), config)
-    write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoint": options.checkpoint,
-                                "organs": organs})
-    save_picture(f"{stem}_overlay.png", case_sheet(ct, {"prediction": result["final"]}, config, tiles=6))
-    absent = [row["organ"] for row in organs if not row["components"]]
-    print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
-          + (f"; not found: {', '.join(absent)}" if absent else ""))
+    return Prediction(
+        labels=onto_scan(result["final"], scan), names=dict(enumerate(config.organs, 1)),
+        facts={"checkpoint": options.checkpoint, "organs": organs},
+        picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 
 
 def list_organs(result, spacing_xyz, config):
@@ -81,4 +86,5 @@ def list_organs(result, spacing_xyz, config):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from focusnet_v2 import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -15,23 +15,23 @@ from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
 from shared_data.cohort import each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import write_table
-from shared_data.settings import parse_options
+from shared_data.settings import Cluster, at_least, parse_options, require
 
 DIAMETERS_MM = {"all": (0, np.inf), "< 6 mm": (0, 6), "6-10 mm": (6, 10), "10-20 mm": (10, 20),
                 ">= 20 mm": (20, np.inf)}
 RULES = ("edge", "authors", "sphere")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Cluster):
     data_dir: Path  # LIDC-IDRI with its XML read-outs
     output: Path | None = None  # table of the nodules
     consensus: float = 0.5  # share of a nodule's readers that makes a voxel nodule
     workers: int = 2  # processes
 
     def __post_init__(self):
-        if not 0 < self.consensus <= 1 or self.workers < 0:
-            raise ValueError("--consensus must lie above 0, up to 1; --workers at least 0.")
+        at_least(self, 0, "workers", "worker_memory_gb")
+        require(self, "consensus", 0 < self.consensus <= 1, "must lie above 0, up to 1")
 
 
 def main(argv=None):
@@ -43,7 +43,8 @@ def main(argv=None):
         raise InputError(f"{options.data_dir}: no scan with a read-out (XML).")
     rows = []
     work = partial(compare, readouts=readouts, share=options.consensus)
-    for scan, outcome in each_case(work, scans, options.workers, "scan"):
+    for scan, outcome in each_case(work, scans, options.workers, "scan", options.scheduler,
+                                   options.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[scan.uid] = outcome
         else:

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import at_least, require
+from shared_data.settings import Cluster, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
 Annotations = Literal["auto", "xml", "list", "luna16"]
@@ -13,7 +13,7 @@ Device = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Cluster):
     """The comment behind a field is its help text; in brackets where the value comes from."""
 
     # Folders
@@ -77,8 +77,8 @@ class Config:
         at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
                  "min_readers")
         at_least(self, 2, "encoder_blocks")
-        at_least(self, 0, "workers", "seed", "split_seed", "min_negatives", "negatives_per_positive", "min_lr",
-                 "rotate_degrees", "centre_distance")
+        at_least(self, 0, "workers", "worker_memory_gb", "seed", "split_seed", "min_negatives",
+                 "negatives_per_positive", "min_lr", "rotate_degrees", "centre_distance")
         for name in ("flip_probability", "momentum"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("validation_share", "lr_factor", "bn_momentum"):

@@ -46,7 +46,7 @@ def main(argv=None):
     mask = np.stack([slice_mask(plane, replace(Config(), **rules)) for plane in probability])
     write_volume(onto_scan(mask, geometry(stored)), options.output)
     nodules, _ = find_nodules(mask, probability, image)
-    write_nodules(options.output, nodules)
+    write_table(f"{without_suffix(options.output)}_nodules.csv", nodules, NODULE_COLUMNS)
     print(f"{len(nodules)} nodules: {options.output}")
 
 
@@ -83,13 +83,6 @@ def find_nodules(mask, probability, image):
             label, *centre, (6 * volume_mm3 / np.pi) ** (1 / 3), volume_mm3 / 1000,
             float(probability[z, y, x].mean()), len(np.unique(z))))))
     return sorted(nodules, key=lambda nodule: -nodule["probability"]), labels
-
-
-def write_nodules(output, nodules):
-    """<output without suffix>_nodules.csv; the path without suffix."""
-    stem = without_suffix(output)
-    write_table(f"{stem}_nodules.csv", nodules, NODULE_COLUMNS)
-    return stem
 
 
 if __name__ == "__main__":

@@ -1,26 +1,26 @@
 """Find the nodules of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
-beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes in ml, nodules).
+beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes in ml, nodules). A folder of CTs or a CSV
+of paths as input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from lung_nodule_nasnet.checkpoint import load_network
 from lung_nodule_nasnet.config import ROOT, Device, ThresholdRule
-from lung_nodule_nasnet.postprocess import find_nodules, write_nodules
+from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.errors import run_script
-from shared_data.files import write_json
-from shared_data.pictures import mask_sheet, save_picture
-from shared_data.results import ResultOptions, check_results, write_results
+from shared_data.pictures import mask_sheet
+from shared_data.predicting import Method, predict
+from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.volume import check_output, geometry, onto_scan, read_ct, write_volume
+from shared_data.volume import geometry, onto_scan, without_suffix
 
 WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
@@ -35,39 +35,56 @@ class Options(ResultOptions):
     erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
     min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
-    save_probability: Path | None = None  # write the probability of each voxel there
+    save_probability: Path | None = None  # write the probability of each voxel there (of several CTs: a folder)
     device: Device = "auto"  # auto: gpu where there is one
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"--min-probability {self.min_probability} must lie in 0..1.")
 
 
+    def networks(self):
+        return (*super().networks(), *([self.reducer] if self.reducer else []))
+
+    def more_volumes(self):
+        return [self.save_probability] if self.save_probability else []
+
+    def for_case(self, case):
+        options = super().for_case(case)
+        folder = self.save_probability
+        return replace(options, save_probability=folder / options.output.name) if folder else options
+
+
 def main(argv=None):
-    options = parse_options(Options, argv, __doc__)
-    check_results(options)
-    if options.save_probability:
-        check_output(options.save_probability, options.input)
-    ct = read_ct(options.input, options.series)
+    return predict(parse_options(Options, argv, __doc__), Method("NASNet-GCN", load, segment_ct))
+
+
+def load(options):
+    """(network, its Config with the options, the reducer or None)"""
     network, config = prepare_network(options.checkpoint, options.device, set_options(
         options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch"))
+    return network, config, load_reducer(options.reducer) if options.reducer else None
+
+
+def segment_ct(loaded, ct, options, progress):
+    """The `Prediction` of a CT as read."""
     from lung_nodule_nasnet.inference import segment
-    mask, probability, lps = segment(network, ct, config,
-                                     partial(tqdm, desc=options.input.name, unit="batch", disable=None))
+    network, config, reducer = loaded
+    mask, probability, lps = segment(network, ct, config, partial(progress, unit="batch"))
     nodules, labels = find_nodules(mask, probability, lps)
-    if options.reducer:
-        nodules = rate(load_reducer(options.reducer), nodules, lps)
+    if reducer:
+        nodules = rate(reducer, nodules, lps)
     nodules = [nodule for nodule in nodules if nodule["probability"] >= options.min_probability]
     mask = np.isin(labels, [nodule["label"] for nodule in nodules]).astype(np.uint8)
-    write_results(onto_scan(mask, geometry(ct)), {1: "nodule"}, options, "NASNet-GCN")
-    if options.save_probability:
-        write_volume(onto_scan(probability, geometry(ct)), options.save_probability)
-    stem = write_nodules(options.output, nodules)
-    write_json(f"{stem}.json", {
-        "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "components": nodules,
-        "volume_ml": sum(nodule["volume_ml"] for nodule in nodules)})
-    save_picture(f"{stem}_overlay.png", mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU))
-    print(f"{len(nodules)} nodules, {sum(nodule['volume_ml'] for nodule in nodules):.2f} ml: {options.output}")
+    scan, total = geometry(ct), sum(nodule["volume_ml"] for nodule in nodules)
+    return Prediction(
+        labels=onto_scan(mask, scan), names={1: "nodule"},
+        facts={"checkpoint": options.checkpoint, "components": nodules, "volume_ml": total},
+        picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
+        found=f"{len(nodules)} nodules, {total:.2f} ml", row={"volume_ml": total, "nodules": len(nodules)},
+        volumes={options.save_probability: onto_scan(probability, scan)} if options.save_probability else {},
+        tables={f"{without_suffix(options.output)}_nodules.csv": (nodules, NODULE_COLUMNS)})
 
 
 def prepare_network(checkpoint, device, changes):
@@ -79,4 +96,5 @@ def prepare_network(checkpoint, device, changes):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from lung_nodule_nasnet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

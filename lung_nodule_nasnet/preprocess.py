@@ -22,7 +22,7 @@ from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_r
 from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
 from shared_data.cohort import all_skipped, check_apart, each_case, fingerprint, say_skipped
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.settings import keep_config, parse_options
 from shared_data.volume import to_lps
 
@@ -36,8 +36,7 @@ def main(argv=None):
     check_apart(config.data_dir, config.prepared_dir)
     scans, skipped = find_scans(config.data_dir, config.workers)
     source = annotation_source(config, scans)
-    with only_run_in(config.prepared_dir):
-        clear_partials(config.prepared_dir)
+    with only_run_in(config.prepared_dir, ""):
         keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
         return prepare_cohort(scans, skipped, source, config)
 
@@ -46,7 +45,8 @@ def prepare_cohort(scans, skipped, source, config):
     """Prepare every scan, write scans.csv and nodules.csv; 1 when some had to be skipped."""
     work = partial(prepare_scan, source=source, config=config)
     rows, nodules = [], []
-    for scan, outcome in each_case(work, scans, config.workers, "scan"):
+    for scan, outcome in each_case(work, scans, config.workers, "scan", config.scheduler,
+                                   config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[f"{scan.patient} {scan.uid}"] = outcome
             continue

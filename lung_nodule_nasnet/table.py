@@ -9,7 +9,7 @@ import tables
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.preprocess import finished, read_slices_of
 from shared_data.errors import InputError, run_script
-from shared_data.files import check_free_space, clear_partials, only_run_in, read_table, whole_file
+from shared_data.files import check_free_space, only_run_in, read_table, whole_file
 from shared_data.settings import parse_options
 
 FILTERS = tables.Filters(complevel=5, complib="blosc", fletcher32=True)
@@ -19,8 +19,7 @@ TEXT = tables.StringAtom(128)
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
     rows = read_table(config.prepared_dir / "scans.csv", ["seriesuid", "patient"])
-    with only_run_in(config.prepared_dir):
-        clear_partials(config.prepared_dir)
+    with only_run_in(config.prepared_dir, ""):
         path = config.prepared_dir / "table.h5"
         n = write_slices(path, [config.prepared_dir / row["seriesuid"] for row in rows])
     print(f"{n} slices of {len(rows)} scans: {path}")

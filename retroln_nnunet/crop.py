@@ -20,10 +20,10 @@ from retroln_nnunet.region import locate
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped)
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, write_json, write_table
+from shared_data.files import only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.rois import NODES, masks_of, read_rois
-from shared_data.settings import keep_config, parse_options
+from shared_data.settings import Cluster, at_least, keep_config, parse_options
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
                                 open_volume, without_suffix, write_volume)
@@ -35,7 +35,7 @@ CROP_SETTINGS = (*REGION_SETTINGS, "merge_labels")
 
 
 @dataclass(frozen=True)
-class CropConfig(Config):
+class CropConfig(Config, Cluster):
     ct_dir: Path | None = None  # CTs: files, or folders with one DICOM series; unset: <data_dir>/CT
     mask_dir: Path | None = None  # masks; unset: <data_dir>/masks where ct_dir is unset too, else none
     vert_seg_dir: Path | None = None  # for each case a folder of vertebrae, or a file; unset: <data_dir>/vertebrae
@@ -50,6 +50,7 @@ class CropConfig(Config):
 
     def __post_init__(self):
         super().__post_init__()
+        at_least(self, 0, "worker_memory_gb")
         if self.mask_dir is None and self.ct_dir is None and (self.data_dir / "masks").is_dir():
             object.__setattr__(self, "mask_dir", self.data_dir / "masks")
         for name, value in (("ct_dir", self.data_dir / "CT"), ("vert_seg_dir", self.data_dir / "vertebrae"),
@@ -81,9 +82,7 @@ def main(argv=None):
     cases = find_cases(config.ct_dir)
     for folder in filter(None, (config.ct_dir, config.mask_dir, config.vert_seg_dir)):
         check_apart(folder, config.output_dir)
-    with only_run_in(config.output_dir):
-        for folder in ("", "images", "labels", "regions"):
-            clear_partials(config.output_dir / folder)
+    with only_run_in(config.output_dir, "", "images", "labels", "regions"):
         keep_config(replace(config, single=False), config.output_dir / "config.json", CROP_SETTINGS)
         return crop_cohort(cases, config)
 
@@ -145,7 +144,8 @@ def crop_all(cases, config):
     jobs = [(case, paths, None if masks is None else masks.get(case, []), vertebrae.get(case, []))
             for case, paths in cases.items()]
     workers = max(1, config.num_processes) if config.parallel else 0
-    for (case, *_), outcome in each_case(partial(crop_job, config=config), jobs, workers):
+    for (case, *_), outcome in each_case(partial(crop_job, config=config), jobs, workers, "case", config.scheduler,
+                                         config.worker_memory_gb):
         yield case, outcome
 
 

@@ -2,10 +2,11 @@
 
 CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
 <name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
+A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
+again, it goes on.
 """
-import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,12 +20,12 @@ from retroln_nnunet.model import choose_device, load_predictor, predict_crop
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
 from shared_data.errors import InputError, run_script
-from shared_data.files import write_json
 from shared_data.metrics import list_components
-from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.results import ResultOptions, check_results, write_results
+from shared_data.pictures import contact_sheet, overlay
+from shared_data.predicting import Method, predict
+from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import build, given_options, load_config
-from shared_data.volume import geometry, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, to_lps, write_volume
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
@@ -32,44 +33,60 @@ REGION_RGB = (250, 210, 60)
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions, RegionConfig):
-    vertebrae: Path | None = None  # a folder of vertebrae, or one file; unset: TotalSegmentator runs
+    vertebrae: Path | None = None  # of one CT: its folder or file; several: a folder of such; unset: TotalSegmentator
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
     fast: bool = False  # TotalSegmentator's 3 mm model
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
 
     def __post_init__(self):
-        super().__post_init__()
+        ResultOptions.__post_init__(self)
+        RegionConfig.__post_init__(self)
         if self.checkpoint is None:
             object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
+
+
+    def networks(self):
+        return (*super().networks(), *([self.vertebrae] if self.vertebrae else []))
+
+    def for_case(self, case):
+        options = super().for_case(case)
+        if not self.vertebrae:
+            return options
+        folder = self.vertebrae / case.name.removesuffix("_0000")
+        return replace(options, vertebrae=folder if folder.exists() else folder.with_name(f"{folder.name}.nii.gz"))
 
 
 def main(argv=None):
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
-    check_results(options)
-    predictor = load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
-    kept = options.checkpoint.parents[1] / "region.json"  # as in training, unless given here
+    kept = options.checkpoint.parent.parent / "region.json"  # as in training, unless given here
     if kept.exists():
         options = load_config(Options, kept, given)
-    ct = read_ct(options.input, options.series)
+    return predict(options, Method("RetroLN-nnUNet", load, segment))
+
+
+def load(options):
+    return load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
+
+
+def segment(predictor, ct, options, _):
+    """The `Prediction` of a CT as read."""
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
-    for warning in region["warnings"]:
-        print(f"note: {warning}", file=sys.stderr)
     crop = cut(ct, region)
     if options.normalize:
         crop = to_unit(crop, options.min_hu, options.max_hu)
     mask = paste(predict_crop(predictor, crop), region)
-    write_results(mask, {1: "lymph node"}, options, "RetroLN-nnUNet")
     turned = to_lps(mask)
     found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
     total = sum(node["volume_ml"] for node in found)
-    write_json(f"{without_suffix(options.output)}.json", {
-        "input": options.input, "output": options.output, "checkpoint": options.checkpoint, "volume_ml": total,
-        "components": found, "region": {name: region[name] for name in (
-            "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}})
-    save_picture(f"{without_suffix(options.output)}_overlay.png", three_planes(ct, region, prediction=mask))
-    print(f"{len(found)} components, {total:.2f} ml: {options.output}")
+    return Prediction(
+        labels=mask, names={1: "lymph node"}, picture=three_planes(ct, region, prediction=mask),
+        facts={"checkpoint": options.checkpoint, "volume_ml": total, "components": found,
+               "region": {name: region[name] for name in (
+                   "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}},
+        found=f"{len(found)} components, {total:.2f} ml", row={"volume_ml": total, "components": len(found)},
+        warnings=list(region["warnings"]))
 
 
 def find_vertebrae_and_region(ct, options):
@@ -133,4 +150,5 @@ def outline(picture, box):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from retroln_nnunet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

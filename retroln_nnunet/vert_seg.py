@@ -9,22 +9,19 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial as bind
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from retroln_nnunet.config import ROOT, VERTEBRAE
 from retroln_nnunet.crop import case_id
-from shared_data.cohort import check_apart, check_case_name, printable
+from shared_data.cohort import check_apart, check_case_name, each_case, printable
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, whole_folder, write_table
+from shared_data.files import only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
-from shared_data.settings import parse_options
+from shared_data.settings import Cluster, at_least, parse_options
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import NIFTI, check_same_grid, read_ct, read_volume, write_volume
 
@@ -48,7 +45,7 @@ class ToolFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Cluster):
     input_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet" / "CT"  # folder of the CTs
     output_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet" / "vertebrae"  # a folder for each case comes here
     file_pattern: str = "*_0000.nii.gz"  # names of the CTs in input_dir
@@ -58,8 +55,8 @@ class Options:
     device: Literal["gpu", "cpu"] = "gpu"  # TotalSegmentator falls back to the CPU where there is no GPU
 
     def __post_init__(self):
-        if self.num_processes < 1 or self.batch_size < 0:
-            raise ValueError("--num-processes must be at least 1, --batch-size at least 0.")
+        at_least(self, 1, "num_processes")
+        at_least(self, 0, "batch_size", "worker_memory_gb")
 
 
 def main(argv=None):
@@ -67,20 +64,18 @@ def main(argv=None):
     program = find_program()
     cts = find_cts(options)
     check_apart(options.input_dir, options.output_dir)
-    with only_run_in(options.output_dir):
-        clear_partials(options.output_dir)
+    with only_run_in(options.output_dir, ""):
         return segment_cohort(cts, program, options)
 
 
 def segment_cohort(cts, program, options):
     """Segment every CT and write summary.csv; 1 when some failed."""
-    pool = ThreadPoolExecutor(options.num_processes)
-    try:
-        outcomes = pool.map(bind(segment, program=program, options=options), cts)
-        rows = [{"case": printable(case_id(path)), "status": status, "reason": reason}
-                for path, (status, reason) in zip(cts, tqdm(outcomes, total=len(cts), unit="case", disable=None))]
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C ends the cases at work, and starts no more
+    rows = []
+    for path, outcome in each_case(bind(segment, program=program, options=options), cts,
+                                   options.num_processes if options.num_processes > 1 else 0, "case",
+                                   options.scheduler, options.worker_memory_gb):
+        status, reason = ("failed", outcome) if isinstance(outcome, str) else outcome
+        rows.append({"case": printable(case_id(path)), "status": status, "reason": reason})
     write_table(options.output_dir / "summary.csv", rows)
     counts = Counter(row["status"] for row in rows)
     print("  ".join(f"{status} {counts[status]}" for status in STATUSES))
@@ -149,7 +144,8 @@ def segment(path, program, options):
 
 def run(program, ct_path, folder, options):
     """Run TotalSegmentator, one file per vertebra. Raises ToolFailed."""
-    command = [program, "-i", str(ct_path), "-o", str(folder), "--device", options.device, "--roi_subset",
+    with_us = shutil.which("setpriv")  # it ends with this process, even if that one is killed
+    command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder), "--device", options.device, "--roi_subset",
                *(f"vertebrae_{name}" for name in VERTEBRAE), *(["--fast"] if options.fast else [])]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace",
                           env={**os.environ, "TOTALSEG_DISABLE_USAGE_STATS": "1"})

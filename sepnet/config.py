@@ -5,7 +5,7 @@ from typing import Literal
 
 from shared_data import openkbp
 from shared_data.organs import check_organs, read_label_table
-from shared_data.settings import Device, Precision, at_least, given_options, require
+from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
 Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
@@ -35,7 +35,7 @@ TABLE_SETTINGS = ("weights",)
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Cluster):
     """The comment behind a field is its help text; in brackets where the value comes from."""
 
     # Folders
@@ -110,7 +110,7 @@ class Config:
             object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / self.network / member)
         at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
                  "window_step", "window_batch", "devices", "num_nodes")
-        at_least(self, 0, "workers", "seed", "weight_decay", "rotate_degrees", "weights")
+        at_least(self, 0, "workers", "worker_memory_gb", "seed", "weight_decay", "rotate_degrees", "weights")
         for name in ("dropout", "channel_dropout"):
             require(self, name, 0 <= getattr(self, name) < 1, "must be at least 0 and below 1")
         for name in ("lr", "alpha", "lr_factor"):

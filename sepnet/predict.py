@@ -2,7 +2,8 @@
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
 grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
-<name>_uncertainty.nii.gz (entropy of their votes).
+<name>_uncertainty.nii.gz (entropy of their votes). A folder of CTs or a CSV of paths as input and a folder as output:
+the same for each, cases.csv and report.html; started again, it goes on.
 """
 import math
 from dataclasses import dataclass
@@ -10,22 +11,21 @@ from functools import partial
 from pathlib import Path
 
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from sepnet.checkpoint import SHIPPED
 from sepnet.config import Transform
 from sepnet.drawing import case_sheet
-from sepnet.inference import segment
+from sepnet.inference import segment as segment_slices
 from sepnet.members import NetworkOptions, load_members
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
 from shared_data.errors import run_script
-from shared_data.files import write_json
 from shared_data.metrics import components
-from shared_data.pictures import save_picture
-from shared_data.results import ResultOptions, check_results, write_results
+from shared_data.organs import organs_found
+from shared_data.predicting import Method, predict
+from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
-from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix, write_volume
+from shared_data.volume import geometry, onto_scan, to_lps, without_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,37 +37,42 @@ class Options(ResultOptions, NetworkOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    check_results(options)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (one member, OpenKBP, for research)")
-    members = load_members(options.checkpoint, options, **set_options(options, "crop_size"))
+    return predict(options, Method("3D-SepNet", load, segment))
+
+
+def load(options):
+    return load_members(options.checkpoint, options, **set_options(options, "crop_size"))
+
+
+def segment(members, ct, options, progress):
+    """The `Prediction` of a CT as read."""
     config = members.config
-    ct = read_ct(options.input, options.series)
     scan, ct = geometry(ct), to_lps(ct)
     seen = network_grid(ct, config)
+    warnings = []
     if max(seen.GetSize()[:2]) > config.crop_size:
-        print(f"note: slices of {seen.GetSize()[0]}x{seen.GetSize()[1]} voxels; the central {config.crop_size}x"
-              f"{config.crop_size} are segmented. --crop-size {8 * math.ceil(max(seen.GetSize()[:2]) / 8)} takes all.")
+        warnings.append(f"slices of {seen.GetSize()[0]}x{seen.GetSize()[1]} voxels; the central {config.crop_size}x"
+                        f"{config.crop_size} are segmented. --crop-size {8 * math.ceil(max(seen.GetSize()[:2]) / 8)} "
+                        "takes all.")
     hu, _ = cropped(seen, config.crop_size, fill=-1024)
     names = [options.transform or name for name in members.transforms]
     images = {name: transformed(hu, name) for name in names}
-    labels, votes = segment(members.networks, [images[name] for name in names], config, members.device,
-                            progress=partial(tqdm, desc=options.input.name, unit="batch", disable=None))
+    labels, votes = segment_slices(members.networks, [images[name] for name in names], config, members.device,
+                                   progress=partial(progress, unit="batch"))
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
-    write_results(onto_scan(prediction, scan), dict(enumerate(config.classes[1:], 1)), options, "3D-SepNet")
     stem = without_suffix(options.output)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
-    if entropy is not None:
-        write_volume(onto_scan(back(entropy), scan), f"{stem}_uncertainty{str(options.output)[len(stem):]}")
     organs = list_organs(prediction, ct.GetSpacing(), config.classes)
-    write_json(f"{stem}.json", {"input": options.input, "output": options.output, "checkpoints": options.checkpoint,
-                                "organs": organs})
-    sheet = case_sheet(images[names[0]], {"prediction": labels}, config.classes, entropy, 8)
-    save_picture(f"{stem}_overlay.png", sheet)
-    absent = [row["organ"] for row in organs if not row["components"]]
-    print(f"{len(organs) - len(absent)} organs, {sum(row['volume_ml'] for row in organs):.1f} ml: {options.output}"
-          + (f"; not found: {', '.join(absent)}" if absent else ""))
+    return Prediction(
+        labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
+        facts={"checkpoints": options.checkpoint, "organs": organs},
+        picture=case_sheet(images[names[0]], {"prediction": labels}, config.classes, entropy, 8),
+        volumes={} if entropy is None else {
+            f"{stem}_uncertainty{str(options.output)[len(stem):]}": onto_scan(back(entropy), scan)},
+        warnings=warnings, **organs_found(organs))
 
 
 def list_organs(labels_zyx, spacing_xyz, classes):
@@ -87,4 +92,5 @@ def list_organs(labels_zyx, spacing_xyz, classes):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from sepnet import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

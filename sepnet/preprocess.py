@@ -19,7 +19,7 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
                                 say_skipped, subfolders)
 from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
 from shared_data.rois import labels_of, read_rois
 from shared_data.settings import build, keep_config
@@ -36,9 +36,7 @@ def main(argv=None):
     cases = find_cases(config)
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
-    with only_run_in(config.prepared_dir):
-        for part in PARTS:
-            clear_partials(config.prepared_dir / part)
+    with only_run_in(config.prepared_dir, *PARTS):
         keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
         return prepare_cohort(cases, config)
 
@@ -46,7 +44,8 @@ def main(argv=None):
 def prepare_cohort(cases, config):
     """Prepare every case and write the table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
+    for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
+                                             config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[f"{part} {printable(folder.name)}"] = outcome
         else:

@@ -28,11 +28,11 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
-from shared_data.settings import build, settings_of_run, to_plain
+from shared_data.settings import CLUSTER, build, check_started, settings_of_run, to_plain
 
 # What may change when a run goes on; everything else would make it another experiment.
-FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", "data_dir", "prepared_dir", "run_dir",
-        "window_batch")
+FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", *CLUSTER, "data_dir", "prepared_dir",
+        "run_dir", "window_batch")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def read_settings(given):
 def train(config):
     """Train one member, in as many processes as the settings say."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    check_started(config)
     device = choose_device(config.device)
     precision = choose_precision(config.precision)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,

@@ -1,37 +1,32 @@
 """What preparing a cohort has in common: one bad case stops no other, a finished one is not made again."""
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 
 import numpy as np
-import SimpleITK as sitk
 from tqdm import tqdm
 
 from shared_data.errors import InputError
 from shared_data.folds import natural_sort
 
 
-def each_case(work, cases, workers, unit="case"):
-    """Yield (case, work(case)) in order, in `workers` processes (0: in this one), with a progress bar.
+def each_case(work, cases, workers, unit="case", scheduler=None, memory_gb=0.0):
+    """Yield (case, work(case)) in the order of the cases, with a progress bar.
 
-    `work` is picklable and returns a string where the case has to be skipped: the reason. What it raises stops the run.
+    In `workers` processes of this machine (0: in this process), each of which may take memory_gb (0: its share), or on
+    the Dask cluster at `scheduler`. `work` is picklable and returns a string where the case has to be skipped: the
+    reason; one comes for a case that twice ended its process, too. What it raises stops the run.
     """
-    bar = {"total": len(cases), "unit": unit, "disable": None}  # no bar where nobody watches
-    if workers == 0:
-        yield from zip(cases, tqdm(map(work, cases), **bar))
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        try:
-            yield from zip(cases, tqdm(pool.map(work, cases), **bar))
-        except BrokenProcessPool as error:
-            raise InputError("a worker process was ended, for want of memory most likely. Use fewer processes."
-                             ) from error
-
-
-def _one_thread():
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    if scheduler or workers:
+        from shared_data.cluster import finished  # Dask takes its time to import
+        done = finished(work, cases, workers, scheduler, memory_gb)
+    else:
+        done = enumerate(map(work, cases))
+    waiting, index = {}, 0
+    for number, outcome in tqdm(done, total=len(cases), unit=unit, disable=None):  # no bar where nobody watches
+        waiting[number] = outcome
+        while index in waiting:
+            yield cases[index], waiting.pop(index)
+            index += 1
 
 
 def say_skipped(skipped):

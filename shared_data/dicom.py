@@ -12,6 +12,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from shared_data.errors import InputError, silenced
+from shared_data.files import check_name
 from shared_data.instances import COPIED
 from shared_data.mending import even, gap_after, mended
 
@@ -22,19 +23,26 @@ TAGS = ["Modality", "ImageType", "PixelData", "SeriesNumber", "SeriesDescription
         "ReferencedFrameOfReferenceSequence", *IDENTITY, *NEEDED]
 
 
-def read_dicom_series(folder, series=None):
+def read_dicom_series(folder, series=None, files=()):
     """The CT series of that UID under `folder`, or the only one, as an image in HU, slices sorted by position along
-    their normal. A tilted gantry and slices at several distances are mended, and a note says so.
+    their normal. A tilted gantry and slices at several distances are mended, and a note says so. files: of the series,
+    where they are known already.
 
     Raises InputError for no series, for several to choose from, and for repeated, missing or unequal slices.
     """
-    return read_slices(choose_series(find_ct_series(folder), folder, series), folder, mend=True)[0]
+    return read_slices(series_slices(folder, series, files), folder, mend=True)[0]
+
+
+def series_slices(folder, series=None, files=()):
+    """[(file, header)] of a series as of `read_dicom_series`."""
+    found = ct_series_of((file, read_header(file)) for file in files) if files else find_ct_series(folder)
+    return choose_series(found, folder, series)
 
 
 def choose_series(found, folder, series=None):
     """[(file, header)] of the series of that UID, or of the only one of `find_ct_series`."""
     if not found:
-        raise InputError(f"{folder}: no DICOM CT slices in this folder.")
+        raise InputError(f"{folder}: no DICOM CT slices in this folder. Name a folder of slices, or a file.")
     if series in found or (series is None and len(found) == 1):
         return found[series or next(iter(found))]
     listed = ", ".join(f"{uid} ({slices[0][1].get('SeriesDescription') or 'no description'}, {len(slices)} slices in "
@@ -51,6 +59,8 @@ def read_slices(slices, folder, mend=False):
     that have none, instead of refusing them; then slices of the image are not those of the list.
     """
     files, places = _sorted_slices(slices, folder)
+    for file in files:
+        check_name(file)
     reader, headers = sitk.ImageSeriesReader(), dict(slices)
     reader.SetFileNames([str(file) for file in files])
     try:
@@ -68,6 +78,7 @@ def read_slices(slices, folder, mend=False):
                              "to a plain grid.")
         image, done = mended(image, places)
         print(f"note: {folder}: {done}", file=sys.stderr)
+        image.SetMetaData("note", done)
     else:
         image.SetSpacing((*image.GetSpacing()[:2], float(np.mean(steps))))
     for name, key in IDENTITY.items():
@@ -95,21 +106,25 @@ def ct_series_of(headers):
 def dicom_headers(folder, pattern="**/*"):
     """(file, header with TAGS) of every DICOM file under `folder`. Raises InputError for a .dcm that is none."""
     for file in sorted(Path(folder).glob(pattern)):
-        if not file.is_file():
-            continue
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                header = pydicom.dcmread(file, specific_tags=TAGS, defer_size=1024)
-                for tag in ("Modality", "SeriesInstanceUID", "ImageType"):
-                    header.get(tag)
-        except PermissionError as error:
-            raise InputError(f"{file}: no permission to read it.") from error
-        except Exception as error:  # pydicom fails in many ways on what is no DICOM
-            if file.suffix.lower() == ".dcm":
-                raise InputError(f"{file}: damaged or cut short. Fetch it again.") from error
-            continue
-        yield file, header
+        if file.is_file() and (header := read_header(file)) is not None:
+            yield file, header
+
+
+def read_header(file):
+    """The header with TAGS of a DICOM file; None for another. Raises InputError for a .dcm that is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(file, specific_tags=TAGS, defer_size=1024)
+            for tag in ("Modality", "SeriesInstanceUID", "ImageType"):
+                header.get(tag)
+    except PermissionError as error:
+        raise InputError(f"{file}: no permission to read it.") from error
+    except Exception as error:  # pydicom fails in many ways on what is no DICOM
+        if file.suffix.lower() == ".dcm":
+            raise InputError(f"{file}: damaged or cut short. Fetch it again.") from error
+        return None
+    return header
 
 
 def _sorted_slices(slices, folder):

@@ -2,11 +2,14 @@
 import errno
 import os
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+LOST = ("gloo/", "NCCL", "Connection reset by peer", "Connection closed by peer")  # torch's, of processes that train
+_silence = threading.RLock()  # standard error is one for all threads
 
 
 class InputError(Exception):
@@ -22,6 +25,15 @@ def one_line(error):
     return " ".join(str(error).split("InputError: ")[-1].split())
 
 
+def explained(error):
+    """`one_line` of any error, with the traceback on standard error for `--debug`."""
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    if isinstance(error, (InputError, OSError)):
+        return one_line(error)
+    return f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"
+
+
 def _advice(number):
     if number in FULL:
         return "Free some space, or name another disk."
@@ -31,14 +43,15 @@ def _advice(number):
 @contextmanager
 def silenced():
     """Nothing written on standard error within the block is seen, not even by native code."""
-    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(shown, 2)
-        os.close(shown)
-        os.close(nowhere)
+    with _silence:
+        shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            os.close(nowhere)
 
 
 def run_script(main):
@@ -49,10 +62,9 @@ def run_script(main):
         print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        line = one_line(error)
-        if not isinstance(error, (InputError, OSError)):
-            line = f"unexpected {type(error).__name__}: {line} (--debug shows where)"
-        print(f"{os.path.basename(sys.argv[0])}: error: {line}", file=sys.stderr)
+        line = explained(error)
+        if any(word in line for word in LOST):
+            line = "another process of this run ended. Its own message says why; start all again, with --resume"
+        rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
+        print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)

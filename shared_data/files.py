@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from shared_data.errors import InputError
 
@@ -34,15 +35,28 @@ def whole_file(path):
 
 
 @contextmanager
-def only_run_in(folder):
-    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing."""
+def only_run_in(folder, *parts):
+    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing.
+
+    What killed runs, or killed workers of this one, left half written in the folder's `parts` is removed.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with open(Path(folder) / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"{folder}: another run is at work here. Wait for it, or name another folder.") from None
+        for part in parts:
+            clear_partials(Path(folder) / part)
         yield
+        for part in parts:
+            clear_partials(Path(folder) / part)
+
+
+def check_name(path):
+    """Raise InputError for a name that is no text: ITK ends the program over it."""
+    if str(path).encode(errors="replace").decode() != str(path):
+        raise InputError(f"{path}: its name is no text (UTF-8). Rename it.")
 
 
 def check_free_space(folder, n_bytes):
@@ -105,8 +119,7 @@ def read_table(path, columns):
 def whole_folder(path):
     """Give an empty temporary folder; it becomes `path`, replacing what was there, when the block ends well."""
     path = Path(path)
-    partial = path.parent / f".writing-{path.name}"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.parent / f".writing-{path.name}-{uuid4().hex[:8]}"  # two machines may have taken up the same case
     partial.mkdir(parents=True)
     try:
         yield partial

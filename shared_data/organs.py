@@ -80,3 +80,11 @@ def check_same_organs(organs, others, where):
     if organs != others:
         raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
                          "Use a checkpoint and cases of one label table.")
+
+
+def organs_found(organs):
+    """What a `Prediction` says of [{"organ", "volume_ml", "components"}]: in a word, and as the row of a table."""
+    absent = [row["organ"] for row in organs if not row["components"]]
+    there, total = len(organs) - len(absent), sum(row["volume_ml"] for row in organs)
+    return {"found": f"{there} organs, {total:.1f} ml" + (f"; not found: {', '.join(absent)}" if absent else ""),
+            "row": {"volume_ml": total, "organs": there, **{f"{row['organ']} ml": row["volume_ml"] for row in organs}}}

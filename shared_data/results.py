@@ -1,30 +1,72 @@
-"""What predict.py of every project reads and writes: one CT in; its labels out, for programs and for the clinic."""
-from dataclasses import dataclass
+"""What predict.py of every project takes and writes: a CT in; its labels out, for programs and for the clinic."""
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import SimpleITK as sitk
+
 from shared_data.colour_tables import write_colour_tables
-from shared_data.dicom import choose_series, find_ct_series
+from shared_data.dicom import series_slices
 from shared_data.dicom_seg import write_seg
 from shared_data.errors import InputError
+from shared_data.files import write_json, write_table
 from shared_data.instances import ct_instances
+from shared_data.pictures import save_picture
 from shared_data.rtstruct import write_rtstruct
+from shared_data.settings import Cluster, at_least
 from shared_data.volume import check_output, without_suffix, write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultOptions:
-    input: Path  # the CT
-    output: Path  # the labels on the CT's grid; the suffix is the format
-    series: str | None = None  # UID of the DICOM series to take, where the folder holds several
-    rtstruct: Path | None = None  # write the outlines there too, as DICOM RTSTRUCT; needs a DICOM folder as input
-    seg: Path | None = None  # write the labels there too, as DICOM SEG; needs a DICOM folder as input
+class ResultOptions(Cluster):
+    input: Path  # one CT; or a folder of CTs at any depth, or a CSV of paths
+    output: Path  # of one CT: the labels on its grid, the suffix is the format; of several: a folder
+    format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None  # of the labels in that folder; unset: nii.gz
+    workers: int = 0  # processes, each with a network and a CT of its own; 0: one CT after the other in this process
+    series: str | None = None  # UID of the DICOM series to take, where the folder of one CT holds several
+    rtstruct: Path | None = None  # write the outlines there too, as DICOM RTSTRUCT (several: a folder); needs DICOM
+    seg: Path | None = None  # write the labels there too, as DICOM SEG (several: a folder); needs DICOM
     seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
 
+    def __post_init__(self):
+        at_least(self, 0, "workers", "worker_memory_gb")
 
-def check_results(options):
-    """Raise InputError now when `write_results` could not write later."""
-    check_output(options.output, options.input)
+    def networks(self):
+        """The files that decide on the result beside the CT."""
+        return self.checkpoint if isinstance(self.checkpoint, tuple) else (self.checkpoint,)
+
+    def more_volumes(self):
+        """The images that an option asks for beside the labels."""
+        return []
+
+    def for_case(self, case):
+        """The options of one `Case` of several."""
+        derived = {name: getattr(self, name) / f"{case.name}_{name}.dcm" for name in ("rtstruct", "seg")
+                   if getattr(self, name)}
+        return replace(self, input=case.input, series=case.series,
+                       output=self.output / f"{case.name}.{self.format or 'nii.gz'}", **derived)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """All that is written of a CT."""
+
+    labels: sitk.Image  # on the CT's own grid
+    names: dict  # {label: name}
+    facts: dict  # of the JSON file
+    picture: np.ndarray  # of the overlay: RGB (y, x, 3)
+    found: str  # in a word, for the user
+    row: dict  # of a table of several CTs: volumes and counts
+    warnings: list = field(default_factory=list)
+    volumes: dict = field(default_factory=dict)  # {path: image}, beside the labels
+    tables: dict = field(default_factory=dict)  # {path: (rows, columns)}
+
+
+def check_results(options, files=()):
+    """Raise InputError now when `write_results` could not write later; files: the slices, where they are known."""
+    for path in (options.output, *options.more_volumes()):
+        check_output(path, options.input)
     derived = [path for path in (options.rtstruct, options.seg) if path]
     for path in derived:
         if not options.input.is_dir():
@@ -37,20 +79,35 @@ def check_results(options):
     if len({options.output, *derived}) <= len(derived):
         raise InputError(f"{options.output}: named twice. Labels, RTSTRUCT and SEG are three files.")
     if derived:
-        ct_instances(_files(options))
+        ct_instances(_files(options, files))
 
 
-def write_results(labels, names, options, algorithm):
+def write_results(labels, names, options, algorithm, files=()):
     """Write an image of the labels {label: name} as the options say; beside several, colour tables. Its grid is the
     CT's own, or that of the mended series: the DICOM objects go back to the true slices in any case."""
     write_volume(labels, options.output)
     if len(names) > 1:
         write_colour_tables(names, without_suffix(options.output))
     if options.rtstruct:
-        write_rtstruct(labels, names, _files(options), options.rtstruct, algorithm)
+        write_rtstruct(labels, names, _files(options, files), options.rtstruct, algorithm)
     if options.seg:
-        write_seg(labels, names, _files(options), options.seg, algorithm, options.seg_type == "labelmap")
+        write_seg(labels, names, _files(options, files), options.seg, algorithm, options.seg_type == "labelmap")
 
 
-def _files(options):
-    return [file for file, _ in choose_series(find_ct_series(options.input), options.input, options.series)]
+def write_prediction(prediction, options, algorithm, files=()):
+    """Write all of a `Prediction`; the paths."""
+    stem = without_suffix(options.output)
+    summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")
+    write_results(prediction.labels, prediction.names, options, algorithm, files)
+    for path, image in prediction.volumes.items():
+        write_volume(image, path)
+    for path, (rows, columns) in prediction.tables.items():
+        write_table(path, rows, columns)
+    write_json(summary, {"input": options.input, "output": options.output, **prediction.facts})
+    save_picture(overlay, prediction.picture)
+    derived = [path for path in (options.rtstruct, options.seg) if path]
+    return [options.output, *derived, *map(Path, prediction.volumes), *map(Path, prediction.tables), summary, overlay]
+
+
+def _files(options, files):
+    return [file for file, _ in series_slices(options.input, options.series, files)]

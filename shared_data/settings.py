@@ -8,7 +8,7 @@ import re
 import sys
 import types
 import typing
-from dataclasses import MISSING, asdict, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,16 @@ from shared_data.files import read_json, write_json
 
 Device = typing.Literal["auto", "cpu", "cuda", "mps"]
 Precision = typing.Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
+
+CLUSTER = ("scheduler", "worker_memory_gb")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where loops over cases run, beside the number of processes."""
+
+    scheduler: str | None = None  # Dask scheduler of a cluster, as tcp://host:8786; unset: processes of this machine
+    worker_memory_gb: float = 0.0  # what each of these may take before it is ended; 0: its share
 
 
 def parse_options(config_class, argv=None, description=None):
@@ -166,6 +176,14 @@ def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults
 def set_options(options, *names):
     """{name: value} of the options named that are not None: what goes on top of a checkpoint's settings."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def check_started(config):
+    """Raise InputError when torchrun started another number of processes than the settings say."""
+    started, wanted = int(os.environ.get("WORLD_SIZE", 1)), config.devices * config.num_nodes
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
+        raise InputError(f"torchrun started {started} processes, --devices {config.devices} --num-nodes "
+                         f"{config.num_nodes} are {wanted}. Let them agree.")
 
 
 def device_there(name, there):

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
-from shared_data.files import check_free_space, whole_file
+from shared_data.files import check_free_space, check_name, whole_file
 from shared_data.integrity import DAMAGE, check_data, read_planes
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -23,15 +23,15 @@ NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
 
 
-def read_volume(path, series=None):
+def read_volume(path, series=None, files=()):
     """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
 
-    series: UID of the one to take, where the folder holds several. Raises InputError for what is absent, empty, cut
-    short, not an image, not 3-D, or without a usable spacing.
+    series, files: of `read_dicom_series`. Raises InputError for what is absent, empty, cut short, not an image, not
+    3-D, or without a usable spacing.
     """
     path = Path(path)
     if path.is_dir():
-        image = read_dicom_series(path, series)
+        image = read_dicom_series(path, series, files)
     else:
         _check_access(path)
         for _ in _checked_slices(path):
@@ -67,9 +67,9 @@ def open_volume(path, series=None):
     return image, iter(sitk.GetArrayViewFromImage(image))
 
 
-def read_ct(path, series=None):
+def read_ct(path, series=None, files=()):
     """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
-    image = read_volume(path, series)
+    image = read_volume(path, series, files)
     check_hu(image, path)
     return image
 
@@ -211,6 +211,7 @@ def _check_grid(image, n_components, path):
 
 def _check_access(path):
     """Raise InputError for what no reader should be given."""
+    check_name(path)
     name = path.name.lower()
     if not path.exists():
         raise InputError(f"{path}: no such file or folder.")

@@ -3,13 +3,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import Device, Precision, at_least, require
+from shared_data.settings import Cluster, Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Cluster):
     """The comment behind a field is its help text; in brackets where the value comes from."""
 
     # Folders
@@ -64,7 +64,7 @@ class Config:
             object.__setattr__(self, "run_dir", ROOT / "runs" / "snet_neck_ln" / f"fold{self.val_fold}")
         at_least(self, 1, "val_fold", "epochs", "batch_size", "lr_patience", "stop_patience", "checkpoint_every",
                  "devices", "num_nodes")
-        at_least(self, 0, "context_slices", "workers", "negatives_per_positive", "seed", "min_lr")
+        at_least(self, 0, "context_slices", "workers", "worker_memory_gb", "negatives_per_positive", "seed", "min_lr")
         for name in ("rotate_probability", "flip_probability", "rot90_probability"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("train_threshold", "threshold", "lr_factor"):

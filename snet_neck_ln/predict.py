@@ -1,7 +1,8 @@
 """Segment the nodes of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
-beside it come <name>_overlay.png and <name>.json (volumes in ml, components).
+beside it come <name>_overlay.png and <name>.json (volumes in ml, components). A folder of CTs or a CSV of paths as
+input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
 """
 import math
 from dataclasses import dataclass
@@ -10,17 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from shared_data.crop import undo_crop
 from shared_data.engines import Engine
 from shared_data.errors import run_script
-from shared_data.files import write_json
 from shared_data.metrics import list_components
-from shared_data.pictures import mask_sheet, save_picture
-from shared_data.results import ResultOptions, check_results, write_results
+from shared_data.pictures import mask_sheet
+from shared_data.predicting import Method, predict
+from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.volume import geometry, onto_scan, read_ct, to_lps, without_suffix
+from shared_data.volume import geometry, onto_scan, to_lps
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits, ready
@@ -39,32 +39,39 @@ class Options(ResultOptions):
 
 
 def main(argv=None):
-    options = parse_options(Options, argv, __doc__)
-    check_results(options)
+    return predict(parse_options(Options, argv, __doc__), Method("S-Net", load, segment))
+
+
+def load(options):
+    """(network, its Config with the options, device)"""
     device = choose_device(options.device)
     network, config = load_network(options.checkpoint)
     changes = set_options(options, "threshold", "size", "batch_size")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    network = ready(network, options.engine, config, device)
-    ct = read_ct(options.input, options.series)
+    return ready(network, options.engine, config, device), config, device
+
+
+def segment(loaded, ct, options, progress):
+    """The `Prediction` of a CT as read."""
+    network, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
     stored = np.stack([to_16bit(window(hu, config.window_center_hu, config.window_width_hu)) for hu in hu_zyx])
+    warnings = []
     if max(stored.shape[1:]) > config.size:
-        print(f"note: slices of {stored.shape[2]}x{stored.shape[1]} pixels; the central {config.size}x{config.size} "
-              f"are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
-    logits = predict_logits(network, stored, config, device,
-                            partial(tqdm, desc=options.input.name, unit="batch", disable=None))
-    prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
-    write_results(onto_scan(prediction.astype(np.uint8), scan), {1: "lymph node"}, options, "S-Net")
-    found = list_components(prediction, ct)
-    stem = without_suffix(options.output)
-    write_json(f"{stem}.json", {
-        "input": options.input, "output": options.output, "checkpoint": options.checkpoint,
-        "threshold": config.threshold, "volume_ml": sum(node["volume_ml"] for node in found), "components": found})
-    save_picture(f"{stem}_overlay.png", mask_sheet(stored, prediction, (0, STEPS)))
-    print(f"{len(found)} components, {sum(node['volume_ml'] for node in found):.2f} ml: {options.output}")
+        warnings.append(f"slices of {stored.shape[2]}x{stored.shape[1]} pixels; the central {config.size}x{config.size}"
+                        f" are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
+    logits = predict_logits(network, stored, config, device, partial(progress, unit="batch"))
+    mask = undo_crop(logits > logit(config.threshold), stored.shape[1:])
+    found = list_components(mask, ct)
+    volumes = {"volume_ml": sum(node["volume_ml"] for node in found)}
+    return Prediction(
+        labels=onto_scan(mask.astype(np.uint8), scan), names={1: "lymph node"},
+        facts={"checkpoint": options.checkpoint, "threshold": config.threshold, **volumes, "components": found},
+        picture=mask_sheet(stored, mask, (0, STEPS)), found=f"{len(found)} components, {volumes['volume_ml']:.2f} ml",
+        row={**volumes, "components": len(found)}, warnings=warnings)
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from snet_neck_ln import predict as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

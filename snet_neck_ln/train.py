@@ -14,7 +14,7 @@ from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import given_options, settings_of_run, to_plain
+from shared_data.settings import CLUSTER, check_started, given_options, settings_of_run, to_plain
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
@@ -24,7 +24,7 @@ from snet_neck_ln.networks import build_network
 from snet_neck_ln.process_data.data_process_lymph_node import SLICE_SETTINGS
 
 # What may change when a run goes on; everything else would make it another experiment.
-FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers",
+FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers", *CLUSTER,
         "data_dir", "prepared_dir", "run_dir", "threshold")
 
 
@@ -32,6 +32,7 @@ def main(argv=None):
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     config = settings_of_run(Config, given_options(Config, argv, __doc__), "last.pt", FREE,
                              lambda path: load_checkpoint(path)["config"], SLICE_SETTINGS)
+    check_started(config)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
                     strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",

@@ -8,8 +8,9 @@ import SimpleITK as sitk
 from highdicom.seg import segread
 
 from shared_data.dicom import write_dicom_series
+from shared_data.files import read_table
 from shared_data.rtstruct import read_rtstruct, write_rtstruct
-from shared_data.volume import read_volume
+from shared_data.volume import read_volume, write_volume
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))  # fill.py
 
@@ -56,6 +57,30 @@ def check_dicom_outputs(tmp_path):
                 assert np.array_equal(sitk.GetArrayFromImage(masks[name]) > 0, labels == label)
             assert (segments == number).sum() == (labels == label).sum()
         assert (tmp_path / "labels.ctbl").exists() == (len(names) > 1)
+    return check
+
+
+@pytest.fixture
+def check_cohort(tmp_path):
+    """(run, {case: CT}): predicts them, and a file that is none, by run(folder, folder) -> exit code, and each alone by
+    run(CT, output); compares all that was written; gives the rows of cases.csv. A function."""
+    def check(run, cts):
+        for name, path in cts.items():
+            (tmp_path / "cts").mkdir(exist_ok=True)
+            write_volume(read_volume(path), tmp_path / "cts" / f"{name}.nii.gz")
+        (tmp_path / "cts" / "none.nii.gz").touch()
+        assert run(tmp_path / "cts", tmp_path / "out") == 1
+        rows = {row["case"]: row for row in read_table(tmp_path / "out" / "cases.csv", ["case", "status", "reason"])}
+        assert {name: row["status"] for name, row in rows.items()} == {**dict.fromkeys(cts, "done"), "none": "failed"}
+        for name in cts:
+            run(tmp_path / "cts" / f"{name}.nii.gz", tmp_path / "alone" / f"{name}.nii.gz")
+        alone = {path.name for path in (tmp_path / "alone").iterdir()}
+        assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == alone | {"cases.csv", "report.html"}
+        for name in alone:
+            if name.endswith(".nii.gz"):
+                one, other = (sitk.ReadImage(str(tmp_path / folder / name)) for folder in ("alone", "out"))
+                assert np.array_equal(sitk.GetArrayViewFromImage(one), sitk.GetArrayViewFromImage(other)), name
+        return rows
     return check
 
 

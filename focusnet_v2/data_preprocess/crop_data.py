@@ -17,7 +17,7 @@ from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.grids import AIR_HU, cut_image, seen_box
 from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import as_prepared, build
 from shared_data.volume import read_volume, write_volume
@@ -39,8 +39,7 @@ def main(argv=None):
     pairs, note = assign_parts(names, config, published)
     for line in filter(None, (note, same_voxels(config))):
         print(f"note: {line}")
-    with only_run_in(config.prepared_dir):
-        clear_partials(config.prepared_dir / "cropped")
+    with only_run_in(config.prepared_dir, "cropped"):
         return crop_cohort(pairs, config)
 
 
@@ -59,7 +58,8 @@ def crop_cohort(pairs, config):
     """Crop what is trained and validated on, write the tables; 1 when some cases had to be skipped."""
     wanted = natural_sort({name for name, part in pairs if part != "test"})
     skipped, rows, notes = {}, [], {}
-    for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers):
+    for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers, "case",
+                                   config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[name] = outcome
             continue

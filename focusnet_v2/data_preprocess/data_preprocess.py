@@ -18,7 +18,7 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
                                 say_skipped, subfolders)
 from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json
+from shared_data.files import only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
 from shared_data.rois import labels_of, read_rois
 from shared_data.settings import build, keep_config
@@ -31,8 +31,7 @@ def main(argv=None):
     cases = find_cases(config)
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
-    with only_run_in(config.prepared_dir):
-        clear_partials(config.prepared_dir / "resampled")
+    with only_run_in(config.prepared_dir, "resampled"):
         keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
         return prepare_cohort(cases, config)
 
@@ -50,7 +49,8 @@ def find_cases(config):
 def prepare_cohort(cases, config):
     """Resample every case; 1 when some had to be skipped."""
     skipped, organs = {}, []
-    for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers):
+    for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
+                                          config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[folder.name] = outcome
             continue

@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped,
                                 subfolders)
 from shared_data.errors import InputError, one_line, run_script
-from shared_data.files import clear_partials, only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import keep_config, parse_options
 from shared_data.structure_sets import find_rtstruct
@@ -33,8 +33,7 @@ def main(argv=None):
     read_rois(config.rois, NODES)  # tells of a bad file before any case is read
     folders = patient_folders(config.data_dir)
     check_apart(config.data_dir, config.prepared_dir)
-    with only_run_in(config.prepared_dir):
-        clear_partials(config.prepared_dir)
+    with only_run_in(config.prepared_dir, ""):
         keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
         return prepare_cohort(folders, config)
 
@@ -42,7 +41,8 @@ def main(argv=None):
 def prepare_cohort(folders, config):
     """Prepare every patient and write the slice table; 1 when some had to be skipped."""
     skipped, rows = {}, []
-    for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient"):
+    for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient",
+                                     config.scheduler, config.worker_memory_gb):
         if isinstance(outcome, str):
             skipped[folder.name] = outcome
         else:

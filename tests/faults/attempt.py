@@ -2,6 +2,7 @@
 import ctypes
 import importlib
 import os
+import random
 import re
 import resource
 import signal
@@ -10,6 +11,8 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from shared_data.errors import run_script
 
@@ -21,11 +24,12 @@ class Outcome:
     text: str  # on standard output
 
 
-def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
+def attempt(module, argv, limit=None, heed_rights=False, kill_when=None, kill=None):
     """Run `module`.main(argv) as a script, in a fork of this process.
 
     limit: no file may grow beyond so many bytes (a full disk). heed_rights: as a user, also when run by root.
-    kill_when: function of the seconds since its start; once true, it and its workers get SIGKILL.
+    kill_when: function of the seconds since its start; once true, kill(pid) is called until it says that it killed
+    something; unset: it and its workers get SIGKILL.
     """
     main = importlib.import_module(module).main
     with tempfile.TemporaryFile() as err, tempfile.TemporaryFile() as out:
@@ -52,8 +56,7 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
         os.setpgid(child, child)  # whoever of the two comes first
         start = time.perf_counter()
         while kill_when and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            if kill_when(time.perf_counter() - start):
-                os.killpg(child, signal.SIGKILL)
+            if kill_when(time.perf_counter() - start) and (kill or kill_all)(child):
                 break
             time.sleep(0.002)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -63,6 +66,19 @@ def attempt(module, argv, limit=None, heed_rights=False, kill_when=None):
             texts.append(stream.read().decode(errors="replace"))
     lines = [line.split("\r")[-1] for line in texts[0].splitlines()]
     return Outcome(code, [line for line in lines if line.strip() and not re.search(r"\d%\|", line)], texts[1])
+
+
+def kill_all(pid):
+    os.killpg(pid, signal.SIGKILL)
+    return True
+
+
+def kill_a_worker(pid):
+    """SIGKILL to one worker process of `pid`; whether there was one."""
+    workers = [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    if workers:
+        random.choice(workers).kill()
+    return bool(workers)
 
 
 def _drop_capabilities():

@@ -115,8 +115,8 @@ def _retroln():
         trained_on=("images/*", "labels/*"),
         checkpoint=f"{fold}/checkpoint_final.pth", last=f"{fold}/checkpoint_*.pth", history=f"{fold}/history.csv",
         predict=lambda ct, checkpoint, output: ("retroln_nnunet.predict", [
-            "--input", ct, "--vertebrae", vertebrae(ct), "--checkpoint", checkpoint, "--output", output, "--device",
-            "cpu", "--no-mirror"]),
+            "--input", ct, "--vertebrae", vertebrae(ct) if output.suffix else vertebrae(ct / "P2").parent,
+            "--checkpoint", checkpoint, "--output", output, "--device", "cpu", "--no-mirror"]),
         test=lambda prepared, run, output: ("retroln_nnunet.test", [
             "--prepared-dir", prepared, "--nnunet-dir", run, "--output-dir", output, "--device", "cpu",
             "--no-mirror"]))

@@ -20,13 +20,16 @@ from itertools import product
 from pathlib import Path
 
 from shared_data.errors import InputError
+from shared_data.files import read_table
 from shared_data.settings import parse_options
-from tests.faults.attempt import attempt, files_in
+from shared_data.volume import read_volume, write_volume
+from tests.faults.attempt import attempt, files_in, kill_a_worker
 from tests.faults.bad_files import DAMAGES, bad_checkpoints, bad_cts
 from tests.faults.projects import PROJECTS
 from tests.faults.whole import half_written
 
-GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills")  # methods of Suite
+GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills", "worker_kills",
+          "bad_folders")  # methods of Suite
 
 
 class Suite:
@@ -169,6 +172,55 @@ class Suite:
                 if not same:
                     self.half.append(f"kills: {moment}: another result than uninterrupted")
                 shutil.rmtree(out)
+
+    def worker_kills(self):
+        """SIGKILL to a worker process at a random moment of preparing: its case is tried again, nothing is missing."""
+        out, seconds = self.folder / "worker killed", {}
+        for number in range(2 if self.quick else 21):
+            for module, argv in self.into("prepare", out):
+                argv = [*argv, *(["--parallel"] if module.startswith("retroln") else ["--workers", "2"])]
+                if number == 0:
+                    start = time.perf_counter()
+                    attempt(module, argv)
+                    seconds[module] = time.perf_counter() - start
+                    continue
+                after = self.random.uniform(0, seconds[module])
+                outcome = attempt(module, argv, kill_when=lambda passed: passed > after, kill=kill_a_worker)
+                self.expect("worker kills", f"{module}, {after:.2f} s", outcome, code=0)
+            if files_in(out) != files_in(self.prepared):
+                self.half.append(f"worker kills: {module}: another result than uninterrupted")
+            shutil.rmtree(out)
+
+    def bad_folders(self):
+        """Predict a folder of good and bad CTs; with a SIGKILL at a random moment, then again; with one to a worker."""
+        cts, out, expected = self.folder / "cts", self.folder / "predicted cts", None
+        bad_cts(self.project.ct_of(self.raw), cts)
+        write_volume(read_volume(self.project.ct_of(self.raw)), cts / "P2.nii.gz")
+        module, argv = self.project.predict(cts, self.checkpoint, out)
+        for number in range(3 if self.quick else 21):
+            start = time.perf_counter()
+            if number == 0:
+                outcome, after = attempt(module, argv), 0
+                seconds = time.perf_counter() - start
+            else:
+                after, workers = self.random.uniform(0, seconds), number % 2 == 0
+                outcome = attempt(module, [*argv, *(["--workers", "2"] if workers else [])],
+                                  kill_when=lambda passed: passed > after, kill=kill_a_worker if workers else None)
+                if not workers:
+                    self.expect_whole("folders", f"killed after {after:.2f} s", out)
+                    outcome = attempt(module, argv)
+            self.count["folders"] += 1
+            reasons = {row["case"]: row["reason"] for row in read_table(out / "cases.csv", ["case", "status", "reason"])}
+            said = [line for line in outcome.lines if not line.startswith(("note: ", "dashboard: "))]
+            if (outcome.code != 1 or len(said) != sum(map(bool, reasons.values()))
+                    or any("unexpected" in reason for reason in reasons.values())):
+                self.unclear.append(f"folders: {after:.2f} s: exit {outcome.code}, {' | '.join(said)[-300:]}")
+            result = reasons, (out / "P2.nii.gz").read_bytes()
+            expected = expected or result
+            if result != expected:
+                self.half.append(f"folders: {after:.2f} s: another result than uninterrupted")
+            self.expect_whole("folders", f"{after:.2f} s", out)
+            shutil.rmtree(out)
 
     def some(self, items, number):
         items = list(items)

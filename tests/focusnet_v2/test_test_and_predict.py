@@ -220,6 +220,15 @@ def test_a_true_answer_comes_back_in_its_place(raw, prepared):
         assert dice(reference == organ, result["final"] == organ) > 0.75
 
 
+def test_a_cohort_is_segmented_as_each_ct_alone(run_dir, raw, check_cohort):
+    def run(source, output):
+        return predict.main(["--input", str(source), "--output", str(output), "--device", "cpu", "--checkpoint",
+                             str(run_dir / "adversarial" / "best.pt")])
+
+    rows = check_cohort(run, {name: raw / name / "img.nrrd" for name in ("P1", "P5")})
+    assert float(rows["P5"]["BrainStem ml"]) >= 0
+
+
 def test_checkpoints_of_the_authors_predict(filled_state, whole_state, raw, tmp_path, monkeypatch):
     ct = sitk.ReadImage(str(raw / "P1" / "img.nrrd"))
     ct.SetSpacing((0.5, 0.5, 2.5))  # a small field of view: one window

@@ -195,6 +195,16 @@ def test_the_reducer_learns_and_rates(luna, scored, checkpoint, tmp_path):
                     str(checkpoint))
 
 
+def test_a_cohort_is_segmented_as_each_ct_alone(checkpoint, luna, tmp_path, check_cohort):
+    def run(source, output):
+        return predict.main(["--input", str(source), "--output", str(output), "--checkpoint", str(checkpoint),
+                             "--device", "cpu", "--save-probability",
+                             str(tmp_path / (f"p_{source.name}" if source.is_file() else "p"))])
+
+    rows = check_cohort(run, {f"P{i}": scan for i, scan in enumerate(sorted((luna / "subset0").glob("*.mhd")))})
+    assert int(rows["P0"]["nodules"]) >= 0 and (tmp_path / "p" / "P0.nii.gz").exists()
+
+
 def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):
     for path in (luna / "subset0").glob("*"):
         shutil.copy(path, tmp_path)

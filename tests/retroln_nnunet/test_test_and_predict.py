@@ -90,6 +90,28 @@ def test_without_vertebrae_totalsegmentator_finds_them(checkpoint, raw, stand_in
                       str(tmp_path / "o.nii.gz"), "--device", "cpu"])
 
 
+def test_a_cohort_is_segmented_as_each_ct_alone(checkpoint, raw, check_cohort):
+    def run(source, output):
+        vertebrae = raw / "vertebrae"
+        return predict.main(["--input", str(source), "--output", str(output), "--checkpoint", str(checkpoint),
+                             "--vertebrae", str(vertebrae / source.name[:2] if source.is_file() else vertebrae),
+                             "--device", "cpu", "--no-mirror"])
+
+    rows = check_cohort(run, {name: raw / "CT" / f"{name}_0000.nii.gz" for name in ("P1", "P4")})
+    assert float(rows["P4"]["volume_ml"]) >= 0
+
+
+def test_totalsegmentator_runs_for_each_ct_of_a_cohort(checkpoint, raw, tmp_path, stand_in, check_cohort):
+    log = stand_in()
+
+    def run(source, output):
+        return predict.main(["--input", str(source), "--output", str(output), "--checkpoint", str(checkpoint),
+                             "--device", "cpu", "--no-mirror"])
+
+    check_cohort(run, {"P1": raw / "CT" / "P1_0000.nii.gz"})
+    assert len(log.read_text().splitlines()) == 2
+
+
 def test_predict_never_writes_over_its_input(checkpoint, raw, tmp_path):
     scan = tmp_path / "ct.nii.gz"
     shutil.copy(raw / "CT" / "P4_0000.nii.gz", scan)

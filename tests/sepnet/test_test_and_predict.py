@@ -152,6 +152,16 @@ def test_short_ct_and_large_slices(runs, raw, tmp_path, capsys):
                     options=["--crop-size", "0"])
 
 
+def test_a_cohort_is_segmented_as_each_ct_alone(runs, raw, check_cohort):
+    checkpoints = [str(runs / name / "best.pt") for name in ("one", "two")]
+
+    def run(source, output):
+        return predict.main(["--input", str(source), "--output", str(output), *FAST, "--checkpoint", *checkpoints])
+
+    rows = check_cohort(run, {f"P{name}": raw / name / "data.nii.gz" for name in ("1", "4")})
+    assert float(rows["P4"]["BrainStem ml"]) >= 0 and rows["none"]["volume_ml"] == ""
+
+
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
     entries = json.loads((golden / "sepnet_unet_separate_coronal.json").read_text())["state"]
     values = fill_entries([(key, shape) for key, shape, *_ in entries], 20240)

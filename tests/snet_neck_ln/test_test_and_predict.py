@@ -98,6 +98,19 @@ def test_dicom_outputs_hold_the_same_mask(run_dir, raw, check_dicom_outputs):
                         lambda *given: run_predict(run_dir, *given, "--threshold", "0.3"))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_cohort_is_segmented_as_each_ct_alone(run_dir, raw, check_cohort, workers):
+    def run(source, output):
+        argv = ["--input", str(source), "--output", str(output), "--checkpoint", str(run_dir / "last.pt"), "--device",
+                "cpu", "--threshold", "0.3", "--workers", str(workers)]
+        if workers and source.is_dir():  # as people call it
+            return subprocess.run([sys.executable, "-m", "snet_neck_ln.predict", *argv]).returncode
+        return predict.main(argv)
+
+    rows = check_cohort(run, {name: raw / name / "IM0001.nrrd" for name in ("P4", "P5")})
+    assert float(rows["P4"]["volume_ml"]) > 0 and "--size 40 takes all" in rows["P4"]["warnings"]
+
+
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):
     entries = json.loads((golden / "snet2d.json").read_text())["state"]
     values = fill_entries([(key, shape) for key, shape, *_ in entries], 20240)

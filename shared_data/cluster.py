@@ -1,0 +1,121 @@
+"""A loop over cases in worker processes, on this machine or on a cluster that is there: Dask distributed."""
+import importlib.util
+import logging
+import signal
+import sys
+import warnings
+from contextlib import contextmanager, suppress
+from itertools import islice
+from multiprocessing import resource_tracker
+from urllib.request import urlopen
+
+import SimpleITK as sitk
+
+from shared_data.errors import InputError, silenced
+
+ENDED = ("its worker process was ended twice, for want of memory most likely. Use fewer workers, or give each more "
+         "memory.")
+# What the user has to know, we say.
+SILENCE = {"distributed.logging": dict.fromkeys(
+    ("distributed", "distributed.client", "distributed.gc", "tornado.application", "asyncio"), "critical")}
+SETTINGS = {  # of the cluster within this process
+    # `finished` tries the case of a worker that ended again.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.no-workers-timeout": "10 minutes",
+    # Native code may keep a worker from answering, and a busy machine from starting another, for minutes.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.deploy.lost-worker-timeout": "10 minutes",
+    # Outcomes are small: nothing to spill, and a worker paused for want of memory would stay so.
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.profile.enabled": False,
+}
+
+
+def finished(work, cases, workers, scheduler=None, memory_gb=0.0):
+    """Yield (index of the case, work(case)) as they come; what `work` raises is raised.
+
+    A case whose worker process ended comes again when the others are done, alone; if that one ends, too, its outcome is
+    the string ENDED. scheduler: a cluster's address, in place of `workers` processes on this machine, each of which
+    may take memory_gb (0: its share).
+    """
+    import dask
+    dask.config.set(SILENCE)
+    import distributed  # noqa: F401  reads how loud to be; brings defaults
+    warnings.filterwarnings("ignore", module="distributed")
+    with dask.config.set(SETTINGS), _client(workers, scheduler, memory_gb) as client:
+        ended = []
+        for index, outcome in _outcomes(client, work, enumerate(cases), len(cases) if scheduler else workers):
+            if outcome is ENDED:
+                ended.append(index)
+            else:
+                yield index, outcome
+        yield from _outcomes(client, work, ((index, cases[index]) for index in sorted(ended)), 1)
+
+
+def _outcomes(client, work, cases, at_once):
+    """Yield (index, outcome) of (index, case) pairs. No more than `at_once` wait for an end: here each worker has one
+    case then, and none has to answer for another's."""
+    from distributed import KilledWorker, as_completed
+    cases, index_of, running = iter(cases), {}, as_completed(loop=client.loop)
+
+    def submit(number):
+        for index, case in islice(cases, number):
+            future = client.submit(_in_one_thread, work, case, pure=False)
+            index_of[future] = index
+            running.add(future)
+
+    submit(at_once)
+    for future in running:
+        if future.status == "cancelled":
+            raise InputError("the scheduler is gone. Start it again; the same command goes on.")
+        error = future.exception()
+        if error and not isinstance(error, KilledWorker):
+            raise error
+        submit(1)
+        yield index_of.pop(future), ENDED if error else future.result()
+
+
+def _in_one_thread(work, case):
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    return work(case)
+
+
+@contextmanager
+def _client(workers, scheduler, memory_gb):
+    """A client of the cluster at `scheduler`, or of one within this process."""
+    from distributed import Client, LocalCluster
+    if scheduler:
+        try:
+            client = Client(scheduler, timeout=10, set_as_default=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers. Start it, or correct the address."
+                             ) from error
+        with client:
+            if not client.ncores():
+                print(f"{scheduler} has no workers yet: waiting for them", file=sys.stderr)
+            with suppress(OSError):  # without bokeh the scheduler has none, but does not know
+                urlopen(client.dashboard_link, timeout=2).close()
+                print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+            yield client
+        return
+    with _left_alone_by_ctrl_c():
+        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
+                               dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
+    with cluster, Client(cluster, set_as_default=False) as client:
+        if importlib.util.find_spec("bokeh"):
+            print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+        yield client
+
+
+@contextmanager
+def _left_alone_by_ctrl_c():
+    """Processes that are started by what the block makes do not hear of Ctrl-C: this one ends them."""
+    with silenced():  # a tracker of its own would complain when this process is killed
+        resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what threads and processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

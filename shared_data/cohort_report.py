@@ -1,0 +1,34 @@
+"""What a predicted cohort looks like at a glance: cases.csv, and report.html with a contact sheet."""
+import tempfile
+from pathlib import Path
+
+import cv2
+
+from shared_data.files import write_table
+from shared_data.pictures import contact_sheet, save_picture
+from shared_data.report import write_report
+
+COLUMNS, PER_SHEET, SIDE = 4, 32, 300  # pixels of width
+
+
+def write_cohort(folder, title, notes, rows):
+    """Write both of the rows of the cases, in their order; `folder` holds the overlays of those that are done."""
+    fullest = max(rows, key=len)
+    write_table(folder / "cases.csv", rows, fullest)
+    done = [row["case"] for row in rows if row["status"] == "done"]
+    with tempfile.TemporaryDirectory() as place:
+        sheets = {}
+        for start in range(0, len(done), PER_SHEET):
+            names = done[start:start + PER_SHEET]
+            sheet = Path(place) / f"{start}.png"
+            save_picture(sheet, contact_sheet([(_small(folder / f"{name}_overlay.png"), name) for name in names],
+                                              COLUMNS))
+            sheets[f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]] = sheet
+        write_report(folder / "report.html", title, notes,
+                     {"Cases": [{name: row.get(name) for name in fullest} for row in rows]}, sheets)
+
+
+def _small(path):
+    picture = cv2.imread(str(path))
+    size = (SIDE, max(1, round(SIDE * picture.shape[0] / picture.shape[1])))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)[..., ::-1]

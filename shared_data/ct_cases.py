@@ -1,0 +1,163 @@
+"""The CTs of a cohort, in a folder at any depth or in a CSV of paths, each with a name of its own for its results."""
+import csv
+import hashlib
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shared_data.dicom import ct_series_of, read_header
+from shared_data.errors import InputError, one_line
+from shared_data.folds import natural_sort
+from shared_data.volume import SUFFIXES, without_suffix
+
+PATH_COLUMNS = ("path", "input", "ct", "file")  # any of these heads the column of paths
+DERIVED = ("_uncertainty",)  # what the name of an image beside a case's ends with
+LONGEST = 180  # bytes of a name
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str  # of its results: printable, no two alike
+    input: Path  # its file, or the folder of its slices
+    series: str | None = None  # UID, of a DICOM series
+    files: tuple[Path, ...] = ()  # its slices
+    problem: str = ""  # why it cannot be used, as far as is known without reading it
+
+
+def find_cases(source, output):
+    """The cases of a folder or of a CSV, by name; what lies in the folder `output` is none. Raises InputError without
+    any."""
+    found = listed_cases(source) if is_list(source) else cases_below(source, source, output)
+    for path in [source] if source.is_dir() else [case.input for case in found]:
+        if output.resolve() in (path.resolve(), *path.resolve().parents):
+            raise InputError(f"{output}: holds CTs of the input. Name another folder.")
+    if not found:
+        raise InputError(f"{source}: no CT in it, neither a series of DICOM slices nor a file {' '.join(SUFFIXES)}. "
+                         "Name another.")
+    by_name = {case.name: case for case in told_apart(found)}
+    return [by_name[name] for name in natural_sort(by_name)]
+
+
+def is_list(path):
+    return path.suffix.lower() == ".csv"
+
+
+def listed_cases(table):
+    """Cases of a CSV: a path in each line, or columns with a head: one of PATH_COLUMNS, `case` (names) and `series`
+    (UIDs), both optional. Paths are relative to the CSV; a folder stands for all CTs in it."""
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as stream:
+            rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table}: not a CSV table ({error}).") from error
+    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    column = next((name for name in PATH_COLUMNS if name in head), None)
+    if column is None:
+        head, column = ["path"], "path"
+    else:
+        rows = rows[1:]
+    rows = [{name: cell.strip() for name, cell in zip(head, row)} for row in rows]
+    if not all(row.get(column) for row in rows):
+        raise InputError(f"{table}: a line without a path. Write the path of a CT in each.")
+    paths = [Path(os.path.abspath(table.parent / row[column])) for row in rows]
+    root = Path(os.path.commonpath([path.parent for path in paths])) if paths else table.parent
+    cases = {}
+    for row, path in zip(rows, paths):
+        for case in _listed(path, root, row.get("series")):
+            cases[case.input, case.series] = replace(case, name=row.get("case") or case.name)
+    return list(cases.values())
+
+
+def _listed(path, root, series):
+    if not path.is_dir():
+        return [Case(without_suffix(_joined(path, root)), path)]  # one that is not there is told of when it is read
+    found = [case for case in cases_below(path, root) if series in (None, "", case.series)]
+    return found or [Case(_joined(path, root), path, series, problem=(
+        f"{path}: no CT {f'series {series}' if series else ''} in it. Name another."))]
+
+
+def cases_below(folder, root, output=None):
+    """Cases of the files and the DICOM series in a folder, at any depth, `output` and hidden ones left out; named by
+    their paths below `root`. A damaged .dcm spoils the series around it."""
+    files, cases = _walk(folder, root, output)
+    series, damaged = defaultdict(list), defaultdict(list)
+    for file in tqdm(files, desc="looking for CTs", unit="file", disable=None, leave=False):
+        if file.name.lower().endswith(SUFFIXES):
+            cases.append(Case(without_suffix(_joined(file, root)), file))
+            continue
+        try:
+            header = read_header(file)
+        except InputError as error:
+            damaged[file.parent].append(str(error))
+            continue
+        if header is not None and (uid := next(iter(ct_series_of([(file, header)])), None)) is not None:
+            place = getattr(header.get_item("ImagePositionPatient"), "value", None)
+            series[uid].append((file, str(place), str(header.get("SeriesNumber", ""))))
+    parts = [(uid, part) for uid, slices in series.items() for part in _copies(slices)]
+    crowded = Counter(_common_folder(part) for _, part in parts)
+    for uid, part in parts:
+        place = _common_folder(part)
+        name = _joined(place, root) + (f"_series{part[0][2]}" if crowded[place] > 1 else "")
+        problem = next((damaged[parent][0] for parent in {file.parent for file, *_ in part} if damaged[parent]), "")
+        cases.append(Case(name, place, uid, tuple(file for file, *_ in part), problem))
+    used = {file.parent for _, part in parts for file, *_ in part}
+    return cases + [Case(_joined(place, root), place, problem=problems[0])
+                    for place, problems in damaged.items() if problems and place not in used]
+
+
+def _walk(folder, root, output):
+    """(files, cases of the folders that cannot be listed); links are followed, each folder once."""
+    files, unreadable, seen = [], [], {output.resolve()} if output else set()
+
+    def note(error):
+        place = Path(error.filename)
+        unreadable.append(Case(_joined(place, root), place, problem=one_line(error)))
+
+    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
+        real = Path(place).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        paths = [Path(place, name) for name in sorted(names) if name[0] != "."]
+        files += [path for path in paths if path.is_file() or not path.exists()]  # a link to nothing is a bad case
+    return files, unreadable
+
+
+def _copies(slices):
+    """The slices of one UID; by folder, if all lie at places that one folder holds: a series that was copied."""
+    folders, places = defaultdict(list), defaultdict(set)
+    for item in slices:
+        folders[item[0].parent].append(item)
+        places[item[0].parent].add(item[1])
+    copied = len(set().union(*places.values())) == max(map(len, places.values()))
+    return list(folders.values()) if copied else [slices]
+
+
+def _common_folder(slices):
+    return Path(os.path.commonpath([file.parent for file, *_ in slices]))
+
+
+def _joined(path, root):
+    """A name for a path below a folder; for the folder itself, its own."""
+    return "_".join(path.relative_to(root).parts) or root.resolve().name
+
+
+def told_apart(cases):
+    """The same cases under names that fit a file and of which no two are alike, not even in their case; what had to be
+    changed, or was alike, ends with 8 digits of its path."""
+    fit = ["".join(char if char.isprintable() and char not in "%/" else "_" for char in case.name).lstrip(".-")
+           for case in cases]
+    claimed = Counter(name.lower() + ending for name in fit for ending in ("", *DERIVED))
+    named = []
+    for case, name in zip(cases, fit):
+        short = os.fsencode(name)[:LONGEST].decode(errors="ignore")
+        if short != case.name or any(claimed[name.lower() + ending] > 1 for ending in ("", *DERIVED)):
+            path = os.fsencode(f"{case.input} {case.series or ''}")
+            short = f"{short}_{hashlib.sha256(path).hexdigest()[:8]}"
+        named.append(replace(case, name=short))
+    return named

@@ -1,0 +1,224 @@
+"""predict.py of every project: one CT, or a cohort with one network; what a killed run has finished is not made again.
+
+A cohort leaves in the output folder what each CT alone would, cases.csv with a row for every CT found, report.html, and
+below .done/ how each result was made.
+"""
+import json
+import os
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial, wraps
+from pathlib import Path
+from typing import Callable
+
+from tqdm import tqdm
+
+from shared_data.cohort import each_case, fingerprint, printable, say_skipped
+from shared_data.cohort_report import write_cohort
+from shared_data.ct_cases import Case, find_cases, is_list
+from shared_data.errors import FORBIDDEN, FULL, InputError, explained
+from shared_data.files import only_run_in, read_json, write_json
+from shared_data.results import ResultOptions, check_results, write_prediction
+from shared_data.settings import CLUSTER
+from shared_data.volume import SUFFIXES, read_ct, without_suffix
+
+ELSEWHERE = ("input", "output", "series", "workers", *CLUSTER)  # options that say nothing of how a CT is segmented
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a project supplies; functions of a module, so that other processes find them there."""
+
+    name: str  # as DICOM objects call it
+    load: Callable  # (options) -> the network, on its device, and what goes with it
+    segment: Callable  # (loaded, CT as read, options of this CT, progress as tqdm) -> Prediction
+
+
+@dataclass(frozen=True)
+class Job:
+    """A case of the cohort, to be made or finished already."""
+
+    case: Case
+    options: ResultOptions  # of this case alone
+    made_from: dict  # its files, the network's and the options, as JSON keeps them
+
+    @property
+    def record(self):
+        return self.options.output.parent / ".done" / f"{self.case.name}.json"
+
+
+def predict(options, method):
+    """Segment what --input names; the exit code."""
+    if not options.input.exists():
+        raise InputError(f"{options.input}: no such file or folder.")
+    several = is_list(options.input) or options.input.is_dir()
+    one = options.output.name.lower().endswith(SUFFIXES)
+    if several and not one:
+        return _predict_cohort(options, method)
+    if is_list(options.input):
+        raise InputError(f"{options.output}: a single file for a list of CTs. Name a folder.")
+    if options.format:
+        raise InputError(f"--format {options.format}: the name of the output tells the format of one CT. Leave it out.")
+    _predict_one(options, method)
+    return 0
+
+
+def _predict_one(options, method):
+    check_results(options)
+    loaded = method.load(options)
+    ct = read_ct(options.input, options.series)
+    prediction = _timed(method, loaded, ct, options, partial(tqdm, desc=options.input.name, disable=None))
+    for warning in prediction.warnings:
+        print(f"note: {warning}")
+    write_prediction(prediction, options, method.name)
+    print(f"{prediction.found}: {options.output}")
+
+
+def _timed(method, loaded, ct, options, progress):
+    start = time.perf_counter()
+    prediction = method.segment(loaded, ct, options, progress)
+    prediction.facts["seconds"] = round(time.perf_counter() - start, 2)
+    return prediction
+
+
+def _predict_cohort(options, method):
+    if options.series:
+        raise InputError(f"--series {options.series}: chooses one CT, but {options.output} is a folder for several. "
+                         "Leave it out, or name a file.")
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output}: not a folder. Name another.")
+    cases = find_cases(options.input, options.output)
+    with only_run_in(options.output, "", ".done", *filter(None, (options.rtstruct, options.seg))):
+        jobs = [_job(case, options) for case in cases]
+        outcomes = {job.case.name: row for job in jobs if (row := _finished(job))}
+        before = len(outcomes)
+        wanted = [job for job in jobs if job.case.name not in outcomes]
+        for job, outcome in _outcomes(wanted, options, method) if wanted else ():
+            outcomes[job.case.name] = outcome
+        return _summarise(cases, outcomes, before, options, method)
+
+
+def _job(case, options):
+    options = options.for_case(case)
+    made_from = {"input": printable(str(case.input)),
+                 "files": [fingerprint(file) for file in case.files or (case.input,)],
+                 "networks": [fingerprint(path) for path in options.networks()],
+                 "options": {name: value for name, value in asdict(options).items() if name not in ELSEWHERE}}
+    return Job(case, options, json.loads(json.dumps(made_from, default=str)))
+
+
+def _finished(job):
+    """The row of a case that was made from the same, and is still there."""
+    try:
+        kept = read_json(job.record)
+        there = all((job.record.parent / name).exists() for name in kept["files"])
+        return kept["row"] if there and kept["made_from"] == job.made_from else None
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _outcomes(jobs, options, method):
+    """(job, its row, or the reason why there is none)"""
+    if not (options.workers or options.scheduler):
+        bar = {"total": len(jobs), "unit": "CT", "disable": None}
+        return zip(jobs, tqdm(_overlapped(jobs, options, method), **bar))
+    stamp = repr([fingerprint(path) for path in options.networks() if path.is_file()])
+    return each_case(partial(predict_job, options=options, method=method, stamp=stamp), jobs, options.workers, "CT",
+                     options.scheduler, options.worker_memory_gb)
+
+
+def predict_job(job, options, method, stamp):
+    """The outcome of a job; its process keeps the network for the next one."""
+    loaded = _loaded(method, options, stamp)
+    return _write(_segment(_read(job), job, method, loaded), job, method)
+
+
+@lru_cache(maxsize=1)
+def _loaded(method, options, stamp):
+    """stamp: a file of the network that was changed meanwhile is loaded anew."""
+    return method.load(options)
+
+
+def _overlapped(jobs, options, method):
+    """Outcomes in order; while one CT is segmented, the next is read and the one before is written."""
+    scans = _ahead(_read, ((job,) for job in jobs))
+    loaded = method.load(options)
+    results = ((_segment(scan, job, method, loaded), job, method) for job, scan in zip(jobs, scans))
+    return _ahead(_write, results)
+
+
+def _ahead(work, given):
+    """work(*arguments) for each tuple of `given`, in order, in a thread that is one ahead."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque()
+        for arguments in given:
+            waiting.append(thread.submit(work, *arguments))
+            if len(waiting) > 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _or_reason(work):
+    """`work`, but where it fails the reason why this case is left out, a string; one that comes in passes. A disk that
+    is full, or may not be written to, concerns all cases and stops the run."""
+    @wraps(work)
+    def guarded(given, *others):
+        if isinstance(given, str):
+            return given
+        try:
+            return work(given, *others)
+        except Exception as error:  # whatever one CT brings about, the others go on
+            if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN):
+                raise
+            return explained(error)
+    return guarded
+
+
+@_or_reason
+def _read(job):
+    if job.record.exists():  # of another CT or network
+        stem = without_suffix(job.options.output)
+        for path in (job.record, job.options.output, Path(f"{stem}.json"), Path(f"{stem}_overlay.png")):
+            path.unlink(missing_ok=True)
+    if job.case.problem:
+        raise InputError(job.case.problem)
+    check_results(job.options, job.case.files)
+    return read_ct(job.case.input, job.case.series, job.case.files)
+
+
+@_or_reason
+def _segment(ct, job, method, loaded):
+    prediction = _timed(method, loaded, ct, job.options, partial(tqdm, disable=True))
+    if ct.HasMetaDataKey("note"):
+        prediction.warnings.append(ct.GetMetaData("note"))
+    return prediction
+
+
+@_or_reason
+def _write(prediction, job, method):
+    row = {**prediction.row, "seconds": prediction.facts["seconds"], "warnings": "; ".join(prediction.warnings)}
+    paths = write_prediction(prediction, job.options, method.name, job.case.files)
+    write_json(job.record, {"row": row, "files": [os.path.relpath(path, job.record.parent) for path in paths],
+                            "made_from": job.made_from})
+    return row
+
+
+def _summarise(cases, outcomes, before, options, method):
+    """Write cases.csv and the report; the exit code."""
+    rows, failed = [], {}
+    for case in cases:
+        outcome = outcomes[case.name]
+        if isinstance(outcome, str):
+            failed[case.name] = outcome
+            outcome = {"seconds": None, "warnings": ""}
+        rows.append({"case": case.name, "status": "failed" if case.name in failed else "done",
+                     "reason": failed.get(case.name, "").encode(errors="backslashreplace").decode(), **outcome,
+                     "input": printable(str(case.input)), "series": case.series})
+    done = f"{len(cases) - len(failed)} of {len(cases)} CTs segmented"
+    done += f", {before} of them before" if before else ""
+    write_cohort(options.output, f"{method.name}: {options.input.name}", [done], rows)
+    print(f"{done}: {options.output / 'report.html'}")
+    return say_skipped(failed)
