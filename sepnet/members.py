@@ -33,7 +33,7 @@ class NetworkOptions:
     window_batch: int | None = None  # windows in one pass; unset: the checkpoint's (1)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
-    precision: Precision = "auto"  # auto: 32-true; 16-mixed: for GPUs
+    precision: Precision = "32-true"  # 16-mixed: for GPUs
 
 
 @dataclass(frozen=True)

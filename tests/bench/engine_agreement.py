@@ -35,7 +35,7 @@ def main():
 def pooled_dices(reference, out):
     """{label: Dice of the voxels of two folders of predictions, all cases together}"""
     both, sizes = np.zeros(256), np.zeros(256)
-    for path in sorted((reference / "predictions").glob("*.nii.gz")):
+    for path in sorted(path for path in (reference / "predictions").iterdir() if path.suffix in (".gz", ".nrrd")):
         one, other = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "predictions" / path.name)))
                       for folder in (reference, out))
         both += np.bincount(one[one == other], minlength=256)

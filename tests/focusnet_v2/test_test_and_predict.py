@@ -143,10 +143,10 @@ def test_predict_takes_precision_and_thresholds(run_dir, raw, tmp_path, monkeypa
         raise InputError("seen")
 
     monkeypatch.setattr(predict, "segment_ct", stop)
-    for options in ([], ["--precision", "32-true", "--heatmap-threshold", "0.3", "--small-threshold", "0.2"]):
+    for options in ([], ["--precision", "auto", "--heatmap-threshold", "0.3", "--small-threshold", "0.2"]):
         with pytest.raises(InputError, match="seen"):
             run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", run_dir / "SOL" / "best.pt", *options)
-    assert seen == [(choose_precision("auto", torch.device("cpu")), 0.6, 0.5), ("32-true", 0.3, 0.2)]
+    assert seen == [("32-true", 0.6, 0.5), (choose_precision("auto", torch.device("cpu")), 0.3, 0.2)]
 
 
 @pytest.mark.parametrize("stage", STAGES)
