@@ -21,6 +21,7 @@ from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.metrics import dice
+from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
 
 STAGES = ("backbone", "SOL", "adversarial")
@@ -307,3 +308,10 @@ def test_the_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(InputError, match="not empty. Name a new folder"):
         demo.main(["--folder", str(tmp_path)])
+
+
+def test_without_a_checkpoint_the_weights_that_ship_segment_any_grid(raw, tmp_path, capsys):
+    predict.main(["--input", str(raw / "P1" / "img.nrrd"), "--output", str(tmp_path / "labels.nii.gz"), "--device", "cpu"])
+    assert "weights: " in capsys.readouterr().out and checkpoint.SHIPPED.stat().st_size < 12e6
+    organs = json.loads((tmp_path / "labels.json").read_text())["organs"]
+    assert [(row["label"], row["organ"]) for row in organs] == list(enumerate(ORGANS, 1))

@@ -11,12 +11,14 @@ import torch
 from fill import fill_entries
 
 from sepnet import ensemble_seg, error_rate, predict, segmentation, test, uncertainty
+from sepnet.checkpoint import SHIPPED
 from sepnet.config import Config
 from sepnet.test import score_organs, summarise_organ, weighted_scores, without_undrawn
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.metrics import dice
+from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
 
 FAST = ["--window-step", "8", "--window-batch", "2", "--device", "cpu"]
@@ -220,3 +222,11 @@ def test_a_bad_scan_is_one_line_and_exit_code_2(runs, raw, tmp_path):
 def test_test_needs_a_run(tmp_path):
     with pytest.raises(InputError, match="no best.pt in it or one level below"):
         test.main(["--run-dir", str(tmp_path)])
+
+
+def test_without_a_checkpoint_the_weights_that_ship_segment_any_grid(raw, tmp_path, capsys):
+    scan = next(raw.glob("**/data.nii.gz"))
+    predict.main(["--input", str(scan), "--output", str(tmp_path / "labels.nii.gz"), *FAST])
+    assert "weights: " in capsys.readouterr().out and SHIPPED.stat().st_size < 12e6
+    organs = json.loads((tmp_path / "labels.json").read_text())["organs"]
+    assert [(row["label"], row["organ"]) for row in organs] == list(enumerate(ORGANS, 1))
