@@ -109,7 +109,8 @@ def test_bad_cases_are_named_and_the_others_finish(ct, folder, run, capsys):
 
 def test_names_that_collide_or_cannot_be_printed_are_told_apart(ct, folder, run):
     names = ["a/ct.nii.gz", "b/ct.nii.gz", "a_b/c.nrrd", "a/b_c.nrrd", "x.nrrd", "x.mha", "line\nend.nrrd",
-             "Ä b%.nrrd", "y.nrrd", "y_uncertainty.nrrd", "n" * 200 + ".nrrd", b"bytes \xff.nrrd".decode(errors="surrogateescape")]
+             "Ä b%.nrrd", "y.nrrd", "y_uncertainty.nrrd", "n" * 200 + ".nrrd",
+             b"bytes \xff.nrrd".decode(errors="surrogateescape")]
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
         plain = folder.parent / f"plain{''.join(Path(name).suffixes[-2:])}"
@@ -243,7 +244,8 @@ def test_a_full_disk_stops_the_run(ct, folder, run, monkeypatch):
     ("out", ["--input", "empty.csv"], "empty.csv: no CT in it"), ("out", ["--input", "hole.csv"], "without a path"),
     ("out", ["--input", "none"], "none: no such file or folder"),
     ("m.nii.gz", ["--format", "mha"], "--format mha: the name"),
-    ("out", ["--checkpoint", "none.json"], "none.json: no such file"), ("out", ["--input", "bare"], "bare: no CT in it")])
+    ("out", ["--checkpoint", "none.json"], "none.json: no such file"),
+    ("out", ["--input", "bare"], "bare: no CT in it")])
 def test_impossible_wishes_are_one_line(ct, folder, run, monkeypatch, output, more, message):
     write_volume(ct, folder / "P1.nii.gz")
     monkeypatch.chdir(folder.parent)
