@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-LOST = ("gloo/", "NCCL", "Connection reset by peer", "Connection closed by peer")  # torch's, of processes that train
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as torch says it
 
 
 class InputError(Exception):
@@ -53,10 +53,10 @@ def run_script(main):
         if "--debug" in sys.argv:
             traceback.print_exc()
         line = one_line(error)
-        if any(word in line for word in LOST):
-            line = "another process of this run ended. Its own message says why; start all again, with --resume"
-        elif not isinstance(error, (InputError, OSError)):
-            line = f"unexpected {type(error).__name__}: {line} (--debug shows where)"
+        if not isinstance(error, (InputError, OSError)):
+            lost = any(word in line for word in LOST)
+            line = ("another process of this run ended. Its own message says why; start all again, with --resume"
+                    if lost else f"unexpected {type(error).__name__}: {line} (--debug shows where)")
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
         print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)
