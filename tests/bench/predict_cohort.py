@@ -28,8 +28,10 @@ def run():
         write_neck_cohort(folder / "flat", patients=1, size=128, slices=6)
 
         def predict(source, output, *options):
-            return measured([sys.executable, "-m", "snet_neck_ln.predict", "--input", source, "--output", output,
+            cost = measured([sys.executable, "-m", "snet_neck_ln.predict", "--input", source, "--output", output,
                              "--checkpoint", folder / "net.pt", "--device", "cpu", *options])
+            print(f"{source.name} to {output.name}: {cost} (s, GB)", file=sys.stderr, flush=True)
+            return cost
 
         def cohort(kind, number):
             """A folder with so many CTs, all the same."""
@@ -45,8 +47,6 @@ def run():
         one, two = (predict(deep, folder / f"workers {workers}", "--size", 64, "--workers", workers)[0]
                     for workers in (1, 2))
         few, many = (predict(cohort("flat", number), folder / f"out {number}")[1] for number in (10, 100))
-        print(f"{APART} CTs: {apart:.1f} s apart, {together:.1f} s together; {PARALLEL} deep CTs: one worker {one:.1f}"
-              f" s, two {two:.1f} s; peak of 10 CTs {few:.3f} GB, of 100 {many:.3f} GB", file=sys.stderr)
     return {f"{APART} CTs of 6 slices: time of {APART} runs / of one": apart / together,
             f"{PARALLEL} CTs of 32 slices: time of one worker / of two": one / two,
             "peak memory of 100 CTs / of 10": many / few}
