@@ -1,6 +1,7 @@
 """A loop over cases in worker processes, on this machine or on a cluster that is there: Dask distributed."""
 import importlib.util
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -100,6 +101,7 @@ def _client(workers, scheduler, memory_gb):
                 print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             yield client
         return
+    environment = dict(os.environ)
     with _left_alone_by_ctrl_c():
         cluster = LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
                                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
@@ -107,6 +109,8 @@ def _client(workers, scheduler, memory_gb):
         if importlib.util.find_spec("bokeh"):
             print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
         yield client
+    os.environ.clear()  # Dask sets OMP_NUM_THREADS=1 here, too, for the workers to find
+    os.environ.update(environment)
 
 
 @contextmanager
