@@ -57,7 +57,7 @@ def test_two_machines_train_as_one_process_and_go_on_when_one_was_lost(options, 
     start_of_wait = time.monotonic()
     said = here.communicate(timeout=60)[1].splitlines()
     lost.communicate()
-    assert here.returncode == 2 and "another process of this run" in said[-1] and time.monotonic() - start_of_wait < 60
+    assert here.returncode == 2 and "rank 0: another process of this run" in said[-1] and time.monotonic() - start_of_wait < 60
 
     epochs = str(len(losses(tmp_path / "two")) + 2)
     resumed = start_by_torchrun(["--run-dir", str(tmp_path / "two"), "--resume", "--epochs", epochs])
