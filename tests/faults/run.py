@@ -26,7 +26,8 @@ from tests.faults.bad_files import DAMAGES, bad_checkpoints, bad_cts
 from tests.faults.projects import PROJECTS
 from tests.faults.whole import half_written
 
-GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills", "worker_kills")  # methods of Suite
+# Methods of Suite.
+GROUPS = ("bad_settings", "bad_scans", "bad_prepared", "bad_networks", "faulty_machine", "kills", "worker_kills")
 
 
 class Suite:
