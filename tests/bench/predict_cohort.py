@@ -16,7 +16,7 @@ from snet_neck_ln.config import Config
 from snet_neck_ln.networks import build_network
 from tests.bench.measured import measured
 
-APART, PARALLEL = 4, 4  # CTs in one run against a run each; with workers
+APART, PARALLEL = 4, 12  # CTs in one run against a run each; with workers
 
 
 def run():
