@@ -215,7 +215,8 @@ class Suite:
             if outcome.code != 1:
                 self.unclear.append(f"folders: {after:.2f} s: exit {outcome.code}, {' | '.join(outcome.lines)[-300:]}")
                 continue
-            reasons = {row["case"]: row["reason"] for row in read_table(out / "cases.csv", ["case", "status", "reason"])}
+            rows = read_table(out / "cases.csv", ["case", "status", "reason"])
+            reasons = {row["case"]: row["reason"] for row in rows}
             said = [line for line in outcome.lines if not line.startswith(("note: ", "dashboard: "))]
             if len(said) != sum(map(bool, reasons.values())) or "unexpected" in "".join(reasons.values()):
                 self.unclear.append(f"folders: {after:.2f} s: {' | '.join(said)[-300:]}")
