@@ -35,7 +35,7 @@ help:
 	@echo "make prepare-<project> DATA=folder [ARGS=...]         raw cohort to training cases"
 	@echo "make train-<project> [DATA=folder] [GPUS=n] [ARGS=...] prepare DATA if given, then train"
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
-	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'"
+	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'    (or two folders)"
 	@echo "make test-<project>    its tests"
 	@echo "make test-faults       bad files, full disks, kills while preparing, training, scoring, predicting: counts"
 	@echo "make bench             benchmarks, as ratios"

@@ -148,9 +148,9 @@ def _train(stage, config, fabric, folder):
     if fabric.is_global_zero:
         write_json(folder / "config.json", to_plain(config))
         board = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
+        print(f"stage {stage.name}: {n_epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}",
+              flush=True)
 
-    fabric.print(f"stage {stage.name}: {n_epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}",
-                 flush=True)
     while len(history) < n_epochs:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance

@@ -39,12 +39,13 @@ class Autoencoder(Stage):
     @torch.inference_mode()
     def validate(self, fabric, network):
         """Dice of the masks of the validation cases, each organ's mean, then over organs."""
-        scores = torch.full((len(self.masks.masks), self.config.n_small), float("nan"), device=fabric.device)
+        scores = torch.zeros(len(self.masks.masks), self.config.n_small, device=fabric.device)
         for i in range(fabric.global_rank, len(scores), fabric.world_size):
             mask = self.masks[0, i]["mask"].to(fabric.device)
             reconstruction, *_ = network(mask[None])
+            scores[i] = float("nan")
             scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
-        scores = fabric.all_gather(scores).reshape(-1, self.config.n_small)
+        scores = fabric.all_reduce(scores, reduce_op="sum")  # each mask is one process'
         return {"val_dice": scores.nanmean(0).nanmean().item()}
 
 

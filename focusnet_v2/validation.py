@@ -15,14 +15,14 @@ def validate_volumes(fabric, network, cases, config):
     Without branches or heatmaps those two are left out. The processes share the cases. Says so when a class fills more
     than half of a case.
     """
-    scores = torch.full((len(cases), 2 * (config.n_classes + config.n_small)), float("nan"), device=fabric.device)
+    scores = torch.zeros(len(cases), 2 * (config.n_classes + config.n_small), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         scores[i] = torch.tensor(score_case(network, cases[i], config, fabric.device))
-    # NaN: another process' case, or no such organ.
-    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0)
+    scores = fabric.all_reduce(scores, reduce_op="sum")  # each case is one process'; NaN: it has no such organ
     parts = [config.n_classes, config.n_classes, config.n_small, config.n_small]
     for line in overgrown_notes(scores.split(parts, 1)[0].cpu().numpy(), config.classes):
-        fabric.print(line, flush=True)
+        if fabric.is_global_zero:
+            print(line, flush=True)
     _, main, small, centres = scores.nanmean(0).split(parts)
     result = {"val_dice": main[1:].nanmean().item()}
     if hasattr(network, "localise"):

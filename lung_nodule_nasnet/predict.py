@@ -43,7 +43,6 @@ class Options(ResultOptions):
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"--min-probability {self.min_probability} must lie in 0..1.")
 
-
     def networks(self):
         return (*super().networks(), *([self.reducer] if self.reducer else []))
 
@@ -51,9 +50,9 @@ class Options(ResultOptions):
         return [self.save_probability] if self.save_probability else []
 
     def for_case(self, case):
-        options = super().for_case(case)
-        folder = self.save_probability
-        return replace(options, save_probability=folder / options.output.name) if folder else options
+        options, folder = super().for_case(case), self.save_probability
+        name = options.output.name.replace(case.name, f"{case.name}_probability", 1)
+        return replace(options, save_probability=folder / name) if folder else options
 
 
 def main(argv=None):

@@ -145,8 +145,9 @@ def segment(path, program, options):
 def run(program, ct_path, folder, options):
     """Run TotalSegmentator, one file per vertebra. Raises ToolFailed."""
     with_us = shutil.which("setpriv")  # it ends with this process, even if that one is killed
-    command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder), "--device", options.device, "--roi_subset",
-               *(f"vertebrae_{name}" for name in VERTEBRAE), *(["--fast"] if options.fast else [])]
+    command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder),
+               "--device", options.device, "--roi_subset", *(f"vertebrae_{name}" for name in VERTEBRAE),
+               *(["--fast"] if options.fast else [])]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace",
                           env={**os.environ, "TOTALSEG_DISABLE_USAGE_STATS": "1"})
     if done.returncode == 0:

@@ -102,8 +102,8 @@ def train_all_epochs(config, fabric, precision):
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
+        print(f"{config.epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}", flush=True)
 
-    fabric.print(f"{config.epochs - len(history)} epochs of {len(loader)} updates on {fabric.device}", flush=True)
     while len(history) < config.epochs:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
@@ -162,16 +162,17 @@ def validate(fabric, model, cases, config):
     case."""
     model.eval()
     network = model.module  # not through DDP, which wants as many calls in every process
-    scores = torch.full((len(cases), 2, config.n_classes), float("nan"), device=fabric.device)
+    scores = torch.zeros(len(cases), 2, config.n_classes, device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         labels, _ = segment([network], [cases[i]["image"]], config, fabric.device, config.window_slices // 2)
         drawn = drawn_classes(cases[i], config.n_classes) if config.undrawn == "marginal" else [1] * config.n_classes
         scores[i] = torch.tensor([overgrown(labels, config.n_classes).astype(float).tolist(),
                                   [dice(cases[i]["label"] == c, labels == c) if drawn[c] else float("nan")
                                    for c in range(config.n_classes)]])
-    scores = fabric.all_gather(scores).reshape(-1, *scores.shape).nanmean(0)
+    scores = fabric.all_reduce(scores, reduce_op="sum")  # each case is one process'
     for line in overgrown_notes(scores[:, 0].cpu().numpy(), config.classes):
-        fabric.print(line, flush=True)
+        if fabric.is_global_zero:
+            print(line, flush=True)
     return scores[:, 1, 1:].nanmean(0).nanmean().item()
 
 

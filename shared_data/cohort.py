@@ -16,9 +16,9 @@ def each_case(work, cases, workers, unit="case", scheduler=None, memory_gb=0.0):
     the Dask cluster at `scheduler`. `work` is picklable and returns a string where the case has to be skipped: the
     reason; one comes for a case that twice ended its process, too. What it raises stops the run.
     """
-    if scheduler or workers:
+    if scheduler or workers and len(cases) > 1:
         from shared_data.cluster import finished  # Dask takes its time to import
-        done = finished(work, cases, workers, scheduler, memory_gb)
+        done = finished(work, cases, min(workers, len(cases)), scheduler, memory_gb)
     else:
         done = enumerate(map(work, cases))
     waiting, index = {}, 0

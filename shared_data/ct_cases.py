@@ -14,7 +14,7 @@ from shared_data.folds import natural_sort
 from shared_data.volume import SUFFIXES, without_suffix
 
 PATH_COLUMNS = ("path", "input", "ct", "file")  # any of these heads the column of paths
-DERIVED = ("_uncertainty",)  # what the name of an image beside a case's ends with
+DERIVED = ("_uncertainty", "_probability")  # what the name of an image beside a case's ends with
 LONGEST = 180  # bytes of a name
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-LOST = ("gloo/", "NCCL", "Connection reset by peer", "Connection closed by peer")  # torch's, of processes that train
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as torch says it
 _silence = threading.RLock()  # standard error is one for all threads
 
 
@@ -29,9 +29,12 @@ def explained(error):
     """`one_line` of any error, with the traceback on standard error for `--debug`."""
     if "--debug" in sys.argv:
         traceback.print_exception(error)
+    line = one_line(error)
     if isinstance(error, (InputError, OSError)):
-        return one_line(error)
-    return f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows where)"
+        return line
+    if any(word in line for word in LOST):
+        return "another process of this run ended. Its own message says why; start all again, with --resume"
+    return f"unexpected {type(error).__name__}: {line} (--debug shows where)"
 
 
 def _advice(number):
@@ -63,8 +66,6 @@ def run_script(main):
         sys.exit(130)
     except Exception as error:
         line = explained(error)
-        if any(word in line for word in LOST):
-            line = "another process of this run ended. Its own message says why; start all again, with --resume"
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
         print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,7 @@ from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Callable
 
+import SimpleITK as sitk
 from tqdm import tqdm
 
 from shared_data.cohort import each_case, fingerprint, printable, say_skipped
@@ -194,6 +195,8 @@ def _segment(ct, job, method, loaded):
     prediction = _timed(method, loaded, ct, job.options, partial(tqdm, disable=True))
     if ct.HasMetaDataKey("note"):
         prediction.warnings.append(ct.GetMetaData("note"))
+    if sitk.GetArrayViewFromImage(ct).min() >= 0:
+        prediction.warnings.append("no voxel below 0 HU: a mask among the CTs?")
     return prediction
 
 

@@ -65,7 +65,8 @@ class Prediction:
 
 def check_results(options, files=()):
     """Raise InputError now when `write_results` could not write later; files: the slices, where they are known."""
-    for path in (options.output, *options.more_volumes()):
+    volumes = [options.output, *options.more_volumes()]
+    for path in volumes:
         check_output(path, options.input)
     derived = [path for path in (options.rtstruct, options.seg) if path]
     for path in derived:
@@ -76,8 +77,8 @@ def check_results(options, files=()):
             raise InputError(f"{path}: a folder. Name a file.")
         if path.exists() and options.input.resolve() in path.resolve().parents:
             raise InputError(f"{path}: would overwrite a file of the input. Name another.")
-    if len({options.output, *derived}) <= len(derived):
-        raise InputError(f"{options.output}: named twice. Labels, RTSTRUCT and SEG are three files.")
+    if len({*volumes, *derived}) < len(volumes) + len(derived):
+        raise InputError(f"{options.output}: named twice. Every result is a file of its own.")
     if derived:
         ct_instances(_files(options, files))
 

@@ -64,8 +64,8 @@ def train(config, fabric):
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
+        print(f"{config.epochs - len(history)} epochs of {len(train_loader)} updates on {fabric.device}", flush=True)
 
-    fabric.print(f"{config.epochs - len(history)} epochs of {len(train_loader)} updates on {fabric.device}", flush=True)
     while len(history) < config.epochs and since_best < config.stop_patience:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance

@@ -46,6 +46,13 @@ def test_make(target, code, word):
     assert done.returncode == code and word in done.stdout + done.stderr
 
 
+def test_the_scripts_for_clusters_are_sound():
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.M | re.S)
+    for block in blocks:
+        assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).stderr == ""
+    assert len(blocks) == 3
+
+
 @pytest.mark.parametrize("project", sorted(PROJECTS))
 def test_every_setting_is_an_option_with_a_help_text_and_its_default(project, capsys):
     config = importlib.import_module(f"{project}.config").Config

@@ -16,20 +16,22 @@ from snet_neck_ln.config import Config
 from snet_neck_ln.networks import build_network
 from tests.bench.measured import measured
 
-APART, PARALLEL = 6, 12  # CTs in one run against a run each; with workers
+APART, PARALLEL = 4, 12  # CTs in one run against a run each; with workers
 
 
 def run():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        config = Config(size=128)
+        config = Config(size=32)
         save_checkpoint(folder / "net.pt", config=to_plain(config), model=build_network(config).state_dict())
-        write_neck_cohort(folder / "large", patients=1, size=128, slices=64)
-        write_neck_cohort(folder / "small", patients=1, size=64, slices=8)
+        write_neck_cohort(folder / "deep", patients=1, size=128, slices=32)
+        write_neck_cohort(folder / "flat", patients=1, size=128, slices=6)
 
         def predict(source, output, *options):
-            return measured([sys.executable, "-m", "snet_neck_ln.predict", "--input", source, "--output", output,
+            cost = measured([sys.executable, "-m", "snet_neck_ln.predict", "--input", source, "--output", output,
                              "--checkpoint", folder / "net.pt", "--device", "cpu", *options])
+            print(f"{source.name} to {output.name}: {cost} (s, GB)", file=sys.stderr, flush=True)
+            return cost
 
         def cohort(kind, number):
             """A folder with so many CTs, all the same."""
@@ -39,13 +41,12 @@ def run():
                 (place / f"P{i}.nrrd").hardlink_to(folder / kind / "P1" / "IM0001.nrrd")
             return place
 
-        apart = sum(predict(ct, folder / "apart" / f"{ct.stem}.nii.gz")[0] for ct in cohort("small", APART).iterdir())
-        together = predict(folder / f"small {APART}", folder / "together")[0]
-        one, two = (predict(folder / f"large {PARALLEL}" if workers > 1 else cohort("large", PARALLEL),
-                            folder / f"workers {workers}", "--workers", workers)[0] for workers in (1, 2))
-        few, many = (predict(cohort("small", number), folder / f"out {number}")[1] for number in (10, 100))
-        print(f"{APART} CTs: {apart:.1f} s apart, {together:.1f} s together; {PARALLEL} large CTs: one worker "
-              f"{one:.1f} s, two {two:.1f} s; peak of 10 CTs {few:.2f} GB, of 100 {many:.2f} GB", file=sys.stderr)
-    return {f"{APART} CTs of 64x64x8: time of {APART} runs / of one": apart / together,
-            f"{PARALLEL} CTs of 128x128x64: time of one worker / of two": one / two,
+        flat, deep = cohort("flat", APART), cohort("deep", PARALLEL)
+        apart = sum(predict(ct, folder / "apart" / f"{ct.stem}.nii.gz")[0] for ct in sorted(flat.iterdir()))
+        together = predict(flat, folder / "together")[0]
+        one, two = (predict(deep, folder / f"workers {workers}", "--size", 64, "--workers", workers)[0]
+                    for workers in (1, 2))
+        few, many = (predict(cohort("flat", number), folder / f"out {number}")[1] for number in (10, 100))
+    return {f"{APART} CTs of 6 slices: time of {APART} runs / of one": apart / together,
+            f"{PARALLEL} CTs of 32 slices: time of one worker / of two": one / two,
             "peak memory of 100 CTs / of 10": many / few}

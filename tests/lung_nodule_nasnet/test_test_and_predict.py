@@ -202,7 +202,7 @@ def test_a_cohort_is_segmented_as_each_ct_alone(checkpoint, luna, tmp_path, chec
                              str(tmp_path / (f"p_{source.name}" if source.is_file() else "p"))])
 
     rows = check_cohort(run, {f"P{i}": scan for i, scan in enumerate(sorted((luna / "subset0").glob("*.mhd")))})
-    assert int(rows["P0"]["nodules"]) >= 0 and (tmp_path / "p" / "P0.nii.gz").exists()
+    assert int(rows["P0"]["nodules"]) >= 0 and (tmp_path / "p" / "P0_probability.nii.gz").exists()
 
 
 def test_predict_never_writes_over_its_input(checkpoint, luna, tmp_path):

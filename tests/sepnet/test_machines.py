@@ -1,4 +1,4 @@
-"""Two machines, as far as one can be two: processes that were started apart meet at a port, as under srun or torchrun."""
+"""Two machines, as far as one can be two: processes started apart meet at a port, as under srun or torchrun."""
 import os
 import socket
 import subprocess
@@ -54,10 +54,9 @@ def test_two_machines_train_as_one_process_and_go_on_when_one_was_lost(options, 
         assert here.poll() is None and lost.poll() is None
         time.sleep(0.1)
     lost.kill()
-    start_of_wait = time.monotonic()
     said = here.communicate(timeout=60)[1].splitlines()
     lost.communicate()
-    assert here.returncode == 2 and "another process of this run" in said[-1] and time.monotonic() - start_of_wait < 60
+    assert here.returncode == 2 and "rank 0: another process of this run" in said[-1]
 
     epochs = str(len(losses(tmp_path / "two")) + 2)
     resumed = start_by_torchrun(["--run-dir", str(tmp_path / "two"), "--resume", "--epochs", epochs])

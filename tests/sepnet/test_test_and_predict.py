@@ -161,7 +161,7 @@ def test_a_cohort_is_segmented_as_each_ct_alone(runs, raw, check_cohort):
         return predict.main(["--input", str(source), "--output", str(output), *FAST, "--checkpoint", *checkpoints])
 
     rows = check_cohort(run, {f"P{name}": raw / name / "data.nii.gz" for name in ("1", "4")})
-    assert float(rows["P4"]["BrainStem ml"]) >= 0 and rows["none"]["volume_ml"] == ""
+    assert float(rows["P4"]["brain stem ml"]) >= 0 and rows["none"]["volume_ml"] == ""
 
 
 def test_a_checkpoint_of_the_authors_predicts(golden, raw, tmp_path):

@@ -1,4 +1,4 @@
-"""Preparing a cohort on a cluster that is there: a worker, the client, the scheduler are killed, and nothing is lost."""
+"""Preparing a cohort on a cluster: a worker, the client, the scheduler are killed, and nothing is lost."""
 import signal
 import socket
 import subprocess

@@ -88,6 +88,7 @@ def test_bad_cases_are_named_and_the_others_finish(ct, folder, run, capsys):
     (folder / "cut.nii").write_bytes((folder / "cut.nii").read_bytes()[:2000])
     (folder / "gone.nii.gz").symlink_to(folder / "nowhere")
     sitk.WriteImage(ct * 0 + 1234, str(folder / "const.mha"))
+    write_volume(ct > 0, folder / "mask.nrrd")
     odd = other(ct, 2)
     odd[0, 0, 0] = 1234
     write_volume(odd, folder / "odd.mha")
@@ -97,19 +98,21 @@ def test_bad_cases_are_named_and_the_others_finish(ct, folder, run, capsys):
     (folder / "alone" / "1.dcm").write_text("not DICOM")
     code, rows = run(folder)
     assert code == 1
-    assert {name for name, row in rows.items() if row["status"] == "done"} == {"good", "last"}
+    assert {name for name, row in rows.items() if row["status"] == "done"} == {"good", "last", "mask"}
+    assert "a mask among the CTs?" in rows["mask"]["warnings"] and rows["good"]["warnings"] == ""
     for name, reason in (("empty", "the file is empty"), ("cut", "cut short"), ("gone", "no such file"),
                          ("const", "every voxel is 1234"), ("series", "0003.dcm: damaged"), ("alone", "1.dcm: damaged"),
                          ("odd", "unexpected ZeroDivisionError: a case that the network does not stand")):
         assert rows[name]["status"] == "failed" and reason in rows[name]["reason"], name
         assert not (folder.parent / "out" / f"{name}.nii.gz").exists()
     said = capsys.readouterr()
-    assert said.err.count("skipped ") == 7 and "2 of 9 CTs segmented" in said.out
+    assert said.err.count("skipped ") == 7 and "3 of 10 CTs segmented" in said.out
 
 
 def test_names_that_collide_or_cannot_be_printed_are_told_apart(ct, folder, run):
     names = ["a/ct.nii.gz", "b/ct.nii.gz", "a_b/c.nrrd", "a/b_c.nrrd", "x.nrrd", "x.mha", "line\nend.nrrd",
-             "Ä b%.nrrd", "y.nrrd", "y_uncertainty.nrrd", "n" * 200 + ".nrrd", b"bytes \xff.nrrd".decode(errors="surrogateescape")]
+             "Ä b%.nrrd", "y.nrrd", "y_uncertainty.nrrd", "n" * 200 + ".nrrd",
+             b"bytes \xff.nrrd".decode(errors="surrogateescape")]
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(exist_ok=True)
         plain = folder.parent / f"plain{''.join(Path(name).suffixes[-2:])}"
@@ -243,7 +246,8 @@ def test_a_full_disk_stops_the_run(ct, folder, run, monkeypatch):
     ("out", ["--input", "empty.csv"], "empty.csv: no CT in it"), ("out", ["--input", "hole.csv"], "without a path"),
     ("out", ["--input", "none"], "none: no such file or folder"),
     ("m.nii.gz", ["--format", "mha"], "--format mha: the name"),
-    ("out", ["--checkpoint", "none.json"], "none.json: no such file"), ("out", ["--input", "bare"], "bare: no CT in it")])
+    ("out", ["--checkpoint", "none.json"], "none.json: no such file"),
+    ("out", ["--input", "bare"], "bare: no CT in it")])
 def test_impossible_wishes_are_one_line(ct, folder, run, monkeypatch, output, more, message):
     write_volume(ct, folder / "P1.nii.gz")
     monkeypatch.chdir(folder.parent)

@@ -2,13 +2,14 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.settings import (as_prepared, changed_config, config_from_dict, device_there, given_options,
-                                  keep_config, load_config, parse_options, settings_of_run)
+from shared_data.settings import (as_prepared, changed_config, check_started, config_from_dict, device_there,
+                                  given_options, keep_config, load_config, parse_options, settings_of_run)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,17 @@ def test_a_device_is_chosen_where_it_is():
     assert device_there("auto", there) == "mps" and device_there("cpu", there) == "cpu"
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: mps, cpu."):
         device_there("cuda", there)
+
+
+def test_torchrun_and_the_settings_have_to_agree(monkeypatch):
+    config = SimpleNamespace(devices=2, num_nodes=1)
+    check_started(config)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_started(config)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(InputError, match="torchrun started 4 processes, --devices 2 --num-nodes 1 are 2"):
+        check_started(config)
 
 
 @dataclass(frozen=True)
