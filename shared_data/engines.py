@@ -36,6 +36,14 @@ def _say_missing():
           file=sys.stderr)
 
 
+@cache
+def _core():
+    """The only one of the process: each sets the thread's stack for signals, and takes it away when it ends, so that
+    with several the next signal that Python handles ends the process (OpenVINO 2026.4)."""
+    from openvino import Core
+    return Core()
+
+
 class Compiled:
     """A network of one input run by OpenVINO on the CPU: an array (or tensor) in, its outputs as float32 arrays out.
 
@@ -44,26 +52,25 @@ class Compiled:
     """
 
     def __init__(self, trace, precision, threads):
-        from openvino import Core
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes that the trace looks at only guard against bad input
             decoder = TorchScriptPythonDecoder(trace())
         frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would report to its maker
-        self.converted, self.core = frontend.convert(frontend.load(decoder)), Core()
+        self.converted, self.owner = frontend.convert(frontend.load(decoder)), decoder  # whose weights it looks at
         self.hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads}
         self.requests = OrderedDict()
 
     def __call__(self, x):
         x = np.ascontiguousarray(x)
-        return self._request(x.shape).infer([x], share_inputs=True).to_tuple()
+        return self._request(x.shape).infer([x]).to_tuple()
 
     def _request(self, shape):
         if shape not in self.requests:
             model = self.converted.clone()
             model.reshape(shape)
-            self.requests[shape] = self.core.compile_model(model, "CPU", self.hints).create_infer_request()
+            self.requests[shape] = _core().compile_model(model, "CPU", self.hints).create_infer_request()
             if len(self.requests) > KEPT_SHAPES:
                 self.requests.popitem(last=False)
         self.requests.move_to_end(shape)

@@ -1,3 +1,5 @@
+import signal
+import subprocess
 from functools import partial
 
 import numpy as np
@@ -57,3 +59,13 @@ def test_nothing_is_reported_to_the_maker(monkeypatch):
     import openvino_telemetry
     monkeypatch.setattr(openvino_telemetry.Telemetry, "__init__", lambda *_, **__: pytest.fail("it reports"))
     compiled(Two().eval())
+
+
+def test_python_still_handles_signals_when_networks_come_and_go():
+    for _ in range(3):
+        first, second = compiled(Two().eval()), compiled(Two().eval())
+        first(torch.zeros(1, 1, 4, 4)), second(torch.zeros(1, 1, 4, 4))
+        del first, second
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    subprocess.run(["true"], check=True)
+    signal.signal(signal.SIGCHLD, before)
