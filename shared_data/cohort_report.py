@@ -8,7 +8,7 @@ from shared_data.files import write_table
 from shared_data.pictures import contact_sheet, save_picture
 from shared_data.report import write_report
 
-COLUMNS, PER_SHEET, SIDE = 4, 32, 300  # pixels of width
+PER_SHEET, WIDTH, AREA = 32, 1200, 300 * 300  # pixels of a sheet's width, and of an overlay in it
 
 
 def write_cohort(folder, title, notes, rows):
@@ -21,8 +21,8 @@ def write_cohort(folder, title, notes, rows):
         for start in range(0, len(done), PER_SHEET):
             names = done[start:start + PER_SHEET]
             sheet = Path(place) / f"{start}.png"
-            save_picture(sheet, contact_sheet([(_small(folder / f"{name}_overlay.png"), name) for name in names],
-                                              COLUMNS))
+            pictures = [(_small(folder / f"{name}_overlay.png"), name) for name in names]
+            save_picture(sheet, contact_sheet(pictures, max(1, WIDTH // max(one.shape[1] for one, _ in pictures))))
             sheets[f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]] = sheet
         write_report(folder / "report.html", title, notes,
                      {"Cases": [{name: row.get(name) for name in fullest} for row in rows]}, sheets)
@@ -30,5 +30,5 @@ def write_cohort(folder, title, notes, rows):
 
 def _small(path):
     picture = cv2.imread(str(path))
-    size = (SIDE, max(1, round(SIDE * picture.shape[0] / picture.shape[1])))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    scale = (AREA / (picture.shape[0] * picture.shape[1])) ** 0.5  # strips are wide: as many pixels as a square has
+    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[..., ::-1]
