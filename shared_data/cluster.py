@@ -71,8 +71,6 @@ def _outcomes(client, work, cases, at_once):
 
     submit(at_once)
     for future in running:
-        if future.status == "cancelled":
-            raise InputError("the scheduler is gone. Start it again; the same command goes on.")
         error = future.exception()
         if error and not isinstance(error, KilledWorker):
             raise error
@@ -90,17 +88,7 @@ def _client(workers, scheduler, memory_gb):
     """A client of the cluster at `scheduler`, or of one within this process."""
     from distributed import Client
     if scheduler:
-        try:
-            client = Client(scheduler, timeout=10, set_as_default=False)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers. Start it, or correct the address."
-                             ) from error
-        with client:
-            if not client.ncores():
-                print(f"{scheduler} has no workers yet: waiting for them", file=sys.stderr)
-            with suppress(OSError):  # without bokeh the scheduler has none, but does not know
-                urlopen(client.dashboard_link, timeout=2).close()
-                print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+        with _joined(scheduler) as client:
             yield client
         return
     environment = dict(os.environ)
@@ -112,6 +100,28 @@ def _client(workers, scheduler, memory_gb):
         yield client
     os.environ.clear()  # Dask sets OMP_NUM_THREADS=1 here, too, for the workers to find
     os.environ.update(environment)
+
+
+@contextmanager
+def _joined(scheduler):
+    from distributed import Client, CancelledError
+    from distributed.client import ClosedClientError
+    from distributed.comm import CommClosedError
+    try:
+        client = Client(scheduler, timeout=10, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler {scheduler}: no Dask scheduler answers. Start it, or correct the address."
+                         ) from error
+    try:
+        with client:
+            if not client.ncores():
+                print(f"{scheduler} has no workers yet: waiting for them", file=sys.stderr)
+            with suppress(OSError):  # without bokeh the scheduler has none, but does not know
+                urlopen(client.dashboard_link, timeout=2).close()
+                print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
+            yield client
+    except (CancelledError, ClosedClientError, CommClosedError) as error:  # by what the client did just then
+        raise InputError("the scheduler is gone. Start it again; the same command goes on.") from error
 
 
 def _local_cluster(workers, memory_gb):
