@@ -59,7 +59,8 @@ class Compiled:
             decoder = TorchScriptPythonDecoder(trace())
         frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would report to its maker
         self.converted, self.owner = frontend.convert(frontend.load(decoder)), decoder  # whose weights it looks at
-        self.hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads}
+        self.hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads,
+                      "ENABLE_CPU_PINNING": False}  # pinned, processes side by side would share the first core
         self.requests = OrderedDict()
 
     def __call__(self, x):

@@ -1,14 +1,17 @@
 """Predicting a cohort by S-Net (full width, random weights; neck phantoms): CTs in one run against a run each, two
-workers against one, and the peak memory of 100 CTs against that of 10.
+workers against one, the peak memory of 100 CTs against that of 10, and what it takes to start two workers.
 
     python -m tests.bench.run predict_cohort
 
-Every figure includes the start of Python, of torch and of the workers; a worker computes in one thread.
+Every other figure includes the start of Python, of torch and of the workers; a worker computes in one thread.
 """
 import sys
 import tempfile
+import time
+from operator import neg
 from pathlib import Path
 
+from shared_data.cluster import finished
 from shared_data.phantoms import write_neck_cohort
 from shared_data.settings import to_plain
 from snet_neck_ln.checkpoint import save_checkpoint
@@ -16,7 +19,7 @@ from snet_neck_ln.config import Config
 from snet_neck_ln.networks import build_network
 from tests.bench.measured import measured
 
-APART, PARALLEL = 4, 12  # CTs in one run against a run each; with workers
+APART, PARALLEL = 4, 24  # CTs in one run against a run each; with workers
 
 
 def run():
@@ -44,9 +47,13 @@ def run():
         flat, deep = cohort("flat", APART), cohort("deep", PARALLEL)
         apart = sum(predict(ct, folder / "apart" / f"{ct.stem}.nii.gz")[0] for ct in sorted(flat.iterdir()))
         together = predict(flat, folder / "together")[0]
-        one, two = (predict(deep, folder / f"workers {workers}", "--size", 64, "--workers", workers)[0]
+        one, two = (predict(deep, folder / f"workers {workers}", "--size", 128, "--workers", workers)[0]
                     for workers in (1, 2))
         few, many = (predict(cohort("flat", number), folder / f"out {number}")[1] for number in (10, 100))
+        start = time.perf_counter()
+        assert sorted(finished(neg, [1, 2], workers=2)) == [(0, -1), (1, -2)]
+        started = time.perf_counter() - start
     return {f"{APART} CTs of 6 slices: time of {APART} runs / of one": apart / together,
             f"{PARALLEL} CTs of 32 slices: time of one worker / of two": one / two,
-            "peak memory of 100 CTs / of 10": many / few}
+            "peak memory of 100 CTs / of 10": many / few,
+            "seconds to start two workers, do next to nothing, and end them": started}
