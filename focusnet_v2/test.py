@@ -4,8 +4,9 @@ Takes the best.pt of the last stage there is. Whole CTs, no reference label is u
 <run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
 overlays/, report.html with the human level beside ours.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +25,13 @@ from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summar
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.engines import Engine
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
+from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 
@@ -39,7 +41,7 @@ HUMAN_LEVEL = Path(__file__).parent / "human_level.json"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ScoringOptions):
     run_dir: Path = ROOT / "runs" / "focusnet_v2"  # folder of a run, with its stages
     checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run's last stage
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -56,31 +58,30 @@ class Options:
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    path = options.checkpoint or find_checkpoint(options.run_dir)
-    network, config, stage = load_network(path)
+    options = replace(options, checkpoint=options.checkpoint or find_checkpoint(options.run_dir),
+                      output_dir=options.output_dir or options.run_dir / options.split)
+    loaded = load(options)
+    _, config, stage, _ = loaded
+    names = cases_of(config, options.split)
+    check_table(config)
+    scored, skipped = score_each(score_case, names, loaded, load, options, [options.checkpoint])
+    if not scored:
+        raise all_skipped(config.prepared_dir, dict(skipped))
+    names, results = zip(*scored)
+    organs, small, filled = zip(*results)
+    write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
+                  overgrown_notes(filled, config.classes))
+    return say_skipped(dict(skipped))
+
+
+def load(options):
+    """(network, config, stage, device)"""
+    network, config, stage = load_network(options.checkpoint)
     device = choose_device(options.device)
     changes = set_options(options, "prepared_dir", "window_step", "window_side", "heatmap_threshold",
                           "small_threshold")
     config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    out = options.output_dir or options.run_dir / options.split
-    network = ready(network, options.engine, config, device)
-    organs, small, filled, skipped = [], [], [], {}
-    names = cases_of(config, options.split)
-    check_table(config)
-    for name in tqdm(names, unit="case", disable=None):
-        try:
-            rows = score_case(name, network, config, device, out)
-        except InputError as error:
-            skipped[name] = one_line(error)
-            continue
-        organs += rows[0]
-        small += rows[1]
-        filled.append(rows[2])
-    if not organs:
-        raise all_skipped(config.prepared_dir, skipped)
-    names = [name for name in names if name not in skipped]
-    write_results(out, options, path, stage, config, names, organs, small, overgrown_notes(filled, config.classes))
-    return say_skipped(skipped)
+    return ready(network, options.engine, config, device), config, stage, device
 
 
 def find_checkpoint(run_dir):
@@ -91,17 +92,19 @@ def find_checkpoint(run_dir):
     raise InputError(f"{run_dir}: no best.pt of any stage in it. Train first, or name a --checkpoint.")
 
 
-def score_case(name, network, config, device, out):
+def score_case(name, loaded, options):
     """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it); the prediction and a
     picture are written."""
-    folder = config.prepared_dir / "resampled" / name
+    network, config, _, device = loaded
+    folder, out = config.prepared_dir / "resampled" / name, options.output_dir
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
     image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
     result = segment_ct(network, image, seen, config, device,
-                        partial(tqdm, desc=name, unit="window", leave=False, disable=None))
+                        partial(tqdm, desc=name, unit="window", leave=False,
+                                disable=None if options.alone else True))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
@@ -119,7 +122,8 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(out, options, path, stage, config, names, organs, small, notes):
+def write_results(options, stage, config, names, organs, small, notes):
+    out, path = options.output_dir, options.checkpoint
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
     by_key = {identity(name): scores for name, scores in human["organs"].items()}
@@ -159,4 +163,5 @@ def write_results(out, options, path, stage, config, names, organs, small, notes
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from focusnet_v2 import test as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -1,8 +1,9 @@
 """Detection on whole scans: candidates, FROC, CPM."""
+from functools import partial
+
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
 from lung_nodule_nasnet.inference import segment
@@ -12,10 +13,11 @@ from lung_nodule_nasnet.predict import WINDOW_HU, prepare_network
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from lung_nodule_nasnet.scans import find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
-from shared_data.errors import InputError, one_line
+from shared_data.errors import InputError
 from shared_data.files import whole_file, write_json, write_table
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
+from shared_data.scoring import score_each
 
 PLACE = ("coordX", "coordY", "coordZ")
 TILES = 16
@@ -33,26 +35,14 @@ def score_scans(options, config, seen):
                          "--leave-out, or score them nevertheless with --seen-scans.")
     if not any(listed.get(scan.uid) for scan in fresh):
         raise InputError(f"{annotations}: no nodule of the {len(fresh)} scans in it. Give their table with --nodules.")
-    network, _ = prepare_network(options.checkpoint, options.device, {})
-    reducer = load_reducer(options.reducer) if options.reducer else None
-    results, candidates, pictures = {}, [], []
-    for scan in tqdm(fresh, unit="scan", disable=None):
-        try:
-            mask, probability, ct = segment(network, read_scan(scan).image, config)
-        except (InputError, OSError) as error:
-            skipped[scan.uid] = one_line(error)
-            continue
-        found, _ = find_nodules(mask, probability, ct)
-        found = rate(reducer, found, ct) if reducer else found
-        truth = listed.get(scan.uid, [])
-        places = [[nodule[name] for name in (*PLACE, "probability")] for nodule in found]
-        results[scan.uid] = match(places, truth, excluded.get(scan.uid, []))
-        for place in places:
-            hit = np.isfinite(match([place], truth)[0]).any()
-            ignored = not hit and not len(match([place], truth, excluded.get(scan.uid, []))[1])
-            candidates.append({"seriesuid": scan.uid, **dict(zip((*PLACE, "probability"), place)),
-                               "class": "" if ignored else int(hit)})
-        pictures += draw(ct, mask, truth, scan.patient)
+    cases = [(scan, listed.get(scan.uid, []), excluded.get(scan.uid, [])) for scan in fresh]
+    networks = [path for path in (options.checkpoint, options.reducer) if path]
+    scored, left_out = score_each(partial(score_scan, config=config), cases, load(options), load, options, networks,
+                                  "scan")
+    skipped |= {scan.uid: reason for (scan, _, _), reason in left_out}
+    results = {scan.uid: matched for (scan, _, _), (matched, _, _) in scored}
+    candidates = [row for _, (_, rows, _) in scored for row in rows]
+    pictures = [picture for _, (_, _, drawn) in scored for picture in drawn]
     if not results:
         raise all_skipped(options.scans, skipped)
     if not any(len(best) for best, _ in results.values()):
@@ -60,6 +50,29 @@ def score_scans(options, config, seen):
                          + " | ".join(f"{name}: {reason}" for name, reason in skipped.items()))
     write_results(options, results, candidates, pictures, len(scans) - len(fresh))
     return say_skipped(skipped)
+
+
+def load(options):
+    """(network, reducer of false positives or None)"""
+    network, _ = prepare_network(options.checkpoint, options.device, {})
+    return network, load_reducer(options.reducer) if options.reducer else None
+
+
+def score_scan(case, loaded, options, config):
+    """(what `match` says of the candidates of a (scan, its nodules, excluded findings), rows of
+    candidates_class.csv, pictures)"""
+    (scan, truth, excluded), (network, reducer) = case, loaded
+    mask, probability, ct = segment(network, read_scan(scan).image, config)
+    found, _ = find_nodules(mask, probability, ct)
+    found = rate(reducer, found, ct) if reducer else found
+    places = [[nodule[name] for name in (*PLACE, "probability")] for nodule in found]
+    candidates = []
+    for place in places:
+        hit = np.isfinite(match([place], truth)[0]).any()
+        ignored = not hit and not len(match([place], truth, excluded)[1])
+        candidates.append({"seriesuid": scan.uid, **dict(zip((*PLACE, "probability"), place)),
+                           "class": "" if ignored else int(hit)})
+    return match(places, truth, excluded), candidates, draw(ct, mask, truth, scan.patient)
 
 
 def draw(ct, mask, truth, name):

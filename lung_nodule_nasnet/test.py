@@ -11,13 +11,14 @@ from pathlib import Path
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
 from shared_data.errors import run_script
+from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
 
 OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: Path | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
@@ -36,6 +37,7 @@ class Options:
     device: Device = "auto"  # auto: gpu where there is one
 
     def __post_init__(self):
+        super().__post_init__()
         for name, value in (("checkpoint", self.run_dir / "best.npz"),
                             ("output_dir", self.run_dir / ("scans" if self.scans else "validation"))):
             if getattr(self, name) is None:
@@ -57,4 +59,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from lung_nodule_nasnet import test as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
-from tqdm import tqdm
 
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
@@ -18,11 +17,12 @@ from retroln_nnunet.model import choose_device, load_predictor, predict_crop, tu
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.cohort import all_skipped, say_skipped
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
+from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import parse_options
 from shared_data.volume import check_same_grid, image_from, read_ct, read_mask, read_volume, to_lps, write_volume
 
@@ -30,7 +30,7 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 
 
 @dataclass(frozen=True)
-class Options(RunConfig):
+class Options(RunConfig, ScoringOptions):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
@@ -40,6 +40,7 @@ class Options(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        ScoringOptions.__post_init__(self)
         fold = model_dir(self) / f"fold_{self.fold}"
         for name, value in (("checkpoint", fold / "checkpoint_final.pth"), ("output_dir", fold / self.split)):
             if getattr(self, name) is None:
@@ -48,21 +49,20 @@ class Options(RunConfig):
 
 def main(argv=None):
     config = parse_options(Options, argv, __doc__)
-    device = choose_device(config.device)
-    predictor = None if config.predictions_dir else load_predictor(config.checkpoint, device, config.mirror)
-    cases, nodes, pictures, skipped = [], [], {}, {}
-    for case in tqdm(held_out(config), unit="case", disable=None):
-        try:
-            scores, found, pictures[case] = score_case(case, predictor, config)
-        except (InputError, OSError) as error:
-            skipped[case] = one_line(error)
-            continue
-        cases.append(scores)
-        nodes += [{"case": case, **node} for node in found]
-    if not cases:
-        raise all_skipped(config.prepared_dir, skipped)
-    write_results(config, cases, nodes, pictures)
-    return say_skipped(skipped)
+    predictor = load(config)
+    scored, skipped = score_each(score_case, held_out(config), predictor, load, config, [config.checkpoint])
+    if not scored:
+        raise all_skipped(config.prepared_dir, dict(skipped))
+    cases = [row for _, (row, _, _) in scored]
+    nodes = [{"case": case, **node} for case, (_, found, _) in scored for node in found]
+    write_results(config, cases, nodes, {case: picture for case, (_, _, picture) in scored})
+    return say_skipped(dict(skipped))
+
+
+def load(config):
+    """nnU-Net's predictor; None where masks are there already."""
+    return None if config.predictions_dir else load_predictor(config.checkpoint, choose_device(config.device),
+                                                              config.mirror)
 
 
 def held_out(config):
@@ -150,4 +150,5 @@ def write_results(config, cases, nodes, pictures):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from retroln_nnunet import test as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

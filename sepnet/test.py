@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -25,11 +26,12 @@ from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import onto_lps
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
+from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import parse_options
 from shared_data.volume import onto_scan, read_volume, write_volume
 
@@ -37,7 +39,7 @@ SCORES = ("dice", "hd95_mm", "assd_mm")
 
 
 @dataclass(frozen=True)
-class Options(NetworkOptions):
+class Options(NetworkOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
@@ -48,42 +50,43 @@ class Options(NetworkOptions):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
-    members = load_members(checkpoints, options)
+    options = replace(options, checkpoint=tuple(checkpoints))
+    members = load(options)
     prepared = options.prepared_dir or members.config.prepared_dir
-    options = replace(options, checkpoint=tuple(checkpoints), prepared_dir=prepared,
+    options = replace(options, prepared_dir=prepared,
                       output_dir=options.output_dir or options.run_dir / options.split)
     patients = patients_of(prepared, options.split)
     if not patients:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
     check_table(members.config, prepared)
-    organs, filled, voxels, wrong, skipped = [], [], Counter(), Counter(), {}
-    for patient in tqdm(patients, unit="patient", disable=None):
-        try:
-            rows, overfull = score_patient(patient, members, options, voxels, wrong)
-            organs += rows
-            filled.append(overfull)
-        except InputError as error:
-            skipped[patient] = one_line(error)
-    patients = [patient for patient in patients if patient not in skipped]
-    if not patients:
-        raise all_skipped(prepared, skipped)
-    write_results(options, members, patients, without_undrawn(organs, members.config), error_table(voxels, wrong),
+    scored, skipped = score_each(score_patient, patients, members, load, options, checkpoints, "patient")
+    if not scored:
+        raise all_skipped(prepared, dict(skipped))
+    patients, results = zip(*scored)
+    organs, filled, voxels, wrong = zip(*results)
+    write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())),
                   overgrown_notes(filled, members.config.classes))
-    return say_skipped(skipped)
+    return say_skipped(dict(skipped))
 
 
-def score_patient(patient, members, options, voxels, wrong):
-    """(rows of organs.csv, which classes fill more than half of the case); the prediction, its uncertainty and a
-    picture are written, the errors counted."""
+def load(options):
+    return load_members(options.checkpoint, options)
+
+
+def score_patient(patient, members, options):
+    """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
+    votes); the prediction, its uncertainty and a picture are written."""
     folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
-    bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None)
+    bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None if options.alone else True)
     labels, votes = segment(members.networks, images, members.config, members.device, progress=bar)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
+    voxels, wrong = Counter(), Counter()
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
     entropy = vote_entropy(votes) if len(votes) > 1 else None
@@ -94,7 +97,7 @@ def score_patient(patient, members, options, voxels, wrong):
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
     return (score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes),
-            overgrown(prediction, members.config.n_classes))
+            overgrown(prediction, members.config.n_classes), voxels, wrong)
 
 
 def score_organs(patient, reference, prediction, spacing_xyz, classes):
@@ -179,4 +182,5 @@ def weighted_scores(by_organ, weights):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from sepnet import test as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial, wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Callable
 
@@ -22,6 +22,7 @@ from shared_data.ct_cases import Case, find_cases, is_list
 from shared_data.errors import FORBIDDEN, FULL, InputError, explained
 from shared_data.files import only_run_in, read_json, write_json
 from shared_data.results import ResultOptions, check_results, write_prediction
+from shared_data.scoring import kept, stamp_of
 from shared_data.settings import CLUSTER
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
 
@@ -125,21 +126,15 @@ def _outcomes(jobs, options, method):
     if not (options.workers or options.scheduler):
         bar = {"total": len(jobs), "unit": "CT", "disable": None}
         return zip(jobs, tqdm(_overlapped(jobs, options, method), **bar))
-    stamp = repr([fingerprint(path) for path in options.networks() if path.is_file()])
-    return each_case(partial(predict_job, options=options, method=method, stamp=stamp), jobs, options.workers, "CT",
+    work = partial(predict_job, options=options, method=method, stamp=stamp_of(options.networks()))
+    return each_case(work, jobs, options.workers, "CT",
                      options.scheduler, options.worker_memory_gb)
 
 
 def predict_job(job, options, method, stamp):
     """The outcome of a job; its process keeps the network for the next one."""
-    loaded = _loaded(method, options, stamp)
+    loaded = kept(method.load, options, stamp)
     return _write(_segment(_read(job), job, method, loaded), job, method)
-
-
-@lru_cache(maxsize=1)
-def _loaded(method, options, stamp):
-    """stamp: a file of the network that was changed meanwhile is loaded anew."""
-    return method.load(options)
 
 
 def _overlapped(jobs, options, method):

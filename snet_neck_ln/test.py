@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.crop import undo_crop
 from shared_data.engines import Engine
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
+from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import build, parse_options, set_options, with_changes
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
@@ -34,7 +34,7 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run folder
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -54,39 +54,41 @@ def main(argv=None):
     run_dir = options.run_dir or build(Config, set_options(options, "val_fold")).run_dir
     options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or run_dir / "best.pt",
                       output_dir=options.output_dir or run_dir / options.split)
-    device = choose_device(options.device)
-    network, config = load_network(options.checkpoint)
-    changes = set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size")
-    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
+    loaded = load(options)
+    config = loaded[1]
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
                                                                        options.split) for path in paths})
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
-    network = ready(network, options.engine, config, device)
-    cases, nodes, pictures, skipped = [], [], {}, {}
-    for patient in tqdm(patients, unit="patient", disable=None):
-        try:
-            scores, found, pictures[patient] = score_patient(patient, network, config, device, options.output_dir)
-        except InputError as error:
-            skipped[patient] = one_line(error)
-            continue
-        cases.append(scores)
-        nodes += [{"case": patient, **node} for node in found]
-    if not cases:
-        raise all_skipped(config.prepared_dir, skipped)
-    write_results(options, config, cases, nodes, pictures)
-    return say_skipped(skipped)
+    scored, skipped = score_each(score_patient, patients, loaded, load, options, [options.checkpoint],
+                                 "patient")
+    if not scored:
+        raise all_skipped(config.prepared_dir, dict(skipped))
+    cases = [row for _, (row, _, _) in scored]
+    nodes = [{"case": patient, **node} for patient, (_, found, _) in scored for node in found]
+    write_results(options, config, cases, nodes, {patient: picture for patient, (_, _, picture) in scored})
+    return say_skipped(dict(skipped))
 
 
-def score_patient(patient, network, config, device, out):
+def load(options):
+    """(network, config, device)"""
+    device = choose_device(options.device)
+    network, config = load_network(options.checkpoint)
+    changes = set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size")
+    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
+    return ready(network, options.engine, config, device), config, device
+
+
+def score_patient(patient, loaded, options):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB); the predicted mask is written on the scan's grid."""
+    network, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits = predict_logits(network, stored, config, device)
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
-    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), out / "predictions" / f"{patient}.nii.gz")
+    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
     spacing = case["grid"]["spacing_xyz"]
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
@@ -149,4 +151,5 @@ def write_results(options, config, cases, nodes, pictures):
 
 
 if __name__ == "__main__":
-    run_script(main)
+    from snet_neck_ln import test as module  # under the name by which other processes find what it hands them
+    run_script(module.main)

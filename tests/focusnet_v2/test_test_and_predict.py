@@ -290,13 +290,14 @@ def test_a_bad_scan_is_one_line_and_exit_code_2(run_dir, raw, tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_test_goes_on_without_a_damaged_case_and_needs_a_run(run_dir, prepared, tmp_path, capsys):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_test_goes_on_without_a_damaged_case_and_needs_a_run(run_dir, prepared, tmp_path, capfd, workers):
     shutil.copytree(prepared, tmp_path / "prepared")
     options = ["--run-dir", str(run_dir), "--prepared-dir", str(tmp_path / "prepared"), "--output-dir", str(tmp_path)]
     damaged = tmp_path / "prepared" / "resampled" / "P1" / "image.nrrd"
     damaged.write_bytes(damaged.read_bytes()[:2000])
-    assert test.main([*options, "--split", "train"]) == 1
-    assert "skipped P1: " in capsys.readouterr().err and (tmp_path / "report.html").exists()
+    assert test.main([*options, "--split", "train", "--workers", workers]) == 1
+    assert "skipped P1: " in capfd.readouterr().err and (tmp_path / "report.html").exists()
     shutil.rmtree(tmp_path / "prepared" / "resampled" / "P5")
     with pytest.raises(InputError, match="no case could be used.*P5"):
         test.main(options)

@@ -80,12 +80,13 @@ def test_the_scripts_of_the_chain_give_what_test_gives(runs, prepared, scored, t
         uncertainty.main(["--prepared-dir", str(prepared), "--results-dir", str(tmp_path / "none")])
 
 
-def test_a_damaged_case_is_named_and_the_others_scored(runs, prepared, tmp_path, capsys):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_damaged_case_is_named_and_the_others_scored(runs, prepared, tmp_path, capfd, workers):
     shutil.copytree(prepared, tmp_path / "prepared")
     (tmp_path / "prepared" / "train" / "2" / "case.json").write_text("{}")
     options = ["--run-dir", str(runs / "one"), "--prepared-dir", str(tmp_path / "prepared"), *FAST]
-    assert test.main([*options, "--split", "train", "--output-dir", str(tmp_path / "out")]) == 1
-    assert "skipped 2: " in capsys.readouterr().err
+    assert test.main([*options, "--split", "train", "--output-dir", str(tmp_path / "out"), "--workers", workers]) == 1
+    assert "skipped 2: " in capfd.readouterr().err
     assert [row["case"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["1", "3"]
     (tmp_path / "prepared" / "valid" / "4" / "case.json").write_text("{}")
     with pytest.raises(InputError, match="no case could be used. 4: .*case.json: damaged"):

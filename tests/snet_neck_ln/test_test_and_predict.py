@@ -51,15 +51,16 @@ def test_a_report_and_its_pictures_are_written(scored):
     assert "P5" in page and page.count("data:image/png") >= 3
 
 
-def test_a_damaged_patient_is_named_and_the_others_scored(run_dir, prepared, tmp_path, capsys):
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_damaged_patient_is_named_and_the_others_scored(run_dir, prepared, tmp_path, capfd, workers):
     shutil.copytree(prepared, tmp_path / "prepared")
     fold = tmp_path / "prepared" / "folds" / "fold1"
     for suffix in ("with_node", "without_node"):
         shutil.copy(fold / f"train_{suffix}.txt", fold / f"test_{suffix}.txt")
     (tmp_path / "prepared" / "P3" / "files" / "0.npz").write_bytes(b"PK no")
     options = ["--run-dir", str(run_dir), "--prepared-dir", str(tmp_path / "prepared"), "--device", "cpu"]
-    assert test.main([*options, "--output-dir", str(tmp_path / "out")]) == 1
-    assert "skipped P3: " in capsys.readouterr().err
+    assert test.main([*options, "--output-dir", str(tmp_path / "out"), "--workers", workers]) == 1
+    assert "skipped P3: " in capfd.readouterr().err
     assert [row["case"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["P2", "P4"]
     for patient in ("P2", "P4"):
         (tmp_path / "prepared" / patient / "case.json").write_text("{}")

@@ -1,0 +1,61 @@
+"""The loop of every test.py over the cases held out: in this process, in several, on a cluster."""
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from shared_data.cohort import each_case, fingerprint
+from shared_data.errors import FORBIDDEN, FULL, InputError, one_line
+from shared_data.settings import Cluster, at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(Cluster):
+    workers: int = 0  # processes, each with a network and a case of its own; 0: one case after the other in this process
+
+    def __post_init__(self):
+        at_least(self, 0, "workers", "worker_memory_gb")
+
+    @property
+    def alone(self):
+        """Whether this process scores all cases, and a bar of its own can show how far a case is."""
+        return not (self.workers or self.scheduler)
+
+
+def score_each(score, cases, loaded, load, options, networks, unit="case"):
+    """([(case, score(case, loaded, options))], [(case, why it was left out)]), both in the order of the cases.
+
+    score, load: functions of a module; other processes call load(options) once for a `loaded` of their own, networks:
+    the files that it reads. A case is left out for an InputError, or an OSError that does not concern all cases; other
+    errors stop the run.
+    """
+    if options.alone:
+        work = partial(_or_reason, score=score, loaded=loaded, options=options)
+    else:
+        work = partial(_in_worker, score=score, load=load, options=options, stamp=stamp_of(networks))
+    scored, skipped = [], []
+    for case, outcome in each_case(work, cases, options.workers, unit, options.scheduler, options.worker_memory_gb):
+        (skipped if isinstance(outcome, str) else scored).append((case, outcome))
+    return scored, skipped
+
+
+def _in_worker(case, score, load, options, stamp):
+    return _or_reason(case, score, kept(load, options, stamp), options)
+
+
+def _or_reason(case, score, loaded, options):
+    try:
+        return score(case, loaded, options)
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN):
+            raise
+        return one_line(error)
+
+
+@lru_cache(maxsize=1)
+def kept(load, options, stamp):
+    """load(options), which a process keeps for its next case. stamp: `stamp_of` the files; changed, they are read anew.
+    """
+    return load(options)
+
+
+def stamp_of(networks):
+    return repr([fingerprint(path) for path in networks if path.is_file()])
