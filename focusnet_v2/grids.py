@@ -114,12 +114,13 @@ def unit(hu):
     return (hu.astype(np.float32) + 100) / 1000
 
 
-def onto_grid(array_zyx, kept, target, interpolator=sitk.sitkLinear):
+def onto_grid(array_zyx, kept, target, box=None):
     """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, kept: its
-    `geometry`, target: an image in the same directions."""
+    `geometry`, target: an image in the same directions; box: only so much of the array (slices)."""
     part = image_from(array_zyx, kept)
+    box = box or tuple(slice(0, n) for n in array_zyx.shape)
     corners = [target.TransformPhysicalPointToContinuousIndex(part.TransformContinuousIndexToPhysicalPoint(at))
-               for at in ([-0.5] * 3, [n - 0.5 for n in part.GetSize()])]
+               for at in ([side.start - 0.5 for side in box[::-1]], [side.stop - 0.5 for side in box[::-1]])]
     low, high = np.sort(corners, axis=0)
     first = np.clip(np.ceil(low - 1e-3), 0, target.GetSize()).astype(int)
     last = np.clip(np.floor(high + 1e-3) + 1, first, target.GetSize()).astype(int)
@@ -128,6 +129,6 @@ def onto_grid(array_zyx, kept, target, interpolator=sitk.sitkLinear):
     if 0 in size:
         return np.zeros(size[::-1], array_zyx.dtype), box
     origin = target.TransformContinuousIndexToPhysicalPoint(first.astype(float).tolist())
-    values = sitk.Resample(part, size, sitk.Transform(), interpolator, origin, target.GetSpacing(),
+    values = sitk.Resample(part, size, sitk.Transform(), sitk.sitkLinear, origin, target.GetSpacing(),
                            target.GetDirection(), 0, part.GetPixelID(), True)
     return sitk.GetArrayFromImage(values), box

@@ -5,7 +5,6 @@ CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml,
 A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
 again, it goes on.
 """
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,7 @@ from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
 from shared_data.engines import Engine
 from shared_data.errors import run_script
-from shared_data.metrics import components
-from shared_data.organs import organs_found
+from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
@@ -55,34 +53,27 @@ def load(options):
     return ready(network, options.engine, config, device), config, device
 
 
-def segment(loaded, ct, options, progress):
+def segment(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
     network, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
     result = segment_ct(network, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
-                        partial(progress, unit="window"))
-    organs = list_organs(result, ct.GetSpacing(), config)
+                        partial(watch.network, unit="window"))
+    organs = with_places(list_organs(result["final"], ct.GetSpacing(), config.organs), result, config)
     return Prediction(
         labels=onto_scan(result["final"], scan), names=dict(enumerate(config.organs, 1)),
         facts={"checkpoint": options.checkpoint, "organs": organs},
         picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 
 
-def list_organs(result, spacing_xyz, config):
-    """[{"label", "organ", "volume_ml", "components", of small organs "peak" and "centre_xyz_mm" (LPS) of the heatmap,
-    and "box_counted"}]"""
-    rows = []
-    for label, organ in enumerate(config.organs, 1):
-        mask = result["final"] == label
-        row = {"label": label, "organ": organ, "volume_ml": float(mask.sum() * math.prod(spacing_xyz) / 1000),
-               "components": components(mask)[1]}
-        if label in config.small_labels and result["peaks"]:
-            i = config.small_labels.index(label)
-            peak, place = result["peaks"][i]
-            row |= {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(result["counted"][i])}
-        rows.append(row)
-    return rows
+def with_places(organs, result, config):
+    """The same rows; of small organs with "peak" and "centre_xyz_mm" (LPS) of the heatmap, and "box_counted"."""
+    if not result["peaks"]:
+        return organs
+    places = {label: {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(counted)}
+              for label, (peak, place), counted in zip(config.small_labels, result["peaks"], result["counted"])}
+    return [row | places.get(row["label"], {}) for row in organs]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes i
 of paths as input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
 """
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +65,11 @@ def load(options):
     return network, config, load_reducer(options.reducer) if options.reducer else None
 
 
-def segment_ct(loaded, ct, options, progress):
+def segment_ct(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
     from lung_nodule_nasnet.inference import segment
     network, config, reducer = loaded
-    mask, probability, lps = segment(network, ct, config, partial(progress, unit="batch"))
+    mask, probability, lps = segment(network, ct, config, watch.network)
     nodules, labels = find_nodules(mask, probability, lps)
     if reducer:
         nodules = rate(reducer, nodules, lps)

@@ -70,13 +70,16 @@ def load(options):
     return load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
 
 
-def segment(predictor, ct, options, _):
+def segment(predictor, ct, options, watch):
     """The `Prediction` of a CT as read."""
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     crop = cut(ct, region)
     if options.normalize:
         crop = to_unit(crop, options.min_hu, options.max_hu)
-    mask = paste(predict_crop(predictor, crop), region)
+    watch.ends("prepare")
+    mask = predict_crop(predictor, crop)
+    watch.ends("network")
+    mask = paste(mask, region)
     turned = to_lps(mask)
     found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
     total = sum(node["volume_ml"] for node in found)

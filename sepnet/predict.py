@@ -20,8 +20,7 @@ from sepnet.members import NetworkOptions, load_members
 from sepnet.uncertainty import vote_entropy
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
 from shared_data.errors import run_script
-from shared_data.metrics import components
-from shared_data.organs import organs_found
+from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
@@ -46,7 +45,7 @@ def load(options):
     return load_members(options.checkpoint, options, **set_options(options, "crop_size"))
 
 
-def segment(members, ct, options, progress):
+def segment(members, ct, options, watch):
     """The `Prediction` of a CT as read."""
     config = members.config
     scan, ct = geometry(ct), to_lps(ct)
@@ -60,12 +59,12 @@ def segment(members, ct, options, progress):
     names = [options.transform or name for name in members.transforms]
     images = {name: transformed(hu, name) for name in names}
     labels, votes = segment_slices(members.networks, [images[name] for name in names], config, members.device,
-                                   progress=partial(progress, unit="batch"))
+                                   progress=watch.network)
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
     stem = without_suffix(options.output)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
-    organs = list_organs(prediction, ct.GetSpacing(), config.classes)
+    organs = list_organs(prediction, ct.GetSpacing(), config.classes[1:])
     return Prediction(
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
         facts={"checkpoints": options.checkpoint, "organs": organs},
@@ -73,22 +72,6 @@ def segment(members, ct, options, progress):
         volumes={} if entropy is None else {
             f"{stem}_uncertainty{str(options.output)[len(stem):]}": onto_scan(back(entropy), scan)},
         warnings=warnings, **organs_found(organs))
-
-
-def list_organs(labels_zyx, spacing_xyz, classes):
-    """[{"label", "organ", "volume_ml", "components"}] of every class but the background, the first of `classes`."""
-    shape = sitk.LabelShapeStatisticsImageFilter()
-    shape.Execute(sitk.GetImageFromArray(labels_zyx))
-    rows = []
-    for label, name in enumerate(classes[1:], 1):
-        voxels, parts = 0, 0
-        if shape.HasLabel(label):
-            x, y, z, nx, ny, nz = shape.GetBoundingBox(label)
-            organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
-            voxels, (_, parts) = int(organ.sum()), components(organ)
-        rows.append({"label": label, "organ": name, "components": parts,
-                     "volume_ml": voxels * math.prod(spacing_xyz) / 1000})
-    return rows
 
 
 if __name__ == "__main__":

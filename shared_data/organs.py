@@ -1,8 +1,11 @@
-"""Which organs a project segments: a table that the user writes."""
+"""Which organs a project segments: a table that the user writes; what was found of them."""
 import json
 import math
 
+import SimpleITK as sitk
+
 from shared_data.errors import InputError
+from shared_data.metrics import components
 
 KEYS = ("organs", "small", "weights")
 EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weights": {"Mandible": 1, "Lens_L": 8}}'
@@ -80,6 +83,22 @@ def check_same_organs(organs, others, where):
     if organs != others:
         raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
                          "Use a checkpoint and cases of one label table.")
+
+
+def list_organs(labels_zyx, spacing_xyz, organs):
+    """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x)."""
+    shape = sitk.LabelShapeStatisticsImageFilter()
+    shape.Execute(sitk.GetImageFromArray(labels_zyx))
+    rows = []
+    for label, name in enumerate(organs, 1):
+        voxels, parts = 0, 0
+        if shape.HasLabel(label):
+            x, y, z, nx, ny, nz = shape.GetBoundingBox(label)
+            organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
+            voxels, (_, parts) = int(organ.sum()), components(organ)
+        rows.append({"label": label, "organ": name, "volume_ml": voxels * math.prod(spacing_xyz) / 1000,
+                     "components": parts})
+    return rows
 
 
 def organs_found(organs):

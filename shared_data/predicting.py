@@ -5,7 +5,6 @@ below .done/ how each result was made.
 """
 import json
 import os
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from shared_data.files import only_run_in, read_json, write_json
 from shared_data.results import ResultOptions, check_results, write_prediction
 from shared_data.scoring import kept, stamp_of
 from shared_data.settings import CLUSTER
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
 
 ELSEWHERE = ("input", "output", "series", "workers", *CLUSTER)  # options that say nothing of how a CT is segmented
@@ -35,7 +35,7 @@ class Method:
 
     name: str  # as DICOM objects call it
     load: Callable  # (options) -> the network, on its device, and what goes with it
-    segment: Callable  # (loaded, CT as read, options of this CT, progress as tqdm) -> Prediction
+    segment: Callable  # (loaded, CT as read, options of this CT, `Stopwatch`) -> Prediction
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,15 @@ def predict(options, method):
 def _predict_one(options, method):
     check_results(options)
     loaded = method.load(options)
+    watch = Stopwatch(options.input.name)
     ct = read_ct(options.input, options.series)
-    prediction = _timed(method, loaded, ct, options, partial(tqdm, desc=options.input.name, disable=None))
+    watch.ends("read")
+    prediction = method.segment(loaded, ct, options, watch)
+    watch.ends("finish")
     for warning in prediction.warnings:
         print(f"note: {warning}")
-    write_prediction(prediction, options, method.name)
+    write_prediction(prediction, options, method.name, watch)
     print(f"{prediction.found}: {options.output}")
-
-
-def _timed(method, loaded, ct, options, progress):
-    start = time.perf_counter()
-    prediction = method.segment(loaded, ct, options, progress)
-    prediction.facts["seconds"] = round(time.perf_counter() - start, 2)
-    return prediction
 
 
 def _predict_cohort(options, method):
@@ -181,24 +177,32 @@ def _read(job):
             path.unlink(missing_ok=True)
     if job.case.problem:
         raise InputError(job.case.problem)
+    watch = Stopwatch(disable=True)
     check_results(job.options, job.case.files)
-    return read_ct(job.case.input, job.case.series, job.case.files)
+    ct = read_ct(job.case.input, job.case.series, job.case.files)
+    watch.ends("read")
+    return ct, watch
 
 
 @_or_reason
-def _segment(ct, job, method, loaded):
-    prediction = _timed(method, loaded, ct, job.options, partial(tqdm, disable=True))
+def _segment(scan, job, method, loaded):
+    ct, watch = scan
+    watch.goes_on()
+    prediction = method.segment(loaded, ct, job.options, watch)
+    watch.ends("finish")
     if ct.HasMetaDataKey("note"):
         prediction.warnings.append(ct.GetMetaData("note"))
     if sitk.GetArrayViewFromImage(ct).min() >= 0:
         prediction.warnings.append("no voxel below 0 HU: a mask among the CTs?")
-    return prediction
+    return prediction, watch
 
 
 @_or_reason
-def _write(prediction, job, method):
-    row = {**prediction.row, "seconds": prediction.facts["seconds"], "warnings": "; ".join(prediction.warnings)}
-    paths = write_prediction(prediction, job.options, method.name, job.case.files)
+def _write(segmented, job, method):
+    prediction, watch = segmented
+    watch.goes_on()
+    paths = write_prediction(prediction, job.options, method.name, watch, job.case.files)
+    row = {**prediction.row, "seconds": watch.seconds["total"], "warnings": "; ".join(prediction.warnings)}
     write_json(job.record, {"row": row, "files": [os.path.relpath(path, job.record.parent) for path in paths],
                             "made_from": job.made_from})
     return row

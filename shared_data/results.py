@@ -95,8 +95,8 @@ def write_results(labels, names, options, algorithm, files=()):
         write_seg(labels, names, _files(options, files), options.seg, algorithm, options.seg_type == "labelmap")
 
 
-def write_prediction(prediction, options, algorithm, files=()):
-    """Write all of a `Prediction`; the paths."""
+def write_prediction(prediction, options, algorithm, watch, files=()):
+    """Write all of a `Prediction`, last the JSON file with the seconds of a `Stopwatch`; the paths."""
     stem = without_suffix(options.output)
     summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")
     write_results(prediction.labels, prediction.names, options, algorithm, files)
@@ -104,8 +104,10 @@ def write_prediction(prediction, options, algorithm, files=()):
         write_volume(image, path)
     for path, (rows, columns) in prediction.tables.items():
         write_table(path, rows, columns)
-    write_json(summary, {"input": options.input, "output": options.output, **prediction.facts})
     save_picture(overlay, prediction.picture)
+    watch.ends("write")
+    write_json(summary, {"input": options.input, "output": options.output, **prediction.facts,
+                         "seconds": watch.seconds})
     derived = [path for path in (options.rtstruct, options.seg) if path]
     return [options.output, *derived, *map(Path, prediction.volumes), *map(Path, prediction.tables), summary, overlay]
 

@@ -6,7 +6,6 @@ input and a folder as output: the same for each, cases.csv and report.html; star
 """
 import math
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def load(options):
     return ready(network, options.engine, config, device), config, device
 
 
-def segment(loaded, ct, options, progress):
+def segment(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
     network, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
@@ -61,7 +60,7 @@ def segment(loaded, ct, options, progress):
     if max(stored.shape[1:]) > config.size:
         warnings.append(f"slices of {stored.shape[2]}x{stored.shape[1]} pixels; the central {config.size}x{config.size}"
                         f" are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
-    logits = predict_logits(network, stored, config, device, partial(progress, unit="batch"))
+    logits = predict_logits(network, stored, config, device, watch.network)
     mask = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     found = list_components(mask, ct)
     volumes = {"volume_ml": sum(node["volume_ml"] for node in found)}

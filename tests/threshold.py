@@ -26,8 +26,8 @@ def load(options):
     return read_json(options.checkpoint)["above"]
 
 
-def segment(above, ct, options, progress):
-    for _ in progress([0], unit="batch"):
+def segment(above, ct, options, watch):
+    for _ in watch.network([0]):
         time.sleep(options.delay)
     array = sitk.GetArrayFromImage(ct)
     if array.max() == 1234:

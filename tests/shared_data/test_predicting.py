@@ -73,7 +73,10 @@ def test_files_series_at_any_depth_and_two_in_one_folder_are_found(ct, folder, r
         assert np.array_equal(sitk.GetArrayFromImage(mask), sitk.GetArrayFromImage(image) >= 100)
         assert mask.GetOrigin() == pytest.approx(image.GetOrigin())
         assert int(rows[name]["voxels"]) == sitk.GetArrayFromImage(mask).sum()
-        assert read_json(out / f"{name}.json")["seconds"] >= 0 and (out / f"{name}_overlay.png").exists()
+        seconds = read_json(out / f"{name}.json")["seconds"]
+        assert list(seconds) == ["read", "prepare", "network", "finish", "write", "total"] and seconds["write"] > 0
+        assert seconds["total"] == pytest.approx(sum(seconds.values()) - seconds["total"], abs=0.01)
+        assert float(rows[name]["seconds"]) >= seconds["total"] and (out / f"{name}_overlay.png").exists()
     assert sorted(sitk.GetArrayFromImage(read_volume(out / f"{name}.nii.gz")).sum() for name in rows if "two" in name) \
         == sorted((sitk.GetArrayFromImage(other(ct, seed)) >= 100).sum() for seed in (3, 4))
     page = (out / "report.html").read_text(encoding="utf-8")

@@ -1,0 +1,36 @@
+"""How long the parts of one CT's way from file to mask take."""
+import time
+
+from tqdm import tqdm
+
+PARTS = ("read", "prepare", "network", "finish", "write")
+
+
+class Stopwatch:
+    """`ends(part)` counts the seconds since the part before it, or since `goes_on`.
+
+    desc, disable: of the progress bar, as tqdm's.
+    """
+
+    def __init__(self, desc=None, disable=None):
+        self.parts, self.bar = dict.fromkeys(PARTS, 0.0), {"desc": desc, "disable": disable}
+        self.goes_on()
+
+    def goes_on(self):
+        self.since = time.perf_counter()
+
+    def ends(self, part):
+        self.parts[part] += time.perf_counter() - self.since
+        self.goes_on()
+
+    def network(self, batches, unit="batch"):
+        """The batches, under a progress bar; what is done with them is the network's part, what came before prepares.
+        """
+        self.ends("prepare")
+        yield from tqdm(batches, unit=unit, **self.bar)
+        self.ends("network")
+
+    @property
+    def seconds(self):
+        """{part: seconds so far}, "total" last."""
+        return {part: round(seconds, 3) for part, seconds in (*self.parts.items(), ("total", sum(self.parts.values())))}
