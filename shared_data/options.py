@@ -28,9 +28,7 @@ def given_options(config_class, argv=None, description=None):
         parser.add_argument("--" + field.name.replace("_", "-"), required=required,
                             help=(comments.get(field.name, "") + default).replace("%", "%%"),
                             **_argument(types_[field.name]))
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     values = vars(parser.parse_args(_with_dashes(argv)))
-    values.pop("debug", None)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
