@@ -4,7 +4,7 @@ from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.folds import hold_out, natural_sort
 from shared_data.organs import check_same_organs
-from shared_data.settings import load_config
+from shared_data.settings import load_config, note_differences
 
 PARTS = ("train", "valid", "test")
 HELD_OUT = 0.2  # of the training cases, to choose the epoch
@@ -71,9 +71,12 @@ def own_split(names, path):
 
 
 def check_table(config):
-    """Raise InputError when the cases were prepared with another label table than the network has."""
+    """Raise InputError when the cases were prepared with another label table than the network has; say when their
+    voxels are others."""
     path = config.prepared_dir / "config.json"
-    check_same_organs(config.organs, load_config(Config, path).organs, path)
+    kept = load_config(Config, path)
+    check_same_organs(config.organs, kept.organs, path)
+    note_differences(kept, config, ("spacing_xyz", "resample_axes"), path)
 
 
 def cases_of(config, part):

@@ -5,11 +5,12 @@ from pathlib import Path
 import torch
 
 from focusnet_v2.config import STAGES, Config
+from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.networks import build_network
 from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint, read_checkpoint
 from shared_data.checkpoints import check_origin, load_strictly, write_archive
 from shared_data.errors import InputError
-from shared_data.settings import config_from_dict
+from shared_data.settings import config_from_dict, note_constants
 
 PROJECT = "focusnet_v2"
 SHIPPED = Path(__file__).parent / "weights" / "openkbp.pt"  # learnt from real patients, see README.md beside it
@@ -48,6 +49,7 @@ def load_network(path):
     state = load_checkpoint(path)
     refuse_autoencoder(state["stage"], path)
     config = config_from_dict(Config, state["config"], path)
+    note_constants(state.get("constants"), CONSTANTS, path)
     network = build_network(config, state["stage"])
     load_strictly(network, state["model"], path)
     return network.eval(), config, state["stage"]

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_v2.config import STAGES, TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
 from focusnet_v2.dataset import build_loader
+from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.inference import choose_device, choose_precision
 from focusnet_v2.validation import validate_volumes
 from shared_data.checkpoints import load_strictly
@@ -169,7 +170,8 @@ def _train(stage, config, fabric, folder):
         is_best = score > best or best == -math.inf  # the latest, until one could be validated
         best = score if score > best else best
         if fabric.is_global_zero:
-            state = {"stage": stage.name, "config": to_plain(config), "history": history, "best": best,
+            state = {"stage": stage.name, "config": to_plain(config), "constants": CONSTANTS, "history": history,
+                     "best": best,
                      **{name: network.module.state_dict() for name, network in networks.items()}}
             save_epoch(folder, state, [optimizer.state_dict() for optimizer in optimizers], is_best, board)
         fabric.barrier()

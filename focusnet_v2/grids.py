@@ -10,6 +10,9 @@ HEAD_MM, MARGIN_MM = 250.0, 25.0  # vertex to chin; skin, glands and what the bo
 SHOULDERS_MM = 220.0  # bones of one slice that lie further apart along x are no longer the head's
 COUCH_MM = 8.0  # couches and head rests are shells: half the thickness of what is no body
 BODY_SHARE = 0.05  # of the largest part: a body may be cut in pieces, as OpenKBP's are
+# What `seen_box` goes by; kept beside crops made by it, and in checkpoints.
+CONSTANTS = {"BONE_HU": BONE_HU, "BODY_HU": BODY_HU, "HEAD_MM": HEAD_MM, "MARGIN_MM": MARGIN_MM,
+             "SHOULDERS_MM": SHOULDERS_MM, "COUCH_MM": COUCH_MM, "BODY_SHARE": BODY_SHARE}
 
 
 def to_network_grid(image, config, interpolator=sitk.sitkLinear):

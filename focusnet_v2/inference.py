@@ -11,6 +11,8 @@ from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
 from shared_data.volume import geometry
 
+DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
+
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
@@ -25,6 +27,13 @@ def choose_precision(name, device):
     able = torch.cpu.get_capabilities()
     fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
     return "bf16-mixed" if fast else "32-true"
+
+
+def autocast(device, precision):
+    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
 def ready(network, engine, config, device):
@@ -91,8 +100,7 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
 
 def run(network, image, config):
     """Outputs of a network in float32, "probability" in place of "logits"; S-Net has no others."""
-    with torch.autocast(image.device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
-                        enabled=config.precision != "32-true"):
+    with autocast(image.device, config.precision):
         outputs = network(image)
     outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
     outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}

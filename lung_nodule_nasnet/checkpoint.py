@@ -5,9 +5,10 @@ from functools import partial
 import numpy as np
 
 from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.lungs import CONSTANTS
 from shared_data.checkpoints import read_archive, write_archive
 from shared_data.errors import InputError
-from shared_data.settings import config_from_dict, to_plain
+from shared_data.settings import config_from_dict, note_constants, to_plain
 
 PROJECT = "lung_nodule_nasnet"
 KERAS_SUFFIXES = (".h5", ".hdf5")  # weights or a whole model, as Keras 2 wrote them
@@ -79,6 +80,7 @@ def load_network(path):
     from lung_nodule_nasnet.nasnet_v2 import build_network
     state, groups = load_checkpoint(path)
     config = config_from_dict(Config, state["config"], path)
+    note_constants(state.get("constants"), CONSTANTS, path)
     network = build_network(config)
     set_weights(network, groups.get("weights", []), path)
     return network, config

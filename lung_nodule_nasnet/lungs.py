@@ -11,6 +11,9 @@ CENTRE = slice(100, 400)  # rows and columns the classes are found in
 CROP = slice(57, 457)  # rows and columns kept
 OUTSIDE_HU, AIR_HU = -2000, -1024  # at or below the first lies nothing that was scanned
 ERODE, DILATE = np.ones((4, 4), np.uint8), np.ones((10, 10), np.uint8)
+# Kept beside prepared slices, and in checkpoints.
+CONSTANTS = {"MATRIX": MATRIX, "CENTRE": (CENTRE.start, CENTRE.stop), "CROP": (CROP.start, CROP.stop),
+             "OUTSIDE_HU": OUTSIDE_HU, "AIR_HU": AIR_HU, "ERODE": ERODE.shape, "DILATE": DILATE.shape}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ SOLID_HU = -500  # the authors take what is darker out of the wand's mask
 WAND_MIN_RADIUS = 2  # pixels
 NEIGHBOURS_ABOVE_MM = 5  # nodules of the list above this diameter get the two slices beside, too
 EDGE_PULL = 10.0  # HU a pixel of leaving the expected radius
+CONSTANTS = {"SOLID_HU": SOLID_HU, "WAND_MIN_RADIUS": WAND_MIN_RADIUS, "NEIGHBOURS_ABOVE_MM": NEIGHBOURS_ABOVE_MM,
+             "EDGE_PULL": EDGE_PULL}  # kept beside prepared slices
 LIST_COLUMNS = ["case", "scan", "eq. diam.", "x loc.", "y loc.", "slice no."]
 LUNA_COLUMNS = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
 

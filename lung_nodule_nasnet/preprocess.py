@@ -15,7 +15,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import Config
-from lung_nodule_nasnet.lungs import CROP, extract_lungs, network_mask, resized, to_matrix
+from lung_nodule_nasnet.lungs import CONSTANTS, CROP, extract_lungs, network_mask, resized, to_matrix
+from lung_nodule_nasnet.nodules import CONSTANTS as NODULE_CONSTANTS
 from lung_nodule_nasnet.nodules import (LUNA_COLUMNS, describe, list_nodules, luna_nodules, of_the_list,
                                         read_luna_annotations, read_nodule_list)
 from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_readout
@@ -37,7 +38,7 @@ def main(argv=None):
     scans, skipped = find_scans(config.data_dir, config.workers)
     source = annotation_source(config, scans)
     with only_run_in(config.prepared_dir, ""):
-        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
+        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS, CONSTANTS | NODULE_CONSTANTS)
         return prepare_cohort(scans, skipped, source, config)
 
 

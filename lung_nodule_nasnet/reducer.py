@@ -5,10 +5,12 @@ from scipy import ndimage
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights
 from shared_data.errors import InputError
+from shared_data.settings import note_constants
 
 PATCH = 32  # pixels
 PATCH_MM = 1.0  # a pixel, in all scans
 WINDOW_HU = (-1000.0, 400.0)
+CONSTANTS = {"PATCH_MM": PATCH_MM, "WINDOW_HU": WINDOW_HU}  # kept in checkpoints
 
 
 def build_reducer():
@@ -38,11 +40,12 @@ def cut_patch(image, place_xyz):
 
 
 def save_reducer(path, network, facts):
-    save_checkpoint(path, {"config": {}, **facts}, "reducer", weights=[v.numpy() for v in network.variables])
+    save_checkpoint(path, {"config": {}, "constants": CONSTANTS, **facts}, "reducer", weights=[v.numpy() for v in network.variables])
 
 
 def load_reducer(path):
-    _, groups = load_checkpoint(path, "reducer")
+    state, groups = load_checkpoint(path, "reducer")
+    note_constants(state.get("constants"), CONSTANTS, path)
     network = build_reducer()
     set_weights(network, groups.get("weights", []), path)
     return network

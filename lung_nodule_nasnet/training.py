@@ -12,6 +12,7 @@ from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.devices import choose_strategy
 from lung_nodule_nasnet.losses import dice_coefficient, gdl_wce_loss
+from lung_nodule_nasnet.lungs import CONSTANTS
 from lung_nodule_nasnet.nasnet_v2 import build_network
 from lung_nodule_nasnet.slice_idx import read_split
 from lung_nodule_nasnet.table import read_columns
@@ -64,7 +65,8 @@ def train(config):
         if stalled >= config.lr_patience:
             optimizer.learning_rate = max(config.min_lr, row["lr"] * config.lr_factor)
             stalled = 0
-        state = {"config": to_plain(config), "history": history, "best_dice": best_dice, "stalled": stalled, **used}
+        state = {"config": to_plain(config), "constants": CONSTANTS, "history": history, "best_dice": best_dice,
+                 "stalled": stalled, **used}
         weights = [array_of(variable) for variable in network.variables]
         # last.npz comes last: whatever moment a kill comes, the run goes on as if there had been none.
         if better:

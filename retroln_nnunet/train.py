@@ -98,7 +98,7 @@ def resumed_config(checkpoint, given):
 
 
 def train(config, device, results):
-    """nnUNetv2_train in a process of its own; its words go to the terminal, its traceback only with --debug."""
+    """nnUNetv2_train in a process of its own; its words go to the terminal, those on standard error when it fails."""
     command = [sys.executable, "-m", "retroln_nnunet.trainer", "600", config.configuration, str(config.fold),
                "-tr", TRAINER, "-p", PLANS[config.plans][0], "--npz", "-device", device.type,
                "-num_gpus", str(config.devices), *(["--c"] if config.resume or config.c else [])]
@@ -110,14 +110,16 @@ def train(config, device, results):
         if "--c" not in command:  # what predict.py needs to know of crop.py lies beside the plans
             write_json(results.parent / "region.json", {name: getattr(config, name) for name in REGION_SETTINGS})
         done = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}, text=True,
-                              stderr=None if "--debug" in sys.argv else subprocess.PIPE, errors="replace")
+                              stderr=subprocess.PIPE, errors="replace")
     if done.returncode:
         said = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()]
         full = any(words in line for line in said for words in DISK_FULL)
+        if not full:
+            print(done.stderr, end="", file=sys.stderr)
         advice = ("The disk is full: free some space" if full
                   else "Out of memory? Try a smaller --batch-size or --patch-zyx")
-        raise InputError(f"nnUNetv2_train ended with exit code {done.returncode}: {said[-1] if said else 'no word'} "
-                         f"(--debug shows all). {advice}.")
+        raise InputError(f"nnUNetv2_train ended with exit code {done.returncode}: {said[-1] if said else 'no word'}. "
+                         f"{advice}.")
     print(f"trained: {results}")
 
 

@@ -10,13 +10,15 @@ from shared_data.settings import Cluster, Device, Precision, at_least, given_opt
 ROOT = Path(__file__).resolve().parents[1]
 Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
 Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
+Points = tuple[float, ...]
 
-# Control points, HU -> value: 0 below the first, the last value above the last.
+# Control points of the intensity functions, HU and value by turns. Folders and checkpoints that do not record theirs
+# were made with these: to change them, give the settings of the same names.
 CONTROL_POINTS = {
-    "multi_thresh_1": ((-500, -100, 400, 1500), (0, 0.1, 0.8, 1)),  # authors, documented
-    "multi_thresh_2": ((-500, -100, 200, 1500), (0, 0.2, 0.8, 1)),  # the author's later code on the same data
-    "multi_thresh_3": ((-500, -100, 100, 1500), (0, 0.2, 0.8, 1)),  # the author's later code on the same data
-    "single_window": ((-200, 400), (0, 1)),  # authors' plain window, to compare with
+    "multi_thresh_1": (-500.0, 0.0, -100.0, 0.1, 400.0, 0.8, 1500.0, 1.0),
+    "multi_thresh_2": (-500.0, 0.0, -100.0, 0.2, 200.0, 0.8, 1500.0, 1.0),
+    "multi_thresh_3": (-500.0, 0.0, -100.0, 0.2, 100.0, 0.8, 1500.0, 1.0),
+    "single_window": (-200.0, 0.0, 400.0, 1.0),
 }
 MEMBERS = tuple((transform, alpha) for transform in ("multi_thresh_1", "multi_thresh_2", "multi_thresh_3")
                 for alpha in (0.5, 1.0))  # the ensemble (paper)
@@ -30,7 +32,8 @@ STRUCTSEG = {"organs": ("brain stem", "eye L", "eye R", "lens L", "lens R", "opt
 TABLES = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
 # Settings that decide what the prepared volumes look like; the others may change between runs over one folder, and
 # training takes the weights over from there unless they are given.
-VOLUME_SETTINGS = ("layout", "organs", "n_classes", "split", "crop_size", "resample", "spacing_zyx", "plain_window")
+VOLUME_SETTINGS = ("layout", "organs", "n_classes", "split", "crop_size", "resample", "spacing_zyx", "plain_window",
+                   *CONTROL_POINTS)
 TABLE_SETTINGS = ("weights",)
 
 
@@ -54,10 +57,15 @@ class Config(Cluster):
     crop_size: int = 256  # side of the centre crop, voxels, divisible by 8 (paper)
     resample: bool = False  # resample to spacing_zyx first (authors: optional)
     spacing_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0)  # mm, used with --resample (authors)
-    plain_window: bool = False  # write single_window too, HU -200 to 400, to compare with
+    plain_window: bool = False  # write single_window too, to compare with
+    # Intensity functions: 0 below the first point, straight lines between them, the last value from the last point on.
+    multi_thresh_1: Points = CONTROL_POINTS["multi_thresh_1"]  # HU value HU value ... (authors, documented)
+    multi_thresh_2: Points = CONTROL_POINTS["multi_thresh_2"]  # the same (the author's later code on the same data)
+    multi_thresh_3: Points = CONTROL_POINTS["multi_thresh_3"]  # the same (the author's later code on the same data)
+    single_window: Points = CONTROL_POINTS["single_window"]  # the same, a plain window (authors)
 
     # Training
-    transform: Transform = "multi_thresh_1"  # intensity function, see CONTROL_POINTS (authors)
+    transform: Transform = "multi_thresh_1"  # intensity function (authors)
     patch_zyx: tuple[int, int, int] = (16, 120, 120)  # voxels, divisible by 8 (paper)
     batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
     steps_per_epoch: int = 100  # updates in an epoch (authors)
@@ -98,6 +106,8 @@ class Config(Cluster):
     precision: Precision = "auto"  # of training; auto: 32-true, see the README on bfloat16
     workers: int = 2  # processes that prepare or draw patches
 
+    UNRECORDED = CONTROL_POINTS
+
     @property
     def classes(self):
         """Names of the classes 0, 1, ..."""
@@ -124,6 +134,15 @@ class Config(Cluster):
                 "must be divisible by 8 and at least 16 along each axis")
         for name in ("spacing_zyx", "zooms"):
             require(self, name, all(0 < value < 50 for value in getattr(self, name)), "must be positive and below 50")
+        for name in CONTROL_POINTS:
+            points = getattr(self, name)
+            rising = all(low < high for low, high in zip(points[::2], points[2::2]))
+            require(self, name, len(points) >= 4 and len(points) % 2 == 0 and rising,
+                    "must be HU and value by turns, at least twice, HU rising")
+
+    def control_points(self, name=None):
+        """Of the intensity function `transform`, or of that name."""
+        return getattr(self, name or self.transform)
 
     def _fill_in_organs(self):
         """The layout's table where nothing else is said, as many of its organs as there are classes, unnamed ones of

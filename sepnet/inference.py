@@ -7,6 +7,8 @@ import torch
 from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
 
+DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
+
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
@@ -21,6 +23,13 @@ def choose_precision(name):
     slices at the bottom of this network, gives gradients that are not numbers.
     """
     return "32-true" if name == "auto" else name
+
+
+def autocast(device, precision):
+    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
 def ready(network, engine, config, device):
@@ -50,8 +59,7 @@ def predict_slices(network, volume_zyx, config, device, step=None, progress=iter
     batches = [starts[i:i + config.window_batch] for i in range(0, len(starts), config.window_batch)]
     sums, first = torch.zeros(config.n_classes, 0, *volume.shape[1:]), 0
     for i, batch in enumerate(progress(batches)):
-        with torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
-                            enabled=config.precision != "32-true"):
+        with autocast(device, config.precision):
             parts = network(torch.stack([volume[start:start + window] for start in batch])[:, None].to(device)).cpu()
         missing = batch[-1] + window - first - sums.shape[1]
         sums = torch.cat([sums, torch.zeros(config.n_classes, missing, *volume.shape[1:])], dim=1)

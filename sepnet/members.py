@@ -10,7 +10,7 @@ from shared_data.engines import Engine
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
-from shared_data.settings import load_config, set_options, with_changes
+from shared_data.settings import load_config, note_differences, set_options, with_changes
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("organs", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -38,13 +38,15 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class Members:
-    """names, networks (on `device`) and transforms run side by side; `config` has what they share."""
+    """names, networks (on `device`), transforms and each one's Config run side by side; `config` has what they share.
+    """
 
     names: list
     networks: list
     transforms: list
     config: object
     device: object
+    configs: list
 
 
 def find_checkpoints(run_dir):
@@ -74,13 +76,17 @@ def load_members(checkpoints, options, **changes):
     config = with_changes(first, {**changes, **set_options(options, "window_step", "window_batch"),
                                   "precision": choose_precision(options.precision)})
     networks = [ready(network, options.engine, config, device) for network, _ in loaded]
-    return Members(names, networks, [config.transform for _, config in loaded], config, device)
+    return Members(names, networks, [own.transform for _, own in loaded], config, device, [own for _, own in loaded])
 
 
-def check_table(config, prepared_dir):
-    """Raise InputError when the cases were prepared with another label table than the members have."""
+def check_table(members, prepared_dir):
+    """Raise InputError when the cases were prepared with another label table than the members have; say what else of
+    what the networks see was prepared in another way."""
     path = prepared_dir / "config.json"
-    check_same_organs(config.organs, load_config(Config, path).organs, path)
+    kept = load_config(Config, path)
+    check_same_organs(members.config.organs, kept.organs, path)
+    for name, config in zip(members.names, members.configs):
+        note_differences(kept, config, ("crop_size", "resample", "spacing_zyx", config.transform), path, name)
 
 
 def patients_of(prepared_dir, split):

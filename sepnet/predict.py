@@ -56,9 +56,9 @@ def segment(members, ct, options, watch):
                         f"{config.crop_size} are segmented. --crop-size {8 * math.ceil(max(seen.GetSize()[:2]) / 8)} "
                         "takes all.")
     hu, _ = cropped(seen, config.crop_size, fill=-1024)
-    names = [options.transform or name for name in members.transforms]
-    images = {name: transformed(hu, name) for name in names}
-    labels, votes = segment_slices(members.networks, [images[name] for name in names], config, members.device,
+    points = [own.control_points(options.transform) for own in members.configs]
+    images = {each: transformed(hu, each) for each in set(points)}
+    labels, votes = segment_slices(members.networks, [images[each] for each in points], config, members.device,
                                    progress=watch.network)
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
@@ -68,7 +68,7 @@ def segment(members, ct, options, watch):
     return Prediction(
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
         facts={"checkpoints": options.checkpoint, "organs": organs},
-        picture=case_sheet(images[names[0]], {"prediction": labels}, config.classes, entropy, 8),
+        picture=case_sheet(images[points[0]], {"prediction": labels}, config.classes, entropy, 8),
         volumes={} if entropy is None else {
             f"{stem}_uncertainty{str(options.output)[len(stem):]}": onto_scan(back(entropy), scan)},
         warnings=warnings, **organs_found(organs))

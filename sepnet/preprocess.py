@@ -37,7 +37,8 @@ def main(argv=None):
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, *PARTS):
-        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
+        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS,
+                    openkbp.CONSTANTS if config.layout == "openkbp" else None)
         return prepare_cohort(cases, config)
 
 
@@ -173,7 +174,7 @@ def write_case(target, ct, label, facts, config):
     with whole_folder(target) as folder:
         for name in CONTROL_POINTS:
             if name != "single_window" or config.plain_window:
-                write_volume(image_from(transformed(hu, name), crop), folder / f"{name}.nii.gz")
+                write_volume(image_from(transformed(hu, config.control_points(name)), crop), folder / f"{name}.nii.gz")
         write_volume(image_from(labels, crop), folder / "label.nii.gz")
         write_volume(label, folder / "reference.nii.gz")
         write_json(folder / "case.json", {

@@ -33,7 +33,7 @@ class Options(NetworkOptions, ChainOptions):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
-    check_table(members.config, options.prepared_dir)
+    check_table(members, options.prepared_dir)
     for name, network, transform in zip(members.names, members.networks, members.transforms):
         for patient in patients_of(options.prepared_dir, options.split):
             case = load_case(options.prepared_dir / options.split / patient, transform)

@@ -58,7 +58,7 @@ def main(argv=None):
     patients = patients_of(prepared, options.split)
     if not patients:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
-    check_table(members.config, prepared)
+    check_table(members, prepared)
     scored, skipped = score_each(score_patient, patients, members, load, options, checkpoints, "patient")
     if not scored:
         raise all_skipped(prepared, dict(skipped))

@@ -2,7 +2,6 @@
 import numpy as np
 import SimpleITK as sitk
 
-from sepnet.config import CONTROL_POINTS
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.volume import geometry, image_from
 
@@ -15,9 +14,9 @@ def segmental_linear(hu, knots_hu, values):
     return np.interp(hu, knots_hu, values, left=0)
 
 
-def transformed(hu, name):
-    """`segmental_linear` with the control points of that name, float32."""
-    return segmental_linear(hu, *CONTROL_POINTS[name]).astype(np.float32)
+def transformed(hu, points):
+    """`segmental_linear` through control points (HU, value, HU, value, ...), float32."""
+    return segmental_linear(hu, points[::2], points[1::2]).astype(np.float32)
 
 
 def network_grid(image, config, interpolator=sitk.sitkBSpline3, fill=-1024):

@@ -1,11 +1,12 @@
 """What preparing a cohort has in common: one bad case stops no other, a finished one is not made again."""
 import os
 import sys
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
-from shared_data.errors import InputError
+from shared_data.errors import Fault, InputError, explained, told
 from shared_data.folds import natural_sort
 
 
@@ -14,8 +15,10 @@ def each_case(work, cases, workers, unit="case", scheduler=None, memory_gb=0.0):
 
     In `workers` processes of this machine (0: in this process), each of which may take memory_gb (0: its share), or on
     the Dask cluster at `scheduler`. `work` is picklable and returns a string where the case has to be skipped: the
-    reason; one comes for a case that twice ended its process, too. What it raises stops the run.
+    reason; one comes for a case that twice ended its process, too, and for one that meets a fault of the program, whose
+    traceback is printed. An InputError or OSError of `work` stops the run.
     """
+    work = partial(_or_fault, work)
     if scheduler or workers and len(cases) > 1:
         from shared_data.cluster import finished  # Dask takes its time to import
         done = finished(work, cases, min(workers, len(cases)), scheduler, memory_gb)
@@ -25,8 +28,18 @@ def each_case(work, cases, workers, unit="case", scheduler=None, memory_gb=0.0):
     for number, outcome in tqdm(done, total=len(cases), unit=unit, disable=None):  # no bar where nobody watches
         waiting[number] = outcome
         while index in waiting:
-            yield cases[index], waiting.pop(index)
+            yield cases[index], told(waiting.pop(index))
             index += 1
+
+
+def _or_fault(work, case):
+    try:
+        return work(case)
+    except Exception as error:
+        line = explained(error)
+        if isinstance(line, Fault):
+            return line
+        raise
 
 
 def say_skipped(skipped):

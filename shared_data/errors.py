@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file or a setting reaches the user as one line."""
+"""Whatever is wrong with a file or a setting reaches the user as one line, a fault of the program with its traceback."""
 import errno
 import os
 import sys
@@ -25,16 +25,32 @@ def one_line(error):
     return " ".join(str(error).split("InputError: ")[-1].split())
 
 
+class Fault(str):
+    """The line of an error that is a fault of the program, with the error's `traceback`, which somebody has to print.
+    """
+
+    traceback = ""
+
+
 def explained(error):
-    """`one_line` of any error, with the traceback on standard error for `--debug`."""
-    if "--debug" in sys.argv:
-        traceback.print_exception(error)
+    """`one_line` of any error; a `Fault` where neither a file nor a setting is to blame."""
     line = one_line(error)
     if isinstance(error, (InputError, OSError)):
         return line
     if any(word in line for word in LOST):
         return "another process of this run ended. Its own message says why; start all again, with --resume"
-    return f"unexpected {type(error).__name__}: {line} (--debug shows where)"
+    if isinstance(error, MemoryError) or "out of memory" in line:
+        return f"out of memory: {line or 'no more to be had'}. Give it smaller batches, or more memory."
+    fault = Fault(f"a fault of the program, see the traceback: {type(error).__name__}: {line}")
+    fault.traceback = "".join(traceback.format_exception(error))
+    return fault
+
+
+def told(line):
+    """The same line; the traceback of a `Fault` is printed on standard error."""
+    if isinstance(line, Fault):
+        print(line.traceback, end="", file=sys.stderr)
+    return line
 
 
 def _advice(number):
@@ -58,14 +74,15 @@ def silenced():
 
 
 def run_script(main):
-    """Exit with what `main()` returns (None is 0). Any error: one line, exit code 2; `--debug` adds the traceback."""
+    """Exit with what `main()` returns (None is 0). An error: one line, exit code 2; before it the traceback, where it is
+    a fault of the program."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        line = explained(error)
+        line = told(explained(error))
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
         print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)

@@ -27,6 +27,7 @@ AIR_HU = -WATER
 DRAWN = 0.95  # share of a structure inside the dose mask
 SMALLEST_ML = 1000  # a smaller dose mask holds too little of the patient: the case is left out
 IMAGED = 0.8  # least share of a dose mask with a grey value above 0; published: 0.90 to 1
+CONSTANTS = {"DRAWN": DRAWN, "SMALLEST_ML": SMALLEST_ML, "IMAGED": IMAGED, "WATER": WATER}  # kept beside prepared cases
 
 
 def find_cases(root):

@@ -24,8 +24,8 @@ def score_each(score, cases, loaded, load, options, networks, unit="case"):
     """([(case, score(case, loaded, options))], [(case, why it was left out)]), both in the order of the cases.
 
     score, load: functions of a module; other processes call load(options) once for a `loaded` of their own, networks:
-    the files that it reads. A case is left out for an InputError, or an OSError that does not concern all cases; other
-    errors stop the run.
+    the files that it reads. A case is left out for an InputError, an OSError that does not concern all cases, or a
+    fault of the program.
     """
     if options.alone:
         work = partial(_or_reason, score=score, loaded=loaded, options=options)

@@ -1,24 +1,22 @@
 """One frozen dataclass is the settings file, the command line and the record beside the results."""
-import argparse
-import difflib
-import inspect
+import json
 import math
 import os
-import re
-import sys
 import types
 import typing
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from shared_data.errors import InputError
 from shared_data.files import read_json, write_json
+from shared_data.options import given_options, shown
 
 Device = typing.Literal["auto", "cpu", "cuda", "mps"]
 Precision = typing.Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
 
 CLUSTER = ("scheduler", "worker_memory_gb")
+CONSTANTS = "constants"  # key of a settings file
 
 
 @dataclass(frozen=True)
@@ -32,27 +30,6 @@ class Cluster:
 def parse_options(config_class, argv=None, description=None):
     """The command line as an instance of `config_class`."""
     return build(config_class, given_options(config_class, argv, description))
-
-
-def given_options(config_class, argv=None, description=None):
-    """Only the options that stand on the command line, as {field: value}.
-
-    Every field is an option: its type makes the parser, the comment behind it the help text.
-    `-` and `_` in names are alike.
-    """
-    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    comments, types_ = _comments(config_class), typing.get_type_hints(config_class)
-    for field in fields(config_class):
-        required = field.default is MISSING
-        default = "" if required or field.default is None else f" [{_shown(field.default)}]"
-        parser.add_argument("--" + field.name.replace("_", "-"), required=required,
-                            help=(comments.get(field.name, "") + default).replace("%", "%%"),
-                            **_argument(types_[field.name]))
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    values = vars(parser.parse_args(_with_dashes(argv)))
-    values.pop("debug", None)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def build(config_class, values):
@@ -80,17 +57,32 @@ def at_least(config, lowest, *names):
         require(config, name, lowest_given >= lowest, f"must be at least {lowest}")
 
 
-def keep_config(config, path, fixed=None):
+def keep_config(config, path, fixed=None, constants=None):
     """Write the settings to `path` once; raise, naming the fields, when a later run differs in one of the `fixed`
-    (None: in any)."""
+    (None: in any), or in one of the code's `constants`, {name: value}, that shape what is written."""
     if not Path(path).exists():
-        write_json(path, asdict(config))
+        write_json(path, {**asdict(config), **({CONSTANTS: constants} if constants else {})})
         return
     kept = load_config(type(config), path)
     changed = [name for name in (fixed or vars(config)) if getattr(kept, name) != getattr(config, name)]
-    if changed:
-        raise InputError(f"{path}: made with other settings: " + _differences(kept, config, changed)
-                         + ". Use the same, or another folder.")
+    said = [_differences(kept, config, changed), _other_constants(read_json(path).get(CONSTANTS), constants)]
+    if any(said):
+        raise InputError(f"{path}: made with other settings: {', '.join(filter(None, said))}. Use the same, or another "
+                         "folder.")
+
+
+def note_constants(recorded, constants, path):
+    """Say which of the code's `constants` are no longer those `recorded` in a checkpoint; what it does not record
+    passes."""
+    if said := _other_constants(recorded, constants):
+        print(f"note: {path}: trained with {said}; this code shows it something else.")
+
+
+def note_differences(kept, used, names, path, who="the network"):
+    """Say which of the settings `names` cases were prepared with (kept, from `path`) are others than in `used`."""
+    if other := [name for name in names if getattr(kept, name) != getattr(used, name)]:
+        print(f"note: {path}: prepared with " + ", ".join(
+            f"{name} {shown(getattr(kept, name))} ({who}: {shown(getattr(used, name))})" for name in other) + ".")
 
 
 def to_plain(config):
@@ -104,11 +96,14 @@ def load_config(config_class, path, changes=None):
 
 
 def config_from_dict(config_class, values, source, changes=None):
-    """Settings from plain JSON values (`source` names them in errors), with `changes` on top."""
+    """Settings from plain JSON values (`source` names them in errors), with `changes` on top. What they lack has its
+    default, or its value in the class's UNRECORDED: what was meant before it could be set."""
     types_ = typing.get_type_hints(config_class)
-    unknown = sorted(set(values) - set(types_)) if isinstance(values, dict) else ["?"]
+    unknown = sorted(set(values) - {*types_, CONSTANTS}) if isinstance(values, dict) else ["?"]
     if unknown:
         raise InputError(f"{source}: not settings of {config_class.__module__}: {', '.join(unknown)}.")
+    values = {**getattr(config_class, "UNRECORDED", {}), **values}
+    values.pop(CONSTANTS, None)
     try:
         values = {name: _from_json(value, types_[name]) for name, value in values.items()}
     except (TypeError, ValueError) as error:
@@ -129,7 +124,7 @@ def as_prepared(config_class, given, path, names, defaults=()):
     other = [name for name in names if name in given and given[name] != getattr(kept, name)]
     if other:
         raise InputError(f"{path}: prepared with " + ", ".join(
-            f"{name} {_shown(getattr(kept, name))} (now {_shown(given[name])})" for name in other)
+            f"{name} {shown(getattr(kept, name))} (now {shown(given[name])})" for name in other)
             + ". Leave them out, or prepare another folder.")
     before, after = ({name: getattr(kept, name) for name in group} for group in (defaults, names))
     return {**before, **given, **after}
@@ -164,13 +159,25 @@ def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults
         if not last.exists():
             raise InputError(f"{last.parent}: no {last.name} to go on from. Leave out --resume.")
         # A run folder may have been moved since.
-        return changed_config(config_from_dict(config_class, kept(last), last), {**given, "run_dir": config.run_dir},
-                              free, last)
+        config = changed_config(config_from_dict(config_class, kept(last), last),
+                                {**given, "run_dir": config.run_dir}, free, last)
+        _check_prepared(config, prepared)
+        return config
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
     if prepared:
         given = as_prepared(config_class, given, config.prepared_dir / "config.json", prepared, defaults)
     return build(config_class, given)
+
+
+def _check_prepared(config, names):
+    """Raise InputError when the cases that a run goes on with were prepared in another way than those it began with."""
+    path = config.prepared_dir / "config.json"
+    if names and path.exists():
+        kept = load_config(type(config), path)
+        if other := [name for name in names if getattr(kept, name) != getattr(config, name)]:
+            raise InputError(f"{path}: not prepared as when the run began: {_differences(config, kept, other)}. "
+                             "Name that folder, or start another run.")
 
 
 def set_options(options, *names):
@@ -195,44 +202,14 @@ def device_there(name, there):
     return here[0] if name == "auto" else name
 
 
+def _other_constants(recorded, constants):
+    now = json.loads(json.dumps(constants or {}))
+    return ", ".join(f"{name} {shown(value)} (now {shown(now[name])})" for name, value in (recorded or {}).items()
+                     if name in now and now[name] != value)
+
+
 def _differences(kept, new, names):
-    return ", ".join(f"{name} {_shown(getattr(kept, name))} (now {_shown(getattr(new, name))})" for name in names)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        valid = [option for option in self._option_string_actions if option.startswith("--")]
-        if message.startswith("unrecognized arguments: "):
-            words = message.split()[2:]
-            unknown = [_with_hint(word, valid) for word in words if word.startswith("--")] or words[:1]
-            message = f"unknown option {', '.join(unknown)}. Valid: {' '.join(valid)}"
-        raise InputError(message)
-
-
-def _with_hint(unknown, valid):
-    close = difflib.get_close_matches(unknown.split("=")[0], valid, 1)
-    return f"{unknown} (did you mean {close[0]}?)" if close else unknown
-
-
-def _argument(kind):
-    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None` or callable."""
-    parts = typing.get_args(kind)
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return _argument(next(part for part in parts if part is not type(None)))
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(kind) is typing.Literal:
-        return {"choices": parts, "type": type(parts[0])}
-    if parts:
-        return {**_argument(parts[0]), "nargs": "+" if Ellipsis in parts else len(parts)}
-    return {"type": _absolute if kind is Path else kind, "metavar": kind.__name__.upper()}
-
-
-def _absolute(text):
-    """A path that still holds when a later command runs in another folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty path")
-    return Path(os.path.expanduser(text)).absolute()
+    return ", ".join(f"{name} {shown(getattr(kept, name))} (now {shown(getattr(new, name))})" for name in names)
 
 
 def _from_json(value, kind):
@@ -249,24 +226,3 @@ def _from_json(value, kind):
     if kind in (bool, int) and type(value) is not kind:
         raise ValueError(f"{value!r} is no {kind.__name__}")
     return kind(value)
-
-
-def _comments(config_class):
-    """{field: the comment behind it} from the source of the class and of its parents."""
-    found = {}
-    for parent in reversed(config_class.__mro__[:-1]):
-        # A field may go on in lines that are further in.
-        found |= dict(re.findall(r"^ {4}(\w+):.*?(?:\n {5,}.*)*?\s#\s(.+)$", inspect.getsource(parent), re.MULTILINE))
-    return found
-
-
-def _with_dashes(argv):
-    def dashed(word):
-        name, equals, value = word.partition("=")
-        return name.replace("_", "-") + equals + value if name.startswith("--") else word
-
-    return [dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
-
-
-def _shown(value):
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

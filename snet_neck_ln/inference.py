@@ -10,11 +10,20 @@ from shared_data.settings import device_there
 from snet_neck_ln.networks import MainMap
 from snet_neck_ln.slices import STEPS, with_context
 
+DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
+
 
 def choose_device(name):
     """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
     return torch.device(device_there(name, {
         "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
+
+
+def autocast(device, precision):
+    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
 def ready(network, engine, config, device):
@@ -40,8 +49,7 @@ def predict_logits(main, stored_zyx, config, device, progress=iter):
         batch = torch.stack([
             torch.from_numpy(centre_crop(with_context(stored_zyx, k, config.context_slices), config.size)
                              .astype("float32") / STEPS) for k in planes])
-        with torch.autocast(device.type, torch.bfloat16 if config.precision == "bf16-mixed" else torch.float16,
-                            enabled=config.precision != "32-true"):
+        with autocast(device, config.precision):
             logits[planes.start:planes.stop] = main(batch.to(device))[:, 0].float().cpu()
     return logits.numpy()
 

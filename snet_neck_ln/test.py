@@ -19,7 +19,7 @@ from shared_data.metrics import detection, detection_by_size, dice, mean, spread
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_each
-from shared_data.settings import build, parse_options, set_options, with_changes
+from shared_data.settings import build, load_config, note_differences, parse_options, set_options, with_changes
 from shared_data.volume import onto_scan, write_volume
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import Config, Device, Precision
@@ -56,6 +56,8 @@ def main(argv=None):
                       output_dir=options.output_dir or run_dir / options.split)
     loaded = load(options)
     config = loaded[1]
+    kept = config.prepared_dir / "config.json"
+    note_differences(load_config(Config, kept), config, ("window_center_hu", "window_width_hu"), kept)
     patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
                                                                        options.split) for path in paths})
     if not patients:

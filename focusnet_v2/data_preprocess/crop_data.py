@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from focusnet_v2.cases import assign_parts, presence_flags
 from focusnet_v2.config import TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
-from focusnet_v2.grids import AIR_HU, cut_image, seen_box
+from focusnet_v2.grids import AIR_HU, CONSTANTS, cut_image, seen_box
 from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
@@ -88,9 +88,11 @@ def crop_case(name, config):
     try:
         made_with = {"sources": read_json(source / "case.json")["sources"],
                      **{setting: getattr(config, setting) for setting in CROP_SETTINGS}}
+        constants = {"LANDMARKS": [list(group) for group in LANDMARKS]}
         if not by_landmarks(config):
             made_with |= {"patch_zyx": list(config.patch_zyx), "window_side": config.window_side}
-        done = kept_crop(target, made_with, config.n_classes)
+            constants = CONSTANTS
+        done = kept_crop(target, made_with, constants, config.n_classes)
         if done:
             return done
         image, label = read_volume(source / "image.nrrd"), read_volume(source / "label.nrrd")
@@ -104,7 +106,8 @@ def crop_case(name, config):
     present = np.unique(sitk.GetArrayViewFromImage(cropped))
     if not present.any():
         return f"{source}: no organ is left at {config.spacing_xyz} mm. Check the label files."
-    done = {"presence": presence_flags(present, config.n_classes), "notes": notes, "made_with": made_with}
+    done = {"presence": presence_flags(present, config.n_classes), "notes": notes, "made_with": made_with,
+            "constants": constants}
     with whole_folder(target) as folder:
         write_volume(cut_image(image, start, shape, AIR_HU), folder / "image.nrrd")
         write_volume(cropped, folder / "label.nrrd")
@@ -112,11 +115,13 @@ def crop_case(name, config):
     return done
 
 
-def kept_crop(target, made_with, n_classes):
-    """crop.json of a case cropped from these very files with these settings, else None."""
+def kept_crop(target, made_with, constants, n_classes):
+    """crop.json of a case cropped from these very files with these settings and constants, if any are recorded; else
+    None."""
     try:
         kept = read_json(target / "crop.json")
-        return kept if kept["made_with"] == made_with and len(kept["presence"]) == n_classes else None
+        same = kept["made_with"] == made_with and kept.get("constants", constants) == constants
+        return kept if same and len(kept["presence"]) == n_classes else None
     except (InputError, OSError, KeyError, TypeError):
         return None
 

@@ -32,7 +32,8 @@ def main(argv=None):
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, "resampled"):
-        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS)
+        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS,
+                    openkbp.CONSTANTS if config.layout == "openkbp" else None)
         return prepare_cohort(cases, config)
 
 

@@ -21,7 +21,7 @@ from shared_data.settings import keep_config, parse_options
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
 from snet_neck_ln.config import Config
-from snet_neck_ln.slices import to_8bit, to_16bit, window
+from snet_neck_ln.slices import STEPS, to_8bit, to_16bit, window
 
 # Settings that decide what the slices look like; the others may change between runs over one folder.
 SLICE_SETTINGS = ("window_center_hu", "window_width_hu", "merge_labels")
@@ -34,7 +34,7 @@ def main(argv=None):
     folders = patient_folders(config.data_dir)
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, ""):
-        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS)
+        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS, {"STEPS": STEPS})
         return prepare_cohort(folders, config)
 
 

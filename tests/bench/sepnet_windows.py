@@ -20,7 +20,7 @@ def run(size=64, depth=32, rounds=2):
     for _ in range(rounds):
         for batch, times in seconds.items():
             start = time.perf_counter()
-            for _ in predict_slices(network, volume, Config(window_batch=batch), device):
+            for _ in predict_slices(network, volume, Config(window_batch=batch, precision="32-true"), device):
                 pass
             times.append(time.perf_counter() - start)
     return {f"one at a time / batches of 4, {device.type}, {torch.get_num_threads()} threads":

@@ -54,7 +54,7 @@ class Suite:
         """Count one attempt: a clear answer is the exit code promised and, unless that is 0, one line with `word`."""
         self.count[kind] += 1
         said = [line for line in outcome.lines if not line.startswith("note ")]
-        clear = len(said) == 1 and word in said[0] and "error: unexpected " not in said[0] if code else not said
+        clear = len(said) == 1 and word in said[0] and "fault of the program" not in said[0] if code else not said
         if outcome.code != code or not clear:
             self.unclear.append(f"{kind}: {what}: exit {outcome.code}, {' | '.join(outcome.lines)[-300:] or 'silent'}")
 
@@ -218,7 +218,7 @@ class Suite:
             rows = read_table(out / "cases.csv", ["case", "status", "reason"])
             reasons = {row["case"]: row["reason"] for row in rows}
             said = [line for line in outcome.lines if not line.startswith(("note: ", "dashboard: "))]
-            if len(said) != sum(map(bool, reasons.values())) or "unexpected" in "".join(reasons.values()):
+            if len(said) != sum(map(bool, reasons.values())) or "fault of the program" in "".join(reasons.values()):
                 self.unclear.append(f"folders: {after:.2f} s: {' | '.join(said)[-300:]}")
             result = reasons, (out / "P2.nii.gz").read_bytes()
             expected = expected or result

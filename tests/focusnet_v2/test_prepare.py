@@ -204,7 +204,7 @@ def test_splits(tmp_path):
             assign_parts(["a"], Config(cases_csv=table))
 
 
-def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_again(raw, tmp_path, prepare):
+def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_again(raw, tmp_path, prepare, monkeypatch):
     prepare(raw, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nrrd")}
     prepare(raw, tmp_path)
@@ -213,6 +213,10 @@ def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_agai
         prepare(raw, tmp_path, "--spacing-xyz", "3", "3", "3")
     prepare(raw, tmp_path, "--crop-side", "44")  # another crop is made anew
     assert array(tmp_path / "cropped" / "P1" / "image.nrrd").shape[1:] == (44, 44)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cropped/*/*.nrrd")}
+    monkeypatch.setattr(crop_data, "LANDMARKS", (("Chiasm",), *crop_data.LANDMARKS[1:]))
+    prepare(raw, tmp_path, "--crop-side", "44")  # so is one by other landmarks
+    assert all(path.stat().st_mtime_ns != time for path, time in before.items())
 
 
 def test_killed_and_started_again_gives_the_same_files(tmp_path):

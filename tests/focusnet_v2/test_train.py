@@ -68,6 +68,7 @@ def test_the_run_folder_holds_what_the_readme_says(run_dir):
         rows = history(run_dir / stage)
         assert [row["epoch"] for row in rows] == ["1", "2"] and all(float(row["loss"]) > -1 for row in rows)
     assert float(history(run_dir / "SOL")[1]["loss"]) < float(history(run_dir / "SOL")[0]["loss"])
+    assert torch.load(run_dir / "SOL" / "best.pt", weights_only=True)["constants"]["HEAD_MM"] == 250
     expected = {"val_dice", "val_centre_mm", "val_small_dice", "focal", "code", "critic_distance"}
     assert expected <= history(run_dir / "adversarial")[0].keys()
 

@@ -42,13 +42,16 @@ def test_luna16(luna, tmp_path):
         assert row["seriesuid"] in prepared
 
 
-def test_a_second_run_makes_nothing_anew_and_other_settings_are_refused(raw, tmp_path):
+def test_a_second_run_makes_nothing_anew_and_other_settings_are_refused(raw, tmp_path, monkeypatch):
     preprocess.main(options(raw, tmp_path))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("slices.npz")}
     preprocess.main(options(raw, tmp_path))
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("slices.npz")}
     with pytest.raises(InputError, match="size 64 .now 80."):
         preprocess.main([*options(raw, tmp_path), "--size", "80"])
+    with monkeypatch.context() as edited, pytest.raises(InputError, match="CROP 57 457 .now 60 460."):
+        edited.setattr(preprocess, "CONSTANTS", {**preprocess.CONSTANTS, "CROP": (60, 460)})
+        preprocess.main(options(raw, tmp_path))
     damaged = next(tmp_path.rglob("case.json"))
     damaged.write_text("{}")
     preprocess.main(options(raw, tmp_path))

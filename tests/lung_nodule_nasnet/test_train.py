@@ -61,6 +61,7 @@ def test_a_run_folder_holds_what_the_readme_says(run_dir):
     assert list((run_dir / "tensorboard").iterdir())
     state, groups = load_checkpoint(run_dir / "last.npz")
     assert set(groups) == {"weights", "optimizer"} and state["train_series"] and state["validation_series"]
+    assert state["constants"]["CROP"] == [57, 457]
     with np.load(run_dir / "best.npz", allow_pickle=False) as file:
         assert not any(array.dtype == object for array in map(file.__getitem__, file.files))
 

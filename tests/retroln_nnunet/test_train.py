@@ -138,7 +138,7 @@ def test_device_and_number_of_gpus_reach_nnunet(folders, training, trained, monk
                         subprocess.CompletedProcess(command, 1, stderr="one\nRuntimeError: the last word\n"))
     monkeypatch.setattr(train.torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(train, "choose_device", torch.device)
-    with pytest.raises(InputError, match="exit code 1: RuntimeError: the last word .--debug shows all."):
+    with pytest.raises(InputError, match="exit code 1: RuntimeError: the last word. Out of memory"):
         train.main([*folders, "--resume", "--device", "cuda", "--devices", "4"])
     assert commands[0][2:] == ["retroln_nnunet.trainer", "600", "3d_fullres", "0", "-tr", train.TRAINER, "-p",
                                "RetroLNPlans", "--npz", "-device", "cuda", "-num_gpus", "4", "--c"]

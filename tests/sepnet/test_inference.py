@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sepnet.config import Config
 from sepnet.ensemble_seg import fuse
 from sepnet.error_rate import count_errors, error_table
-from sepnet.inference import predict_slices, ready, segment, window_starts
+from sepnet.inference import autocast, predict_slices, ready, segment, window_starts
 from sepnet.networks import SepNet
 from sepnet.uncertainty import vote_entropy, vote_levels
 
@@ -28,7 +28,7 @@ def test_windows_equal_the_authors(golden, depth):
 
 @given(st.integers(1, 60), st.sampled_from([16, 24]), st.integers(1, 16), st.integers(1, 5))
 def test_streamed_sums_equal_sums_over_the_whole_volume(depth, window, step, batch):
-    config = Config(n_classes=2, window_slices=window, window_step=step, window_batch=batch)
+    config = Config(n_classes=2, window_slices=window, window_step=step, window_batch=batch, precision="32-true")
     volume = np.random.default_rng(depth).random((depth, 2, 3)).astype(np.float32)
 
     def network(x):
@@ -46,15 +46,17 @@ def test_coverage_equals_the_authors(golden):
     for entry in json.loads((golden / "prep_sepnet_windows.json").read_text())["windows"].values():
         if "coverage" in entry:
             volume = np.zeros((len(entry["coverage"]), 1, 1), np.float32)
-            parts = predict_slices(torch.ones_like, volume, Config(n_classes=2), torch.device("cpu"))
+            parts = predict_slices(torch.ones_like, volume, Config(n_classes=2, precision="32-true"),
+                                   torch.device("cpu"))
             assert torch.cat(list(parts), dim=1)[0, :, 0, 0].tolist() == entry["coverage"]
 
 
 def test_batched_windows_equal_single_ones():
     torch.manual_seed(0)
     network, volume = SepNet(5, 4).eval(), np.random.default_rng(0).random((21, 16, 24)).astype(np.float32)
-    one, three = (torch.cat(list(predict_slices(network, volume, Config(n_classes=5, window_batch=batch),
-                                                torch.device("cpu"))), dim=1) for batch in (1, 3))
+    one, three = (torch.cat(list(predict_slices(
+        network, volume, Config(n_classes=5, window_batch=batch, precision="32-true"), torch.device("cpu"))), dim=1)
+        for batch in (1, 3))
     assert torch.allclose(one, three, atol=1e-4)
 
 
@@ -67,11 +69,20 @@ def test_openvino_gives_what_pytorch_gives():
     torch.testing.assert_close(compiled(image), expected, atol=5e-3, rtol=0)  # noise that instance norms amplify
 
 
+@pytest.mark.parametrize("precision", ["auto", "8-mixed"])
+def test_a_precision_that_is_not_resolved_is_refused(precision):
+    with pytest.raises(ValueError, match=f"precision '{precision}' is none of 32-true"):
+        autocast(torch.device("cpu"), precision)
+    volume = np.zeros((16, 16, 16), np.float32)
+    with pytest.raises(ValueError, match="precision 'auto' is none of"):
+        next(predict_slices(SepNet(5, 4).eval(), volume, Config(n_classes=5), torch.device("cpu")))
+
+
 def test_members_are_fused_by_their_summed_probabilities():
     def member(probability):
         return lambda x: torch.stack([torch.full_like(x[:, 0], p) for p in probability], dim=1)
 
-    config, volume = Config(n_classes=3), np.zeros((20, 2, 2), np.float32)
+    config, volume = Config(n_classes=3, precision="32-true"), np.zeros((20, 2, 2), np.float32)
     members = [member(p) for p in ((0.5, 0.4, 0.1), (0.5, 0.4, 0.1), (0.0, 0.1, 0.9))]
     labels, votes = segment(members, [volume] * 3, config, torch.device("cpu"))
     assert labels.shape == (20, 2, 2) and (labels == 2).all()  # 1.0, 0.9, 1.1

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from sepnet import predict, preprocess, test, train
-from sepnet.config import STRUCTSEG, Config, given_settings
+from sepnet.config import CONTROL_POINTS, STRUCTSEG, Config, given_settings
 from sepnet.dataset import load_case
 from sepnet.losses import AttentionExpDiceLoss, PartlyDrawnLoss, build_loss, merge_undrawn
 from sepnet.networks import SepNet, leave_out
@@ -90,9 +90,9 @@ def test_openkbp_is_prepared_in_its_own_split(openkbp, tmp_path):
     grey, inside = write_case(tmp_path / "pt_1", seed=1)
     hu = hu_of(grey, inside)[:, 16:112, 16:112]
     image = load_case(prepared / "train" / "pt_1", "multi_thresh_1")["image"]
-    assert np.array_equal(image, transformed(hu, "multi_thresh_1"))
+    assert np.array_equal(image, transformed(hu, CONTROL_POINTS["multi_thresh_1"]))
     outside = ~inside.transpose(2, 0, 1)[::-1][:, 16:112, 16:112]
-    assert (image[outside] == transformed(AIR_HU, "multi_thresh_1")).all()
+    assert (image[outside] == transformed(AIR_HU, CONTROL_POINTS["multi_thresh_1"])).all()
 
 
 def test_openkbp_goes_from_training_to_a_label_map(openkbp, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sepnet import preprocess
-from sepnet.config import Config
+from sepnet.config import CONTROL_POINTS, Config
 from sepnet.volumes import cropped, network_grid, onto_lps, segmental_linear, transformed
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.errors import InputError
@@ -60,7 +60,7 @@ def test_volumes_are_the_transformed_crop_in_place(raw, prepared):
     for name in ("multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"):
         image = read_volume(case / f"{name}.nii.gz")
         assert image.GetPixelID() == sitk.sitkFloat32
-        assert np.array_equal(sitk.GetArrayFromImage(image), transformed(sitk.GetArrayFromImage(ct), name))
+        assert np.array_equal(sitk.GetArrayFromImage(image), transformed(sitk.GetArrayFromImage(ct), CONTROL_POINTS[name]))
         for key, value in geometry(ct).items():
             assert np.allclose(geometry(image)[key], value, atol=1e-4), key
     assert np.array_equal(array(case / "label.nii.gz"), array(raw / "1" / "label.nii.gz"))
@@ -121,6 +121,21 @@ def test_preparing_twice_writes_once_and_other_settings_are_refused(raw, tmp_pat
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
     with pytest.raises(InputError, match="crop_size 48 .now 32"):
         prepare(raw, tmp_path, "--crop-size", "32")
+
+
+def test_other_control_points_are_refused_in_a_folder_and_stay_with_the_cases(raw, tmp_path):
+    points = ["--multi-thresh-2", "-500", "0", "0", "0.5", "1500", "1"]
+    prepare(raw, tmp_path / "first")
+    with pytest.raises(InputError, match="multi_thresh_2 -500.0 0.0 -100.0 0.2 .* .now -500.0 0.0 0.0 0.5"):
+        prepare(raw, tmp_path / "first", *points)
+    prepare(raw, tmp_path / "second", *points)
+    assert read_json(tmp_path / "second" / "config.json")["multi_thresh_2"] == [-500, 0, 0, 0.5, 1500, 1]
+    case = tmp_path / "second" / "train" / "1"
+    hu = array(raw / "1" / "data.nii.gz")
+    assert np.array_equal(array(case / "multi_thresh_2.nii.gz"), transformed(hu, (-500, 0, 0, 0.5, 1500, 1)))
+    for wrong in (["-500", "0", "400"], ["400", "0", "-500", "1"]):
+        with pytest.raises(InputError, match="multi-thresh-1 .* must be HU and value by turns"):
+            prepare(raw, tmp_path / "third", "--multi-thresh-1", *wrong)
 
 
 def test_killed_and_started_again_gives_the_same_files(tmp_path):

@@ -11,9 +11,10 @@ import torch
 from fill import fill_entries
 
 from sepnet import ensemble_seg, error_rate, predict, segmentation, test, uncertainty
-from sepnet.checkpoint import SHIPPED
-from sepnet.config import Config
+from sepnet.checkpoint import SHIPPED, load_network
+from sepnet.config import CONTROL_POINTS, Config
 from sepnet.test import score_organs, summarise_organ, weighted_scores, without_undrawn
+from sepnet.volumes import transformed
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_table
@@ -121,6 +122,34 @@ def test_predict_equals_test_and_maps_lie_on_the_cts_own_grid(scored, runs, raw,
     for row in summary["organs"]:
         assert row["volume_ml"] == pytest.approx((sitk.GetArrayFromImage(labels) == row["label"]).sum() * voxel_ml)
     assert (tmp_path / "labels_overlay.png").stat().st_size > 1000
+
+
+def test_a_network_sees_the_intensities_it_was_trained_with(runs, raw, prepared, tmp_path, capsys, monkeypatch):
+    state = torch.load(runs / "one" / "best.pt", weights_only=True)
+    assert tuple(state["config"]["multi_thresh_1"]) == CONTROL_POINTS["multi_thresh_1"]
+    state["config"]["multi_thresh_1"] = points = (-500.0, 0.0, 0.0, 0.5, 1500.0, 1.0)
+    (tmp_path / "other").mkdir()
+    torch.save(state, tmp_path / "other" / "best.pt")
+    seen = []
+
+    def segment(networks, volumes, *rest, **more):
+        seen.extend(volumes)
+        return whole(networks, volumes, *rest, **more)
+
+    whole = predict.segment_slices
+    monkeypatch.setattr(predict, "segment_slices", segment)
+    run_predict(raw / "4" / "data.nii.gz", tmp_path / "labels.nii.gz", tmp_path / "other" / "best.pt",
+                runs / "one" / "best.pt")
+    hu = array(raw / "4" / "data.nii.gz")
+    for volume, expected in zip(seen, (points, CONTROL_POINTS["multi_thresh_1"]), strict=True):
+        assert np.array_equal(volume, transformed(hu, expected))
+    del state["config"]["multi_thresh_1"]  # a checkpoint of before the control points were recorded
+    torch.save(state, tmp_path / "other" / "best.pt")
+    assert load_network(tmp_path / "other" / "best.pt")[1].control_points() == CONTROL_POINTS["multi_thresh_1"]
+    state["config"]["multi_thresh_1"] = points
+    torch.save(state, tmp_path / "other" / "best.pt")
+    test.main(["--run-dir", str(tmp_path / "other"), "--prepared-dir", str(prepared), *FAST])
+    assert "prepared with multi_thresh_1 -500.0 0.0 -100.0 0.1 " in capsys.readouterr().out
 
 
 def test_one_ct_in_three_formats_and_another_orientation_gives_one_map(runs, raw, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from sepnet import train
 from sepnet.authors_ini import read_ini
-from sepnet.config import MEMBERS
+from sepnet.config import MEMBERS, Config
 from sepnet.losses import AttentionExpDiceLoss
 from sepnet.networks import SepNet
 from sepnet.volumes import transformed
@@ -32,7 +32,7 @@ def same_weights(one, other):
 def test_two_phantom_cases_are_learned_by_heart():
     torch.manual_seed(0)
     cases = [head(seed, (16, 32, 32), (6.5, 6.5, 6.5)) for seed in (1, 2)]
-    image = torch.stack([torch.from_numpy(transformed(hu, "multi_thresh_1")) for hu, _ in cases])[:, None]
+    image = torch.stack([torch.from_numpy(transformed(hu, Config().control_points())) for hu, _ in cases])[:, None]
     large = {9: 1, 10: 2, 1: 3, 21: 4, 22: 5}  # organs of many voxels at this size
     labels = torch.stack([torch.from_numpy(organs) for _, organs in cases]).long()
     labels = torch.tensor([large.get(label, 0) for label in range(23)])[labels]

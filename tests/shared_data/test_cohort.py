@@ -27,6 +27,24 @@ def test_cases_come_back_in_order(workers):
     assert list(each_case(halved, [4, 3, 2], workers)) == [(4, 2), (3, "odd"), (2, 1)]
 
 
+def broken_for_2(number):
+    return {1: "one", 3: "three"}[number]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_of_the_program_names_the_case_tells_where_and_stops_no_other(workers, capfd):
+    outcomes = dict(each_case(broken_for_2, [1, 2, 3], workers))
+    assert (outcomes[1], outcomes[3]) == ("one", "three")
+    assert outcomes[2] == "a fault of the program, see the traceback: KeyError: 2"
+    said = capfd.readouterr().err
+    assert said.count("Traceback") == 1 and "in broken_for_2" in said and said.rstrip().endswith("KeyError: 2")
+
+
+def test_what_is_wrong_with_a_disk_stops_the_run(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        list(each_case(Path.read_text, [tmp_path / "absent"], 0))
+
+
 def test_a_case_that_twice_ends_its_worker_is_named_alone(tmp_path, capfd):
     cases = [(number, tmp_path) for number in range(5)]
     assert list(each_case(die_of_some, cases, 2)) == list(zip(cases, [0, 1, ENDED, 3, 4]))

@@ -105,11 +105,12 @@ def test_bad_cases_are_named_and_the_others_finish(ct, folder, run, capsys):
     assert "a mask among the CTs?" in rows["mask"]["warnings"] and rows["good"]["warnings"] == ""
     for name, reason in (("empty", "the file is empty"), ("cut", "cut short"), ("gone", "no such file"),
                          ("const", "every voxel is 1234"), ("series", "0003.dcm: damaged"), ("alone", "1.dcm: damaged"),
-                         ("odd", "unexpected ZeroDivisionError: a case that the network does not stand")):
+                         ("odd", "a fault of the program, see the traceback: ZeroDivisionError: a case that the")):
         assert rows[name]["status"] == "failed" and reason in rows[name]["reason"], name
         assert not (folder.parent / "out" / f"{name}.nii.gz").exists()
     said = capsys.readouterr()
     assert said.err.count("skipped ") == 7 and "3 of 10 CTs segmented" in said.out
+    assert said.err.count("Traceback") == 1 and "in segment\n    raise ZeroDivisionError" in said.err
 
 
 def test_names_that_collide_or_cannot_be_printed_are_told_apart(ct, folder, run):

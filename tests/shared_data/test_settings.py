@@ -9,7 +9,8 @@ import pytest
 
 from shared_data.errors import InputError
 from shared_data.settings import (as_prepared, changed_config, check_started, config_from_dict, device_there,
-                                  given_options, keep_config, load_config, parse_options, settings_of_run)
+                                  given_options, keep_config, load_config, note_constants, note_differences,
+                                  parse_options, settings_of_run)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,40 @@ def test_settings_are_kept_once_and_differences_named(tmp_path):
     with pytest.raises(InputError, match="patch_zyx 1 2 .now 3 4."):
         keep_config(Settings(patch_zyx=(3, 4), folder=Path("é x")), path)
     assert load_config(Settings, path) == config
+
+
+def test_constants_of_the_code_are_kept_with_the_settings_and_differences_named(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    keep_config(Settings(), path)
+    keep_config(Settings(), path, constants={"CROP": (57, 457)})  # a folder of before records none
+    path.unlink()
+    keep_config(Settings(), path, constants={"CROP": (57, 457)})
+    keep_config(Settings(), path, constants={"CROP": (57, 457), "NEW": 1})
+    assert load_config(Settings, path) == Settings()
+    with pytest.raises(InputError, match="other settings: CROP 57 457 .now 60 460.. Use the same"):
+        keep_config(Settings(), path, constants={"CROP": (60, 460)})
+    note_constants(None, {"CROP": (57, 457)}, "best.pt")
+    note_constants({"CROP": [57, 457]}, {"CROP": (57, 457)}, "best.pt")
+    assert capsys.readouterr().out == ""
+    note_constants({"CROP": [57, 457]}, {"CROP": (60, 460)}, "best.pt")
+    assert "note: best.pt: trained with CROP 57 457 (now 60 460)" in capsys.readouterr().out
+
+
+def test_what_cases_were_prepared_with_is_said_where_the_network_has_something_else(capsys):
+    note_differences(Settings(), Settings(fast=True), ("layout",), "config.json")
+    assert capsys.readouterr().out == ""
+    note_differences(Settings(), Settings(patch_zyx=(1, 2)), ("layout", "patch_zyx"), "config.json")
+    assert capsys.readouterr().out == "note: config.json: prepared with patch_zyx 4 8 (the network: 1 2).\n"
+
+
+def test_files_that_lack_a_setting_mean_what_was_meant_before_it_was_one():
+    @dataclass(frozen=True)
+    class Edited(Settings):
+        points: tuple[float, ...] = (7.0, 8.0)  # a default that somebody edited
+        UNRECORDED = {"points": (1.0, 2.0)}
+
+    assert config_from_dict(Edited, {}, "config.json").points == (1, 2)
+    assert config_from_dict(Edited, {"points": [3, 4]}, "config.json").points == (3, 4)
 
 
 def test_later_steps_take_the_settings_of_preparation(tmp_path):
@@ -158,7 +193,11 @@ def test_a_run_goes_on_with_its_own_settings_and_a_new_one_with_those_of_its_cas
     with pytest.raises(InputError, match="no last.pt to go on from"):
         settings(resume=True)
     (tmp_path / "last.pt").touch()
-    assert settings(resume=True, epochs=9) == Run(tmp_path, tmp_path / "cases", 9, 32, True)
+    with pytest.raises(InputError, match="not prepared as when the run began: size 32 .now 16."):
+        settings(resume=True, epochs=9)
+    keep_config(Run(tmp_path, size=32), tmp_path / "same" / "config.json")
+    given["prepared_dir"] = tmp_path / "same"
+    assert settings(resume=True, epochs=9) == Run(tmp_path, tmp_path / "same", 9, 32, True)
     for more, message in (({}, "holds a run already"), ({"resume": True, "size": 64}, "size 32 .now 64")):
         with pytest.raises(InputError, match=message):
             settings(**more)

@@ -1,0 +1,89 @@
+"""A dataclass as a command line: each field an option, its type the parser, the comment behind it the help text."""
+import argparse
+import difflib
+import inspect
+import os
+import re
+import sys
+import types
+import typing
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+from shared_data.errors import InputError
+
+
+def given_options(config_class, argv=None, description=None):
+    """Only the options that stand on the command line, as {field: value}.
+
+    Every field is an option: its type makes the parser, the comment behind it the help text.
+    `-` and `_` in names are alike.
+    """
+    parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    comments, types_ = _comments(config_class), typing.get_type_hints(config_class)
+    for field in fields(config_class):
+        required = field.default is MISSING
+        default = "" if required or field.default is None else f" [{shown(field.default)}]"
+        parser.add_argument("--" + field.name.replace("_", "-"), required=required,
+                            help=(comments.get(field.name, "") + default).replace("%", "%%"),
+                            **_argument(types_[field.name]))
+    values = vars(parser.parse_args(_with_dashes(argv)))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        valid = [option for option in self._option_string_actions if option.startswith("--")]
+        if message.startswith("unrecognized arguments: "):
+            words = message.split()[2:]
+            unknown = [_with_hint(word, valid) for word in words if word.startswith("--")] or words[:1]
+            message = f"unknown option {', '.join(unknown)}. Valid: {' '.join(valid)}"
+        raise InputError(message)
+
+
+def _with_hint(unknown, valid):
+    close = difflib.get_close_matches(unknown.split("=")[0], valid, 1)
+    return f"{unknown} (did you mean {close[0]}?)" if close else unknown
+
+
+def _argument(kind):
+    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None` or callable."""
+    parts = typing.get_args(kind)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return _argument(next(part for part in parts if part is not type(None)))
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is typing.Literal:
+        return {"choices": parts, "type": type(parts[0])}
+    if parts:
+        return {**_argument(parts[0]), "nargs": "+" if Ellipsis in parts else len(parts)}
+    return {"type": _absolute if kind is Path else kind, "metavar": kind.__name__.upper()}
+
+
+def _absolute(text):
+    """A path that still holds when a later command runs in another folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path")
+    return Path(os.path.expanduser(text)).absolute()
+
+
+def _comments(config_class):
+    """{field: the comment behind it} from the source of the class and of its parents."""
+    found = {}
+    for parent in reversed(config_class.__mro__[:-1]):
+        # A field may go on in lines that are further in.
+        found |= dict(re.findall(r"^ {4}(\w+):.*?(?:\n {5,}.*)*?\s#\s(.+)$", inspect.getsource(parent), re.MULTILINE))
+    return found
+
+
+def _with_dashes(argv):
+    def dashed(word):
+        name, equals, value = word.partition("=")
+        return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+    return [dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
+
+
+def shown(value):
+    return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
