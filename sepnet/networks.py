@@ -33,7 +33,9 @@ class EncoderDecoder(nn.Module):
         for stage in self.encoder:
             skips.append(stage(x))
             x = F.max_pool3d(skips[-1], 2)
-        x = self.bottom(x)
+        with torch.autocast(x.device.type, enabled=False):
+            # In bfloat16 on CPUs (PyTorch 2.13) a kernel of 3 over 2 slices gives gradients that are not numbers.
+            x = self.bottom(x.float())
         for stage in self.decoder:
             up = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
             x = stage(torch.cat([up, skips.pop()], dim=1))
