@@ -59,12 +59,18 @@ def predict(options, method):
     one = options.output.name.lower().endswith(SUFFIXES)
     if several and not one:
         return _predict_cohort(options, method)
-    if is_list(options.input):
-        raise InputError(f"{options.output}: a single file for a list of CTs. Name a folder.")
+    if is_list(options.input) or several and _holds_volumes_alone(options.input):
+        raise InputError(f"{options.output}: a single file for several CTs. Name a folder.")
     if options.format:
         raise InputError(f"--format {options.format}: the name of the output tells the format of one CT. Leave it out.")
     _predict_one(options, method)
     return 0
+
+
+def _holds_volumes_alone(folder):
+    """Whether the files of a folder are volumes, not the slices of a DICOM series."""
+    names = [path.name.lower() for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
+    return bool(names) and all(name.endswith(SUFFIXES) for name in names)
 
 
 def _predict_one(options, method):
