@@ -63,15 +63,15 @@ def _snet():
 def _sepnet():
     from shared_data.phantoms import write_structseg_cohort
 
-    small = ["--crop-size", "32", "--workers", "0"]
     return Project(
         config="sepnet.config", write_cohort=lambda raw: write_structseg_cohort(raw, 4, size=32, slices=16),
         ct_of=lambda raw: raw / "2" / "data.nii.gz",
         spoil=replaced(lambda raw: raw / "2" / "data.nii.gz", lambda raw: raw / "2" / "label.nii.gz"),
         prepare=lambda raw, prepared: [
-            ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, *small])],
+            ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--crop-size", "32", "--workers",
+                                   "0"])],
         train=lambda prepared, run: [("sepnet.train", [
-            "--prepared-dir", prepared, "--run-dir", run, *small, "--patch-zyx", "16", "16", "16", "--batch-size", "2",
+            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--patch-zyx", "16", "16", "16", "--batch-size", "2",
             "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
         checkpoint="best.pt", trained_on=("multi_thresh_1.nii.gz", "label.nii.gz", "cases.csv"),
         predict=lambda ct, checkpoint, output: ("sepnet.predict", [
