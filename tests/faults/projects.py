@@ -126,19 +126,19 @@ def _retroln():
 def _focusnet():
     from shared_data.phantoms_head import write_pddca_cohort
 
-    grid = ("--spacing-xyz 4 4 5 --crop-side 40 --crop-anterior 12 --crop-below 14 --crop-above 7 --patch-zyx 8 32 32 "
-            "--min-slices 12 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
-    tiny = ("--width 8 --ae-width 8 --code-length 16 --backbone-epochs 1 --sol-epochs 1 --ae-epochs 1 --adv-epochs 1 "
-            "--device cpu").split()
+    spacing = "--spacing-xyz 4 4 5 --workers 0".split()
+    crop = ("--crop-side 40 --crop-anterior 12 --crop-below 14 --crop-above 7 --patch-zyx 8 32 32 --workers 0").split()
+    tiny = ("--patch-zyx 8 32 32 --min-slices 12 --box-zyx 8 16 16 --window-step 6 --width 8 --ae-width 8 --code-length 16 --backbone-epochs 1 "
+            "--sol-epochs 1 --ae-epochs 1 --adv-epochs 1 --device cpu").split()
     return Project(
         config="focusnet_v2.config", write_cohort=lambda raw: write_pddca_cohort(raw, 5, size=48, slices=20),
         ct_of=lambda raw: raw / "P2" / "img.nrrd",
         spoil=replaced(lambda raw: raw / "P2" / "img.nrrd", lambda raw: raw / "P2" / "structures" / "Mandible.nrrd"),
         prepare=lambda raw, prepared: [
-            (f"focusnet_v2.data_preprocess.{step}", ["--data-dir", raw, "--prepared-dir", prepared, *grid])
-            for step in ("data_preprocess", "crop_data")],
+            ("focusnet_v2.data_preprocess.data_preprocess", ["--data-dir", raw, "--prepared-dir", prepared, *spacing]),
+            ("focusnet_v2.data_preprocess.crop_data", ["--prepared-dir", prepared, *crop])],
         train=lambda prepared, run: [
-            ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *grid, *tiny])],
+            ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *tiny])],
         trained_on=("cropped/*/image.nrrd", "cropped/*/label.nrrd", "cases.csv"),
         checkpoint="adversarial/best.pt", last="never", history="adversarial/history.csv",
         predict=lambda ct, checkpoint, output: ("focusnet_v2.predict", [

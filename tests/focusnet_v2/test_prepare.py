@@ -211,6 +211,12 @@ def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_agai
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nrrd")}
     with pytest.raises(InputError, match="spacing_xyz 4.0 4.0 5.0 .now 3.0 3.0 3.0"):
         prepare(raw, tmp_path, "--spacing-xyz", "3", "3", "3")
+    with pytest.raises(InputError, match="--crop-side 16 must not be smaller than --patch-zyx"):
+        prepare(raw, tmp_path, "--crop-side", "16")
+    for script, option, owner in ((data_preprocess, "--crop-side", "crop_data.py"), (crop_data, "--rois", "data_prepro"),
+                                  (crop_data, "--sol-lr", "train.py"), (data_preprocess, "--resume", "train.py")):
+        with pytest.raises(InputError, match=f"unknown option {option} .a setting of {owner}"):
+            script.main(["--prepared-dir", str(tmp_path), option, "1"])
     prepare(raw, tmp_path, "--crop-side", "44")  # another crop is made anew
     assert array(tmp_path / "cropped" / "P1" / "image.nrrd").shape[1:] == (44, 44)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cropped/*/*.nrrd")}
