@@ -13,7 +13,7 @@ from shared_data.settings import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
-WHOLE = {"retroln_nnunet", "lung_nodule_nasnet"}  # whose scripts take every setting still
+WHOLE = {"retroln_nnunet"}  # whose scripts take every setting still
 FILES = [path for folder in [*PROJECTS, "shared_data"] for path in (ROOT / folder).rglob("*.py")]
 
 

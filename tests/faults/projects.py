@@ -160,16 +160,16 @@ def _lung():
         return model(image, layers.Conv2D(2, 1, activation="softmax")(hidden))
 
     nasnet_v2.build_network = training.build_network = two_layers
-    small = ["--size", "64", "--workers", "0"]
     project = "lung_nodule_nasnet"
     return Project(
         config=f"{project}.config", write_cohort=lambda raw: write_lidc_cohort(raw, 4, size=64, slices=10),
         ct_of=_lidc_series, spoil=lambda raw, bad: _lidc_faults() | _luna_faults(bad),
-        prepare=lambda raw, prepared: [(f"{project}.{step}", ["--data-dir", raw, "--prepared-dir", prepared, *small])
-                                       for step in ("preprocess", "table", "slice_idx")],
+        prepare=lambda raw, prepared: [
+            (f"{project}.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--size", "64", "--workers", "0"]),
+            *((f"{project}.{step}", ["--prepared-dir", prepared]) for step in ("table", "slice_idx"))],
         train=lambda prepared, run: [(f"{project}.train", [
-            "--prepared-dir", prepared, "--run-dir", run, *small, "--batch-size", "4", "--epochs", "2", "--device",
-            "cpu"])],
+            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--batch-size", "4", "--epochs", "2",
+            "--device", "cpu"])],
         checkpoint="best.npz", last="last.npz", trained_on=("table.h5", "slice_idx.json"), stand_in=True,
         predict=lambda ct, checkpoint, output: (f"{project}.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
