@@ -253,7 +253,8 @@ def test_stored_orientation_and_names_do_not_matter(raw, prepared, tmp_path, pre
 
 
 def test_a_crop_in_voxels_of_another_size_is_noted(prepared):
-    own = load_config(Config, prepared / "config.json", {"prepared_dir": prepared})
+    crop = {"crop_side": 40, "crop_anterior": 12, "crop_below": 14, "crop_above": 7}
+    own = load_config(Config, prepared / "config.json", {"prepared_dir": prepared, **crop})
     assert crop_data.same_voxels(own) is None
     assert "--crop-side 240 count voxels" in crop_data.same_voxels(replace(own, crop_side=240))
 
