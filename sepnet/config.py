@@ -47,6 +47,7 @@ class Volumes:
     resample: bool = False  # resample to spacing_zyx first (authors: optional)
     spacing_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0)  # mm, used with --resample (authors)
     plain_window: bool = False  # write single_window too, to compare with
+
     # Intensity functions: 0 below the first point, straight lines between them, the last value from the last point on.
     multi_thresh_1: Points = CONTROL_POINTS["multi_thresh_1"]  # HU value HU value ... (authors, documented)
     multi_thresh_2: Points = CONTROL_POINTS["multi_thresh_2"]  # the same (the author's later code on the same data)
