@@ -13,7 +13,6 @@ from shared_data.settings import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
-WHOLE = {"retroln_nnunet"}  # whose scripts take every setting still
 FILES = [path for folder in [*PROJECTS, "shared_data"] for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -92,7 +91,7 @@ def test_every_setting_is_an_option_with_a_help_text_and_its_default(project, ca
     assert re.search(r"\(authors\) \[[\d.]+\]", shown)
 
 
-@pytest.mark.parametrize("project", sorted(PROJECTS - WHOLE))
+@pytest.mark.parametrize("project", sorted(PROJECTS))
 def test_every_setting_is_read_by_some_step_and_no_step_takes_all(project):
     module = importlib.import_module(f"{project}.config")
     steps = {script: {field.name for field in fields(options)} for script, options in module.STEPS.items()}
