@@ -23,7 +23,21 @@ prepare_lung := preprocess table slice_idx
 
 venv = $(if $(filter lung,$(1)),.venv-keras,.venv)
 python = $(call venv,$(1))/bin/python
-options = $(if $(DATA),--data-dir "$(DATA)") $(ARGS)
+
+# What each step is given: the raw cohort and PREPARE_ARGS are the first one's, ARGS are train.py's.
+prepared = $(if $(PREPARED),--prepared-dir "$(PREPARED)")
+args_crop_data = $(CROP_ARGS)
+args_slice_idx = $(SPLIT_ARGS)
+first = $(filter $(firstword $(prepare_$(1))),$(2))
+prepare_args = $(prepared) $(if $(first),$(if $(DATA),--data-dir "$(DATA)") $(PREPARE_ARGS),$(args_$(2:data_preprocess.%=%)))
+ifneq ($(and $(ARGS),$(filter prepare-%,$(MAKECMDGOALS))),)
+$(error $(MAKECMDGOALS) takes PREPARE_ARGS=..., not ARGS=...)
+endif
+ifneq ($(and $(filter train-%,$(MAKECMDGOALS)),$(PREPARE_ARGS)$(CROP_ARGS)$(SPLIT_ARGS)),)
+ifeq ($(DATA),)
+$(error PREPARE_ARGS, CROP_ARGS and SPLIT_ARGS are for preparing: give DATA=folder, too)
+endif
+endif
 
 .PHONY: help demo demo-all test-all test-faults bench clean \
 	$(foreach verb,prepare train score predict test demo installed,$(PROJECTS:%=$(verb)-%))
@@ -32,8 +46,9 @@ help:
 	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
 	@echo "make demo-<project>    the same for one of: $(PROJECTS); demo-all: for each"
 	@echo "make test-all          every test"
-	@echo "make prepare-<project> DATA=folder [ARGS=...]         raw cohort to training cases"
-	@echo "make train-<project> [DATA=folder] [GPUS=n] [ARGS=...] prepare DATA if given, then train"
+	@echo "make prepare-<project> DATA=folder [PREPARE_ARGS=...] raw cohort to training cases"
+	@echo "make train-<project> [DATA=folder] [PREPARE_ARGS=...] [GPUS=n] [ARGS=...]  prepare DATA if given, then train"
+	@echo "   PREPARED=folder is for both; CROP_ARGS (focusnet), SPLIT_ARGS (lung) are for crop_data.py, slice_idx.py"
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
 	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'    (or two folders)"
 	@echo "make test-<project>    its tests"
@@ -50,11 +65,11 @@ $(PROJECTS:%=installed-%): installed-%:
 
 # Exit code 1 of a step: some cases were skipped and named; the others are ready.
 $(PROJECTS:%=prepare-%): prepare-%: installed-%
-	@for step in $(prepare_$*); do \
-		$(call python,$*) -m $($*).$$step $(options) || [ $$? = 1 ] || exit 2; done
+	@$(foreach step,$(prepare_$*),$(call python,$*) -m $($*).$(step) $(call prepare_args,$*,$(step)) \
+		|| [ $$? = 1 ] || exit 2;)
 
 $(PROJECTS:%=train-%): train-%: installed-% $(if $(DATA),prepare-%)
-	@$(call python,$*) -m $($*).train $(options) $(if $(GPUS),--devices $(GPUS))
+	@$(call python,$*) -m $($*).train $(prepared) $(ARGS) $(if $(GPUS),--devices $(GPUS))
 
 $(PROJECTS:%=score-%): score-%: installed-%
 	@$(call python,$*) -m $($*).test $(ARGS)

@@ -19,39 +19,130 @@ BACKGROUND_WEIGHT, SMALL_WEIGHT = PDDCA["alpha"][0], PDDCA["alpha"][2]  # where 
 # The stages in order, each with the prefix of its own settings.
 STAGES = {"backbone": "backbone", "SOL": "sol", "backbone_heatmap": "joint", "autoencoder": "ae", "adversarial": "adv"}
 
-# Settings that decide what the prepared volumes look like; the others may change between runs over one folder, and
-# training takes those of the label table over from there unless they are given.
-VOLUME_SETTINGS = ("layout", "organs", "spacing_xyz", "resample_axes")
-TABLE_SETTINGS = ("small", "alpha")
+@dataclass(frozen=True)
+class Volumes:
+    """What decides how the resampled volumes look: kept with them, taken over by what follows, recorded with a network.
+
+    The comment behind a field is its help text; in brackets where the value comes from.
+    """
+
+    layout: Literal["pddca", "openkbp"] = "pddca"  # of data_dir; openkbp: a clone of OpenKBP
+    organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
+    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 2.5)  # mm, of what the networks see (authors)
+    resample_axes: Literal["named", "original"] = "named"  # original: x and y spacing swapped, as the authors' code
 
 
 @dataclass(frozen=True)
-class Config(Cluster):
-    """The comment behind a field is its help text; in brackets where the value comes from."""
+class Table:
+    """What else a label table says: taken over from preparation, unless training is given something else."""
 
-    # Folders
-    data_dir: Path = ROOT / "data" / "raw" / "focusnet_v2"  # cohort: <case>/img.nrrd, <case>/structures/*.nrrd
-    layout: Literal["pddca", "openkbp"] = "pddca"  # of data_dir; openkbp: a clone of OpenKBP
+    small: tuple[str, ...] | None = None  # those of the organs to be located first; unset: the layout's
+    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
+
+
+@dataclass(frozen=True)
+class Organs(Volumes, Table):
+    @property
+    def classes(self):
+        """Names of the classes 0, 1, ..."""
+        return ("background", *self.organs)
+
+    @property
+    def n_classes(self):
+        return len(self.classes)
+
+    @property
+    def small_labels(self):
+        return tuple(self.classes.index(name) for name in self.small)
+
+    @property
+    def n_small(self):
+        return len(self.small)
+
+    def fill_in_organs(self):
+        """The layout's table where nothing else is said; weights by what is small."""
+        table = TABLES[self.layout]
+        if self.organs in (None, table["organs"]):
+            filled = {name: getattr(self, name) or table[name] for name in ("organs", "alpha")}
+            filled["small"] = table["small"] if self.small is None else self.small
+        else:
+            filled = {"organs": self.organs, "small": self.small or (), "alpha": self.alpha}
+        check_organs(filled["organs"], filled["small"])
+        filled["alpha"] = filled["alpha"] or default_weights(filled["organs"], filled["small"])
+        for name, value in filled.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Prepared:
     prepared_dir: Path = ROOT / "data" / "prepared" / "focusnet_v2"  # resampled/, cropped/, cases.csv, presence.csv
-    run_dir: Path = ROOT / "runs" / "focusnet_v2"  # a folder for each stage: config, checkpoints, curves
 
-    # Organs
-    organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
-    small: tuple[str, ...] | None = None  # those of them to be located first; unset: the layout's
 
-    # Preparation
+@dataclass(frozen=True)
+class Prepare(Organs, Prepared, Cluster):
+    """What data_preprocess.py reads."""
+
+    data_dir: Path = ROOT / "data" / "raw" / "focusnet_v2"  # cohort: <case>/img.nrrd, <case>/structures/*.nrrd
     rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
-    spacing_xyz: tuple[float, float, float] = (1.0, 1.0, 2.5)  # mm, of what the networks see (authors)
-    resample_axes: Literal["named", "original"] = "named"  # original: x and y spacing swapped, as the authors' code
+    workers: int = 2  # processes that prepare cases
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What of a CT is segmented: at least a patch."""
+
+    patch_zyx: tuple[int, int, int] = (40, 192, 192)  # voxels; z even, y and x divisible by 4 (authors)
+    window_side: int | None = None  # of the central square that is segmented, voxels (authors: 192); unset: the head
+
+    def check_seen(self):
+        require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
+                "must be even along z and divisible by 4 along y and x")
+        if self.window_side is not None:
+            require(self, "window_side", self.window_side % 4 == 0 and self.window_side >= max(self.patch_zyx[1:]),
+                    "must be divisible by 4 and not smaller than --patch-zyx")
+
+
+@dataclass(frozen=True)
+class Crop(Seen, Prepared, Cluster):
+    """What crop_data.py reads, beside how the cases were resampled."""
+
     crop_side: int = 240  # in plane, voxels (authors)
     crop_anterior: int = 50  # voxels from the brain stem's centre forward to the crop's centre (authors)
     crop_below: int = 37  # slices kept below the right parotid's centre (authors)
     crop_above: int = 12  # slices kept above the left optic nerve's centre (authors)
     split: Literal["challenge", "authors", "names"] = "challenge"  # PDDCA's lists, OpenKBP's own, or by name
     cases_csv: Path | None = None  # your own split: columns case, part (train, valid, test)
+    workers: int = 2  # processes that crop cases
+
+
+@dataclass(frozen=True)
+class CropConfig(Crop, Organs):
+    """What crop_data.py works with."""
+
+    def __post_init__(self):
+        self.fill_in_organs()
+        self.check_seen()
+        at_least(self, 0, "workers", "worker_memory_gb", "crop_anterior", "crop_below", "crop_above")
+        require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
+
+
+@dataclass(frozen=True)
+class Run(Prepared):
+    """Where a network is trained: what may change when a run goes on with --resume."""
+
+    run_dir: Path = ROOT / "runs" / "focusnet_v2"  # a folder for each stage: config, checkpoints, curves
+    resume: bool = False  # go on from last.pt of the stage's folder
+    localisation: Literal["SOL", "joint"] = "SOL"  # train.py: both one after the other, or at once
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+
+
+@dataclass(frozen=True)
+class Train(Seen, Table, Run):
+    """What the stages read, beside how the cases were prepared."""
 
     # Patches of every stage
-    patch_zyx: tuple[int, int, int] = (40, 192, 192)  # voxels; z even, y and x divisible by 4 (authors)
     min_slices: int = 75  # shorter volumes are padded at the low end (authors)
     patches_per_case: int = 1  # in an epoch (authors)
     batch_size: int = 1  # patches in one update, over all devices (authors)
@@ -66,10 +157,8 @@ class Config(Cluster):
     original_bn_drift: bool = False  # let batch-norm statistics of frozen parts drift, as the authors' code
     validate_every: int = 1  # epochs between validations over whole cases
     seed: int = 2019  # of weights, sampling and augmentation (ours)
-    resume: bool = False  # go on from last.pt of the stage's folder
 
     # Stage backbone: the main network
-    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
     undrawn: Literal["marginal", "original"] = "marginal"  # one class with the background; original: none is (authors)
     dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
     backbone_epochs: int = 600  # (authors)
@@ -83,7 +172,6 @@ class Config(Cluster):
     sol_milestones: tuple[int, int] = (100, 200)  # epochs after which the rate is divided by 4 (authors)
 
     # Stage backbone_heatmap: both at once, instead of the two above
-    localisation: Literal["SOL", "joint"] = "SOL"  # which of the two train.py runs
     joint_epochs: int = 600  # (authors)
     joint_heatmap_weight: float = 2.0  # of the heatmaps' squared error (authors)
     joint_lr: float = 0.1  # of SGD, the main network, scheduled as in stage backbone (authors)
@@ -117,36 +205,19 @@ class Config(Cluster):
 
     # Inference
     window_step: int = 20  # slices between windows of patch_zyx (authors)
-    window_side: int | None = None  # of the central square that is segmented, voxels (authors: 192); unset: the head
     heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
     small_threshold: float = 0.5  # probability that makes a small organ (authors)
 
     # Machine
-    device: Device = "auto"  # auto: cuda, else mps, else cpu
-    devices: int = 1  # GPUs (or CPU processes) per machine
-    num_nodes: int = 1  # machines
     precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
-    workers: int = 2  # processes that prepare cases
 
-    @property
-    def classes(self):
-        """Names of the classes 0, 1, ..."""
-        return ("background", *self.organs)
 
-    @property
-    def n_classes(self):
-        return len(self.classes)
-
-    @property
-    def small_labels(self):
-        return tuple(self.classes.index(name) for name in self.small)
-
-    @property
-    def n_small(self):
-        return len(self.small)
+@dataclass(frozen=True)
+class Config(Train, Crop, Prepare):
+    """Every setting, as checkpoints keep them."""
 
     def __post_init__(self):
-        self._fill_in_organs()
+        self.fill_in_organs()
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
                  *(f"{prefix}_epochs" for prefix in STAGES.values()))
@@ -162,41 +233,26 @@ class Config(Cluster):
         require(self, "spacing_xyz", all(0.05 <= mm <= 50 for mm in self.spacing_xyz), "must lie in 0.05 to 50 mm")
         require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
         require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
-        require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
-                "must be even along z and divisible by 4 along y and x")
+        self.check_seen()
         require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
                 "must not be smaller than --box-zyx")
         require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
-        if self.window_side is not None:
-            require(self, "window_side", self.window_side % 4 == 0 and self.window_side >= max(self.patch_zyx[1:]),
-                    "must be divisible by 4 and not smaller than --patch-zyx")
-        require(self, "crop_side", self.crop_side >= max(self.patch_zyx[1:]), "must not be smaller than --patch-zyx")
         require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
         require(self, "alpha", len(self.alpha) == self.n_classes, f"must be {self.n_classes} numbers: background, "
                 f"{', '.join(self.organs)}")
 
-    def _fill_in_organs(self):
-        """The layout's table where nothing else is said; weights by what is small."""
-        table = TABLES[self.layout]
-        if self.organs in (None, table["organs"]):
-            filled = {name: getattr(self, name) or table[name] for name in ("organs", "alpha")}
-            filled["small"] = table["small"] if self.small is None else self.small
-        else:
-            filled = {"organs": self.organs, "small": self.small or (), "alpha": self.alpha}
-        check_organs(filled["organs"], filled["small"])
-        filled["alpha"] = filled["alpha"] or default_weights(filled["organs"], filled["small"])
-        for name, value in filled.items():
-            object.__setattr__(self, name, value)
-
 
 @dataclass(frozen=True)
-class Options(Config):
+class PrepareOptions(Prepare):
     label_table: Path | None = None  # JSON: organs with their labels, small ones, weights; unset: the layout's
 
 
+STEPS = {"data_preprocess.py": PrepareOptions, "crop_data.py": Crop, "train.py": Train}
+
+
 def given_settings(argv, description):
-    """The options given, a label table among them as the settings `organs`, `small` and `alpha`."""
-    given = given_options(Options, argv, description)
+    """data_preprocess.py's options, a label table among them as the settings `organs`, `small` and `alpha`."""
+    given = given_options(PrepareOptions, argv, description, STEPS)
     if path := given.pop("label_table", None):
         table = read_label_table(path)
         weights = table.pop("weights")

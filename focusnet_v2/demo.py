@@ -13,10 +13,12 @@ from shared_data.files import fresh_folder
 from shared_data.phantoms import write_pddca_cohort
 from shared_data.settings import parse_options
 
-GRID = ("--spacing-xyz 3 3 4 --crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --patch-zyx 12 48 48 "
-        "--min-slices 16 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
+PATCH = "--patch-zyx 12 48 48".split()
+SPACING = "--spacing-xyz 3 3 4 --workers 0".split()
+CROP = [*PATCH, *"--crop-side 64 --crop-anterior 8 --crop-below 20 --crop-above 8 --workers 0".split()]
 SLICES = 26
-SHORT = ("--patches-per-case 4 --batch-size 2 --validate-every 3 --width 16 --ae-width 8 --code-length 64 "
+SHORT = ("--min-slices 16 --box-zyx 8 16 16 --window-step 6 --patches-per-case 4 --batch-size 2 --validate-every 3 "
+         "--width 16 --ae-width 8 --code-length 64 "
          "--backbone-warmup 0 --sol-lr 1e-3 --ae-lr 1e-3 --ae-weight-decay 0 --ae-jitter-zyx 1 2 2 --adv-lr 2e-3 "
          "--adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
@@ -25,7 +27,7 @@ def settings(n):
     """Options of train.py for short stages, of 2 n to 12 n epochs."""
     epochs = {"backbone": 3 * n, "sol": 6 * n, "ae": 12 * n, "adv": 2 * n}
     milestones = {"backbone": (9 * n // 4, 3 * n - 1), "sol": (3 * n, 5 * n)}
-    return [*SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
+    return [*PATCH, *SHORT, *(word for name, number in epochs.items() for word in (f"--{name}-epochs", str(number))),
             *(word for name, pair in milestones.items() for word in (f"--{name}-milestones", *map(str, pair)))]
 
 
@@ -46,10 +48,10 @@ def main(argv=None):
     fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"
     write_pddca_cohort(raw, options.patients, size=options.size, slices=SLICES)
-    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), *GRID]
-    data_preprocess.main(cohort)
-    crop_data.main(cohort)
-    train.main([*cohort, *settings(options.epochs), "--run-dir", str(run)])
+    prepared = ["--prepared-dir", str(options.folder / "prepared")]
+    data_preprocess.main(["--data-dir", str(raw), *prepared, *SPACING])
+    crop_data.main([*prepared, *CROP])
+    train.main([*prepared, *settings(options.epochs), "--run-dir", str(run)])
     test.main(["--run-dir", str(run)])
     predict.main(["--input", str(raw / f"P{options.patients}" / "img.nrrd"), "--output",
                   str(options.folder / "labels.nrrd"), "--checkpoint", str(run / "adversarial" / "best.pt")])

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
-from focusnet_v2.config import STAGES, TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
+from focusnet_v2.config import STAGES, STEPS, Config, Run, Table, Train, Volumes
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.inference import choose_device, choose_precision
@@ -19,11 +19,9 @@ from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import CLUSTER, as_prepared, build, check_started, settings_of_run, to_plain
+from shared_data.settings import (as_prepared, build, check_started, given_options, names_of, settings_of_run,
+                                  to_plain)
 
-# What may change when a run goes on, besides the settings of other stages; the rest would make it another experiment.
-FREE = ("resume", "device", "devices", "num_nodes", "workers", *CLUSTER, "data_dir", "prepared_dir", "run_dir",
-        "cases_csv", "split", "localisation")
 OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
 
 
@@ -76,7 +74,7 @@ class Stage:
 
 def run_script_of(stage, argv, description):
     """main() of a stage's script."""
-    config = read_settings(stage, given_settings(argv, description))
+    config = read_settings(stage, given_options(Train, argv, description, STEPS))
     train_stage(stage, config, launch(config))
 
 
@@ -94,16 +92,17 @@ def launch(config):
 
 def prepared_settings(given):
     """The Config of the options given, organs as the cases were prepared with, if they are."""
-    config = build(Config, given)
-    kept = config.prepared_dir / "config.json"
-    return build(Config, as_prepared(Config, given, kept, VOLUME_SETTINGS, TABLE_SETTINGS)) if kept.exists() else config
+    kept = given.get("prepared_dir", Config.prepared_dir) / "config.json"
+    if kept.exists():
+        given = as_prepared(Config, given, kept, names_of(Volumes), names_of(Table))
+    return build(Config, given)
 
 
 def read_settings(stage, given):
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
-    free = (*FREE, *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
+    free = (*names_of(Run), *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
     return settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
-                           VOLUME_SETTINGS, TABLE_SETTINGS)
+                           names_of(Volumes), names_of(Table))
 
 
 def settings_of_others(stage):

@@ -6,17 +6,18 @@ not run again. Each stage has a folder in --run-dir, and a script of its own.
 """
 from focusnet_v2.adv_train import Adversarial
 from focusnet_v2.checkpoint import load_checkpoint
-from focusnet_v2.config import given_settings
+from focusnet_v2.config import STEPS, Train
 from focusnet_v2.engine import epochs_of, launch, prepared_settings, read_settings, train_stage
 from focusnet_v2.train_autoencoder import Autoencoder
 from focusnet_v2.train_backbone import Backbone
 from focusnet_v2.train_backbone_heatmap import Joint
 from focusnet_v2.train_SOL import SOL
 from shared_data.errors import run_script
+from shared_data.settings import given_options
 
 
 def main(argv=None):
-    given = given_settings(argv, __doc__)
+    given = given_options(Train, argv, __doc__, STEPS)
     config = prepared_settings(given)
     fabric = launch(config)
     for stage in chain(config):

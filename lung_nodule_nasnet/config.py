@@ -13,18 +13,21 @@ Device = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True)
-class Config(Cluster):
-    """The comment behind a field is its help text; in brackets where the value comes from."""
+class Prepared:
+    """What table.py reads."""
 
-    # Folders
-    data_dir: Path = ROOT / "data" / "raw" / "lung_nodule_nasnet"  # LIDC-IDRI or LUNA16, as unpacked
     prepared_dir: Path = ROOT / "data" / "prepared" / "lung_nodule_nasnet"  # lung slices, table and split
-    run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # config, checkpoints and results
 
-    # Slices and masks
+
+@dataclass(frozen=True)
+class Slices:
+    """What decides how the prepared slices look, beside the seed: kept with them, taken over by training, recorded with
+    a network.
+
+    The comment behind a field is its help text; in brackets where the value comes from.
+    """
+
     annotations: Annotations = "auto"  # auto: luna16 where .mhd files lie, else xml if there are read-outs, else list
-    nodule_list: Path | None = None  # list3.2.csv; unset: in data_dir
-    luna_annotations: Path | None = None  # annotations.csv of LUNA16; unset: in data_dir
     consensus: float = 0.5  # share of the readers of a nodule that makes a voxel nodule (xml)
     min_readers: int = 1  # nodules marked by fewer readers are left out, and their slices not used (xml)
     mask_rule: MaskRule = "edge"  # outlines of list and luna16: steepest closed edge (ours), or wand and HU > -500
@@ -33,32 +36,36 @@ class Config(Cluster):
     min_negatives: int = 2  # at least so many of each scan (ours)
     size: int = 400  # pixels along a side of the network's input: the central 400 of 512, resized (authors: 400)
 
-    # Split
+
+@dataclass(frozen=True)
+class Prepare(Slices, Prepared, Cluster):
+    """What preprocess.py reads."""
+
+    data_dir: Path = ROOT / "data" / "raw" / "lung_nodule_nasnet"  # LIDC-IDRI or LUNA16, as unpacked
+    nodule_list: Path | None = None  # list3.2.csv; unset: in data_dir
+    luna_annotations: Path | None = None  # annotations.csv of LUNA16; unset: in data_dir
+    seed: int = 85  # of the slices without a nodule that are kept
+    workers: int = 2  # processes that prepare
+
+
+@dataclass(frozen=True)
+class Split(Prepared):
+    """What slice_idx.py reads."""
+
     split: Literal["patient", "slice"] = "patient"  # slice: neighbouring slices on both sides (authors)
     validation_share: float = 0.2  # of the patients, or slices (authors)
     split_seed: int = 85  # of the split (authors)
     leave_out: Path | None = None  # CSV with a column seriesuid: these scans are kept out of training (for testing)
 
-    # Training
-    epochs: int = 200  # passes over the training slices (authors)
-    batch_size: int = 12  # slices in one update, over all devices (authors)
-    lr: float = 1e-2  # first learning rate of SGD (ours: the authors' is not known)
-    momentum: float = 0.9  # of SGD (authors)
-    lr_factor: float = 0.1  # learning rate x this when validation Dice stalls (ours)
-    lr_patience: int = 5  # epochs without a better Dice before that (ours)
-    min_lr: float = 1e-7  # lower bound of the learning rate (authors' last one)
-    finetune: Path | None = None  # start from this checkpoint, at 1e-7 (authors) unless --lr is given
-    flip_probability: float = 0.5  # chance of a flip, along each axis (authors)
-    rotate_degrees: float = 6.0  # largest rotation, either direction (authors)
-    zoom: float = 0.0  # largest relative change of size, either direction (authors: 0)
-    seed: int = 85  # of weights, order and augmentation
-    resume: bool = False  # go on from last.npz of the run folder
 
-    # Network; the defaults are the paper's
-    encoder_filters: int = 1056  # channels of the encoder's last map, a multiple of 96 (NASNet-Mobile: 1056)
-    encoder_blocks: int = 4  # normal cells in each of three groups, at least 2 (NASNet-Mobile: 4)
-    decoder_width: float = 1.0  # factor on the decoder's channels 192, 128, 96, 64
-    bn_momentum: float | None = None  # of all batch normalisations; unset: 0.9997 encoder, 0.99 decoder (authors)
+@dataclass(frozen=True)
+class Run(Prepared):
+    """Where and for how long a network is trained, and what comes after: what may change when a run goes on with
+    --resume."""
+
+    run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # config, checkpoints and results
+    epochs: int = 200  # passes over the training slices (authors)
+    resume: bool = False  # go on from last.npz of the run folder
 
     # From probability to nodules
     threshold_rule: ThresholdRule = "floor"  # authors: the two-means cut even where a slice holds nothing
@@ -69,9 +76,38 @@ class Config(Cluster):
     # Machine
     device: Device = "auto"  # auto: gpu where there is one
     devices: int = 1  # GPUs (or CPU parts) one batch is shared by
-    workers: int = 2  # processes that prepare or load
-    compiled: bool = True  # TensorFlow compiles the training step (half a minute, once); off: for trials of few steps
+    workers: int = 2  # processes that load
     predict_batch: int = 4  # slices at a time without training
+
+
+@dataclass(frozen=True)
+class Train(Run):
+    """What train.py reads, beside how the slices were prepared."""
+
+    # Training
+    batch_size: int = 12  # slices in one update, over all devices (authors)
+    lr: float = 1e-2  # first learning rate of SGD (ours: the authors' is not known)
+    momentum: float = 0.9  # of SGD (authors)
+    lr_factor: float = 0.1  # learning rate x this when validation Dice stalls (ours)
+    lr_patience: int = 5  # epochs without a better Dice before that (ours)
+    min_lr: float = 1e-7  # lower bound of the learning rate (authors' last one)
+    finetune: Path | None = None  # start from this checkpoint, at 1e-7 (authors) unless --lr is given
+    flip_probability: float = 0.5  # chance of a flip, along each axis (authors)
+    rotate_degrees: float = 6.0  # largest rotation, either direction (authors)
+    zoom: float = 0.0  # largest relative change of size, either direction (authors: 0)
+
+    # Network; the defaults are the paper's
+    encoder_filters: int = 1056  # channels of the encoder's last map, a multiple of 96 (NASNet-Mobile: 1056)
+    encoder_blocks: int = 4  # normal cells in each of three groups, at least 2 (NASNet-Mobile: 4)
+    decoder_width: float = 1.0  # factor on the decoder's channels 192, 128, 96, 64
+    bn_momentum: float | None = None  # of all batch normalisations; unset: 0.9997 encoder, 0.99 decoder (authors)
+    seed: int = 85  # of weights, order and augmentation
+    compiled: bool = True  # TensorFlow compiles the training step (half a minute, once); off: for trials of few steps
+
+
+@dataclass(frozen=True)
+class Config(Train, Split, Prepare):
+    """Every setting, as checkpoints keep them."""
 
     def __post_init__(self):
         at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
@@ -94,3 +130,6 @@ class Config(Cluster):
         require(self, "seed", self.seed < 2**32 - self.epochs, "must be below 4294967296 less --epochs")
         require(self, "encoder_filters", self.encoder_filters >= 96 and self.encoder_filters % 96 == 0,
                 "must be a multiple of 96")
+
+
+STEPS = {"preprocess.py": Prepare, "table.py": Prepared, "slice_idx.py": Split, "train.py": Train}

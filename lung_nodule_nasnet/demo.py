@@ -33,14 +33,15 @@ def main(argv=None):
     lidc, luna, run = (options.folder / name for name in ("lidc", "luna16", "run"))
     write_lidc_cohort(lidc, options.patients, seed=0)
     write_luna_cohort(luna, options.scans, seed=1)
-    cohort = ["--data-dir", str(lidc), "--prepared-dir", str(options.folder / "prepared"), "--size", str(options.size)]
+    prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--encoder-filters", "192", "--encoder-blocks", "2", "--decoder-width", "0.25", "--bn-momentum", "0.9",
              "--batch-size", "4", "--lr", "0.02", "--lr-patience", "2", "--lr-factor", "0.3",
              "--epochs", str(options.epochs), "--run-dir", str(run)]
-    for script in (preprocess, table, slice_idx):
-        if script.main(cohort):
-            return 1
-    train.main([*cohort, *small])
+    if preprocess.main(["--data-dir", str(lidc), *prepared, "--size", str(options.size)]):
+        return 1
+    table.main(prepared)
+    slice_idx.main(prepared)
+    train.main([*prepared, *small])
     test.main(["--run-dir", str(run)])
     test.main(["--run-dir", str(run), "--scans", str(luna)])
     scan = sorted((luna / "subset0").glob("*.mhd"))[0]

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.config import STEPS, Config, Prepare, Slices
 from lung_nodule_nasnet.lungs import CONSTANTS, CROP, extract_lungs, network_mask, resized, to_matrix
 from lung_nodule_nasnet.nodules import CONSTANTS as NODULE_CONSTANTS
 from lung_nodule_nasnet.nodules import (LUNA_COLUMNS, describe, list_nodules, luna_nodules, of_the_list,
@@ -24,21 +24,18 @@ from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
 from shared_data.cohort import all_skipped, check_apart, each_case, fingerprint, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
-from shared_data.settings import keep_config, parse_options
+from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.volume import to_lps
-
-# Settings that decide what the slices look like; the others may change between runs over one folder.
-SLICE_SETTINGS = ("annotations", "consensus", "min_readers", "mask_rule", "list_convention", "negatives_per_positive",
-                  "min_negatives", "size", "seed")
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
     check_apart(config.data_dir, config.prepared_dir)
     scans, skipped = find_scans(config.data_dir, config.workers)
     source = annotation_source(config, scans)
     with only_run_in(config.prepared_dir, ""):
-        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS, CONSTANTS | NODULE_CONSTANTS)
+        keep_config(config, config.prepared_dir / "config.json", (*names_of(Slices), "seed"),
+                    CONSTANTS | NODULE_CONSTANTS, Prepare)
         return prepare_cohort(scans, skipped, source, config)
 
 

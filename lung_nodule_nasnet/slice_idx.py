@@ -6,16 +6,16 @@ LIDC-IDRI, and what is tested must not train.
 """
 import numpy as np
 
-from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.config import STEPS, Config, Split
 from lung_nodule_nasnet.table import read_columns
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_json, read_table, write_json
 from shared_data.folds import natural_sort
-from shared_data.settings import parse_options
+from shared_data.settings import build, given_options
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = build(Config, given_options(Split, argv, __doc__, STEPS))
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
     left_out = set()

@@ -6,7 +6,7 @@
 import numpy as np
 import tables
 
-from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.config import STEPS, Prepared
 from lung_nodule_nasnet.preprocess import finished, read_slices_of
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, only_run_in, read_table, whole_file
@@ -17,7 +17,7 @@ TEXT = tables.StringAtom(128)
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = parse_options(Prepared, argv, __doc__, STEPS)
     rows = read_table(config.prepared_dir / "scans.csv", ["seriesuid", "patient"])
     with only_run_in(config.prepared_dir, ""):
         path = config.prepared_dir / "table.h5"

@@ -3,16 +3,11 @@
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.npz, best.npz.
 """
 from lung_nodule_nasnet.checkpoint import load_checkpoint
-from lung_nodule_nasnet.config import Config
-from lung_nodule_nasnet.preprocess import SLICE_SETTINGS
+from lung_nodule_nasnet.config import STEPS, Config, Run, Slices, Train
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in
-from shared_data.settings import CLUSTER, given_options, settings_of_run
+from shared_data.settings import given_options, names_of, settings_of_run
 
-# What may change when a run goes on; everything else would make it another experiment.
-FREE = ("resume", "epochs", "device", "devices", "workers", *CLUSTER, "data_dir", "prepared_dir", "run_dir",
-        "predict_batch", "threshold_rule", "centre_distance", "erode", "min_pixels")
-PREPARED = tuple(name for name in SLICE_SETTINGS if name != "seed")  # training has a seed of its own
 FINETUNE_LR = 1e-7  # authors
 
 
@@ -28,11 +23,11 @@ def main(argv=None):
 
 def read_settings(argv):
     """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
-    given = given_options(Config, argv, __doc__)
+    given = given_options(Train, argv, __doc__, STEPS)
     if given.get("finetune") and "lr" not in given:
         given["lr"] = FINETUNE_LR
-    return settings_of_run(Config, given, "last.npz", FREE, lambda path: load_checkpoint(path)[0]["config"],
-                           prepared=PREPARED)
+    return settings_of_run(Config, given, "last.npz", names_of(Run), lambda path: load_checkpoint(path)[0]["config"],
+                           prepared=names_of(Slices))
 
 
 if __name__ == "__main__":

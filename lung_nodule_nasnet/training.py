@@ -95,8 +95,8 @@ def build_sequences(config):
     path = config.prepared_dir / "table.h5"
     columns = read_columns(path)
     if columns["size"] != config.size:
-        raise InputError(f"{path}: slices of {columns['size']} pixels, --size is {config.size}. Give --size "
-                         f"{columns['size']}, or prepare again.")
+        raise InputError(f"{path}: slices of {columns['size']} pixels, the prepared ones have {config.size}. Run "
+                         "table.py again.")
     split = read_split(config.prepared_dir, len(columns["series_uids"]))
     used = {f"{part}_series": sorted({columns["series_uids"][i] for i in split[part]})
             for part in ("train", "validation")}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from shared_data.settings import at_least, require
+from shared_data.settings import Cluster, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
@@ -26,8 +26,8 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
-class RegionConfig(RunConfig):
-    """How the region is found and cut."""
+class Region:
+    """How the region is found and cut: kept with the crops, taken over by training, recorded with a network."""
 
     vertebra_labels: Six = (32, 31, 30, 29, 28, 27)  # T12, L1-L5 in a multi-label file (TotalSegmentator)
     ap_mm: float = 180.0  # length of the region, posterior to anterior, mm (authors)
@@ -38,6 +38,11 @@ class RegionConfig(RunConfig):
     normalize: bool = True  # clip and scale to [0, 1]; otherwise HU as they are (authors)
     min_hu: float = -1000.0  # HU that becomes 0 (authors)
     max_hu: float = 400.0  # HU that becomes 1 (authors)
+
+
+@dataclass(frozen=True)
+class RegionConfig(RunConfig, Region):
+    """A run and its region, as predict.py reads them."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,14 +56,38 @@ class RegionConfig(RunConfig):
 
 
 @dataclass(frozen=True)
-class Config(RegionConfig):
-    """Every setting; crop.py and train.py take them all."""
+class Cohort:
+    """Where the cases are that are cropped, and what a node is."""
 
-    # Folders
     data_dir: Path = ROOT / "data" / "raw" / "retroln_nnunet"  # cohort: CT/, masks/, vertebrae/
     prepared_dir: Path = ROOT / "data" / "prepared" / "retroln_nnunet"  # crops of crop.py
     rois: Path | None = None  # JSON {"node": ROI names or patterns} of RTSTRUCTs; unset: common names of nodes
     merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
+    num_processes: int = 2  # processes that crop, with --parallel
+
+
+@dataclass(frozen=True)
+class Crop(Cohort, Region, Cluster):
+    """What crop.py reads."""
+
+    ct_dir: Path | None = None  # CTs: files, or folders with one DICOM series; unset: <data_dir>/CT
+    mask_dir: Path | None = None  # masks; unset: <data_dir>/masks where ct_dir is unset too, else none
+    vert_seg_dir: Path | None = None  # for each case a folder of vertebrae, or a file; unset: <data_dir>/vertebrae
+    output_dir: Path | None = None  # unset: prepared_dir
+    parallel: bool = False  # several cases at a time
+    single: bool = False  # one case, given by the options that follow
+    ct_file: Path | None = None  # its CT
+    mask_file: Path | None = None  # its mask
+    vert_seg_file: Path | None = None  # its vertebrae: a folder, or one file
+    ct_output: Path | None = None  # where the cropped CT is written
+    mask_output: Path | None = None  # where the cropped mask is written
+
+
+@dataclass(frozen=True)
+class Training:
+    """How nnU-Net is trained."""
+
+    prepared_dir: Path = Cohort.prepared_dir  # crops of crop.py
 
     # Split
     test_share: float = 0.1  # share of the patients held out for test.py (ours)
@@ -77,7 +106,7 @@ class Config(RegionConfig):
     momentum: float = 0.99  # of SGD, Nesterov's (authors)
     oversample_foreground: float = 0.5  # share of patches centred on a node (authors; nnU-Net: 0.33)
     save_every: int = 1  # epochs between writing checkpoint_latest.pth (ours; nnU-Net: 50)
-    seed: int = 0  # of weights, sampling and augmentation (ours; the same run again only with --num-processes 0)
+    seed: int = 0  # of weights, sampling and augmentation (ours; the same run again only with num_processes 0)
 
     # Augmentation beside nnU-Net's own
     elastic_probability: float = 0.2  # chance of an elastic deformation (ours; promised by the authors' README)
@@ -91,6 +120,22 @@ class Config(RegionConfig):
     # Machine
     devices: int = 1  # GPUs to train on
     num_processes: int = 2  # processes that prepare, and that augment in training
+
+
+@dataclass(frozen=True)
+class Train(Training, RunConfig):
+    """What train.py reads, beside how the cases were cropped."""
+
+    prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
+    c: bool = False  # --resume, spelled as in nnU-Net
+
+
+STEPS = {"crop.py": Crop, "train.py": Train}
+
+
+@dataclass(frozen=True)
+class Config(Training, Cohort, RegionConfig):
+    """Every setting."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from retroln_nnunet.config import Config
+from retroln_nnunet.config import STEPS, Config, Crop, Region
 from retroln_nnunet.region import locate
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped)
@@ -23,30 +23,19 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.rois import NODES, masks_of, read_rois
-from shared_data.settings import Cluster, at_least, keep_config, parse_options
+from shared_data.settings import at_least, build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
                                 open_volume, without_suffix, write_volume)
 
 # Settings that decide what a crop looks like; the others may change between runs over one folder.
-REGION_SETTINGS = ("vertebra_labels", "ap_mm", "ap_offset_mm", "lr_mm", "si_extent", "landmark", "normalize", "min_hu",
-                   "max_hu")
+REGION_SETTINGS = names_of(Region)
 CROP_SETTINGS = (*REGION_SETTINGS, "merge_labels")
 
 
 @dataclass(frozen=True)
-class CropConfig(Config, Cluster):
-    ct_dir: Path | None = None  # CTs: files, or folders with one DICOM series; unset: <data_dir>/CT
-    mask_dir: Path | None = None  # masks; unset: <data_dir>/masks where ct_dir is unset too, else none
-    vert_seg_dir: Path | None = None  # for each case a folder of vertebrae, or a file; unset: <data_dir>/vertebrae
-    output_dir: Path | None = None  # unset: prepared_dir
-    parallel: bool = False  # several cases at a time
-    single: bool = False  # one case, given by the options that follow
-    ct_file: Path | None = None  # its CT
-    mask_file: Path | None = None  # its mask
-    vert_seg_file: Path | None = None  # its vertebrae: a folder, or one file
-    ct_output: Path | None = None  # where the cropped CT is written
-    mask_output: Path | None = None  # where the cropped mask is written
+class CropConfig(Crop, Config):
+    """What crop.py works with."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -75,7 +64,7 @@ def find_region(ct_path, vertebrae, **settings):
 
 
 def main(argv=None):
-    config = parse_options(CropConfig, argv, __doc__)
+    config = build(CropConfig, given_options(Crop, argv, __doc__, STEPS))
     if config.single:
         return crop_single(config)
     read_rois(config.rois, NODES)  # tells of a bad file before any case is read
@@ -83,7 +72,7 @@ def main(argv=None):
     for folder in filter(None, (config.ct_dir, config.mask_dir, config.vert_seg_dir)):
         check_apart(folder, config.output_dir)
     with only_run_in(config.output_dir, "", "images", "labels", "regions"):
-        keep_config(replace(config, single=False), config.output_dir / "config.json", CROP_SETTINGS)
+        keep_config(replace(config, single=False), config.output_dir / "config.json", CROP_SETTINGS, part=Crop)
         return crop_cohort(cases, config)
 
 

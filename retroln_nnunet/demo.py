@@ -41,9 +41,9 @@ def main(argv=None):
     fresh_folder(options.folder, Options.folder)
     raw = options.folder / "raw"
     write_abdomen_cohort(raw, options.patients, size=72, slices=60)
-    nnunet = ["--nnunet-dir", str(options.folder / "nnunet")]
-    folders = ["--prepared-dir", str(options.folder / "processed"), *nnunet]
-    crop.main(["--data-dir", str(raw), *folders])
+    nnunet, prepared = ["--nnunet-dir", str(options.folder / "nnunet")], str(options.folder / "processed")
+    folders = ["--prepared-dir", prepared, *nnunet]
+    crop.main(["--data-dir", str(raw), "--prepared-dir", prepared])
     train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
                 "--steps-per-epoch", str(options.steps_per_epoch)])
     draw_augmentation(options.folder / "augmentation.png")

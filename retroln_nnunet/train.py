@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from retroln_nnunet.config import ROOT, Config
+from retroln_nnunet.config import ROOT, STEPS, Config, Train
 from retroln_nnunet.crop import CROP_SETTINGS, REGION_SETTINGS, CropConfig
 from retroln_nnunet.dataset import DATASET, build_dataset
 from retroln_nnunet.model import choose_device, run_settings
@@ -32,13 +32,12 @@ DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "i
 
 
 @dataclass(frozen=True)
-class TrainConfig(Config):
-    prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
-    c: bool = False  # --resume, spelled as in nnU-Net
+class TrainConfig(Train, Config):
+    """What train.py works with."""
 
 
 def main(argv=None):
-    given = given_options(TrainConfig, argv, __doc__)
+    given = given_options(Train, argv, __doc__, STEPS)
     config = build(TrainConfig, given)
     device = choose_device(config.device)
     n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0

@@ -12,7 +12,7 @@ KEYS = {
     "class_num": "n_classes", "num_classes": "n_classes", "droprate": "dropout", "drop_rate": "dropout",
     "train_batch": "batch_size", "learning_rate": "lr", "decay": "weight_decay", "maximal_epoch": "epochs",
     "num_epoch": "epochs", "max_epoch": "epochs", "iteration": "steps_per_epoch", "iters_per_epoch": "steps_per_epoch",
-    "data_root": "data_dir", "model_save_prefix": "run_dir", "data_shape": "patch_zyx", "patch_size": "patch_zyx",
+    "model_save_prefix": "run_dir", "data_shape": "patch_zyx", "patch_size": "patch_zyx",
     "loss_type": "loss", "loss_function": "loss", "net_type": "network", "random_seed": "seed",
     "dataset_name": "transform"}
 # Their values -> ours.

@@ -30,46 +30,70 @@ STRUCTSEG = {"organs": ("brain stem", "eye L", "eye R", "lens L", "lens R", "opt
              "weights": (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)}
 # Names of the labels 1, 2, ... and their weights in the score, by layout: StructSeg 2019, task 1; OpenKBP has none.
 TABLES = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
-# Settings that decide what the prepared volumes look like; the others may change between runs over one folder, and
-# training takes the weights over from there unless they are given.
-VOLUME_SETTINGS = ("layout", "organs", "n_classes", "split", "crop_size", "resample", "spacing_zyx", "plain_window",
-                   *CONTROL_POINTS)
-TABLE_SETTINGS = ("weights",)
 
 
 @dataclass(frozen=True)
-class Config(Cluster):
-    """The comment behind a field is its help text; in brackets where the value comes from."""
+class Volumes:
+    """What decides how the prepared volumes look: kept with them, taken over by training, recorded with a network.
 
-    # Folders
-    data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
+    The comment behind a field is its help text; in brackets where the value comes from.
+    """
+
     layout: Literal["structseg", "openkbp"] = "structseg"  # of data_dir; openkbp: a clone of OpenKBP
-    prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
-    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
-
-    # Organs
     organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
-    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the challenge's, or 1
-
-    # Preparation
-    rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
+    n_classes: int | None = None  # background and organs; unset: as many as there are (StructSeg: 23)
     split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
     crop_size: int = 256  # side of the centre crop, voxels, divisible by 8 (paper)
     resample: bool = False  # resample to spacing_zyx first (authors: optional)
     spacing_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0)  # mm, used with --resample (authors)
     plain_window: bool = False  # write single_window too, to compare with
+
     # Intensity functions: 0 below the first point, straight lines between them, the last value from the last point on.
     multi_thresh_1: Points = CONTROL_POINTS["multi_thresh_1"]  # HU value HU value ... (authors, documented)
     multi_thresh_2: Points = CONTROL_POINTS["multi_thresh_2"]  # the same (the author's later code on the same data)
     multi_thresh_3: Points = CONTROL_POINTS["multi_thresh_3"]  # the same (the author's later code on the same data)
     single_window: Points = CONTROL_POINTS["single_window"]  # the same, a plain window (authors)
 
+
+@dataclass(frozen=True)
+class Prepare(Volumes, Cluster):
+    """What preprocess.py reads."""
+
+    data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
+    prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
+    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the challenge's, or 1
+    rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
+    workers: int = 2  # processes that prepare
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and for how long a network is trained: what may change when a run goes on with --resume."""
+
+    prepared_dir: Path = Prepare.prepared_dir  # cropped and transformed volumes
+    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
+    epochs: int = 400  # (authors)
+    resume: bool = False  # go on from last.pt of the run folder
+    window_batch: int = 1  # windows in one pass (ours)
+
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+    workers: int = 2  # processes that draw patches
+
+
+@dataclass(frozen=True)
+class Train(Run):
+    """What train.py reads, beside how the cases were prepared."""
+
+    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the cases', see preprocess.py
+    precision: Precision = "auto"  # auto: 32-true, see the README on bfloat16
+
     # Training
     transform: Transform = "multi_thresh_1"  # intensity function (authors)
     patch_zyx: tuple[int, int, int] = (16, 120, 120)  # voxels, divisible by 8 (paper)
     batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
     steps_per_epoch: int = 100  # updates in an epoch (authors)
-    epochs: int = 400  # (authors)
     loss: Loss = "attention_exp_dice"  # (paper)
     alpha: float = 0.5  # attention_exp_dice: small values stress hard voxels; members with 1 too (paper)
     undrawn: Literal["marginal", "original"] = "marginal"  # original: the background is never taught (authors)
@@ -83,13 +107,11 @@ class Config(Cluster):
     rotate_degrees: float = 15.0  # largest angle, about a random axis (authors)
     validate_every: int = 1  # epochs between validations over whole cases (authors)
     seed: int = 2019  # of weights, sampling and augmentation (ours)
-    resume: bool = False  # go on from last.pt of the run folder
-    all_members: bool = False  # train.py: the six members of the ensemble, one after the other
+    all_members: bool = False  # the six members of the ensemble, one after the other
 
     # Network
     network: Literal["sepnet", "unet"] = "sepnet"  # or the 3-D U-Net it is compared with
     separate_direction: Literal["axial", "sagittal", "coronal"] = "axial"  # plane of the (1, 3, 3) kernels (paper)
-    n_classes: int | None = None  # background and organs; unset: as many as there are (StructSeg: 23)
     base_channels: int = 24  # width (authors)
     dropout: float = 0.5  # at the bottleneck (authors)
     channel_dropout: float = 0.1  # before the classifier (authors)
@@ -97,14 +119,11 @@ class Config(Cluster):
     # Inference
     window_slices: int = 16  # slices the network sees at a time, divisible by 8 (authors)
     window_step: int = 2  # slices between windows (authors)
-    window_batch: int = 1  # windows in one pass (ours)
 
-    # Machine
-    device: Device = "auto"  # auto: cuda, else mps, else cpu
-    devices: int = 1  # GPUs (or CPU processes) per machine
-    num_nodes: int = 1  # machines
-    precision: Precision = "auto"  # of training; auto: 32-true, see the README on bfloat16
-    workers: int = 2  # processes that prepare or draw patches
+
+@dataclass(frozen=True)
+class Config(Train, Prepare):
+    """Every setting, as checkpoints keep them."""
 
     UNRECORDED = CONTROL_POINTS
 
@@ -165,13 +184,16 @@ class Config(Cluster):
 
 
 @dataclass(frozen=True)
-class Options(Config):
+class PrepareOptions(Prepare):
     label_table: Path | None = None  # JSON: organs with their labels and weights; unset: the layout's
 
 
-def given_settings(argv, description, options_class=Options):
+STEPS = {"preprocess.py": PrepareOptions, "train.py": Train}
+
+
+def given_settings(argv, description, options_class=PrepareOptions):
     """The options given, a label table among them as the settings `organs` and `weights`."""
-    given = given_options(options_class, argv, description)
+    given = given_options(options_class, argv, description, STEPS)
     if path := given.pop("label_table", None):
         table = read_label_table(path)
         given = {"organs": table["organs"], "weights": table["weights"] or (1.0,) * len(table["organs"]), **given}

@@ -32,12 +32,12 @@ def main(argv=None):
     raw, runs = options.folder / "raw", options.folder / "runs"
     write_structseg_cohort(raw, options.patients, size=options.size, slices=24)
     size = str(options.size)
-    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared"), "--crop-size", size]
+    prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--patch-zyx", "16", size, size, "--batch-size", "2", "--base-channels", "8", "--normalisation", "paper",
              "--lr", "1e-2", "--epochs", str(options.epochs), "--steps-per-epoch", "30", "--workers", "0"]
-    preprocess.main(cohort)
+    preprocess.main(["--data-dir", str(raw), *prepared, "--crop-size", size])
     for transform, alpha in (("multi_thresh_1", "0.5"), ("multi_thresh_2", "1")):
-        train.main([*cohort, *small, "--transform", transform, "--alpha", alpha,
+        train.main([*prepared, *small, "--transform", transform, "--alpha", alpha,
                     "--run-dir", str(runs / f"{transform}_alpha{alpha}")])
     test.main(["--run-dir", str(runs), "--window-step", "4"])
     checkpoints = [str(path) for path in sorted(runs.glob("*/best.pt"))]

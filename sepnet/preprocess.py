@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import SimpleITK as sitk
 
-from sepnet.config import CONTROL_POINTS, VOLUME_SETTINGS, Config, given_settings
+from sepnet.config import CONTROL_POINTS, Config, Prepare, Volumes, given_settings
 from sepnet.volumes import cropped, network_grid, transformed
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
@@ -22,7 +22,7 @@ from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
 from shared_data.rois import labels_of, read_rois
-from shared_data.settings import build, keep_config
+from shared_data.settings import build, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import (SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps,
                                 write_volume)
@@ -37,8 +37,8 @@ def main(argv=None):
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, *PARTS):
-        keep_config(config, config.prepared_dir / "config.json", VOLUME_SETTINGS,
-                    openkbp.CONSTANTS if config.layout == "openkbp" else None)
+        keep_config(config, config.prepared_dir / "config.json", names_of(Volumes),
+                    openkbp.CONSTANTS if config.layout == "openkbp" else None, Prepare)
         return prepare_cohort(cases, config)
 
 

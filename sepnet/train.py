@@ -5,7 +5,7 @@ Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, la
 """
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
-from sepnet.config import MEMBERS, TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
-from sepnet.config import Options as ConfigOptions
+from sepnet.config import MEMBERS, Config, Run, Train, Volumes, given_settings
 from sepnet.dataset import build_loader, drawn_classes, load_cases
 from sepnet.inference import choose_device, choose_precision, segment
 from sepnet.losses import PartlyDrawnLoss, build_loss
@@ -28,15 +27,11 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
-from shared_data.settings import CLUSTER, build, check_started, settings_of_run, to_plain
-
-# What may change when a run goes on; everything else would make it another experiment.
-FREE = ("resume", "epochs", "device", "devices", "num_nodes", "workers", *CLUSTER, "data_dir", "prepared_dir",
-        "run_dir", "window_batch")
+from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
 
 
 @dataclass(frozen=True)
-class Options(ConfigOptions):
+class Options(Train):
     config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
 
 
@@ -44,12 +39,12 @@ def main(argv=None):
     given = given_settings(argv, __doc__, Options)
     if "config" in given:
         given = {**read_ini(given["config"]), **given}
-    own = {field.name for field in fields(Config)}
-    settings = {name: value for name, value in given.items() if name in own}
+    settings = {name: value for name, value in given.items() if name in names_of(Config)}
     if not settings.pop("all_members", False):
         train(read_settings(settings))
         return
-    folder = given.get("run_dir") or build(Config, settings).run_dir.parent
+    apart = {name: value for name, value in settings.items() if name != "weights"}  # as many as the cases have organs
+    folder = given.get("run_dir") or build(Config, apart).run_dir.parent
     for transform, alpha in MEMBERS:
         member = {**settings, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
         if not (member["run_dir"] / "last.pt").exists():
@@ -59,8 +54,8 @@ def main(argv=None):
 
 def read_settings(given):
     """The Config of a member's run."""
-    return settings_of_run(Config, given, "last.pt", FREE, lambda path: load_checkpoint(path)["config"],
-                           VOLUME_SETTINGS, TABLE_SETTINGS)
+    return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
+                           names_of(Volumes), ("weights",))
 
 
 def train(config):

@@ -1,7 +1,6 @@
 """Files appear under their final name complete, or not at all."""
 import csv
 import errno
-import fcntl
 import json
 import math
 import os
@@ -10,6 +9,8 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
 
 from shared_data.errors import InputError
 
@@ -41,11 +42,12 @@ def only_run_in(folder, *parts):
     What killed runs, or killed workers of this one, left half written in the folder's `parts` is removed.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another run is at work here. Wait for it, or name another folder.") from None
+    lock = FileLock(Path(folder) / ".lock", fallback_to_soft=False)  # a soft one would outlast a killed run
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{folder}: another run is at work here. Wait for it, or name another folder.") from None
+    with held:
         for part in parts:
             clear_partials(Path(folder) / part)
         yield

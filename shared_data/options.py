@@ -1,10 +1,13 @@
 """A dataclass as a command line: each field an option, its type the parser, the comment behind it the help text."""
 import argparse
+import ast
 import difflib
 import inspect
+import io
 import os
-import re
 import sys
+import textwrap
+import tokenize
 import types
 import typing
 from dataclasses import MISSING, fields
@@ -13,14 +16,15 @@ from pathlib import Path
 from shared_data.errors import InputError
 
 
-def given_options(config_class, argv=None, description=None):
+def given_options(config_class, argv=None, description=None, steps=None):
     """Only the options that stand on the command line, as {field: value}.
 
-    Every field is an option: its type makes the parser, the comment behind it the help text.
-    `-` and `_` in names are alike.
+    Every field is an option: its type makes the parser, the comment behind it the help text. `-` and `_` in names are
+    alike. steps: {script: its class}; an option of another script is refused with that one's name.
     """
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.steps = steps or {}
     comments, types_ = _comments(config_class), typing.get_type_hints(config_class)
     for field in fields(config_class):
         required = field.default is MISSING
@@ -33,16 +37,21 @@ def given_options(config_class, argv=None, description=None):
 
 
 class _Parser(argparse.ArgumentParser):
+    steps = {}
+
     def error(self, message):
         valid = [option for option in self._option_string_actions if option.startswith("--")]
         if message.startswith("unrecognized arguments: "):
             words = message.split()[2:]
-            unknown = [_with_hint(word, valid) for word in words if word.startswith("--")] or words[:1]
+            unknown = [_with_hint(word, valid, self.steps) for word in words if word.startswith("--")] or words[:1]
             message = f"unknown option {', '.join(unknown)}. Valid: {' '.join(valid)}"
         raise InputError(message)
 
 
-def _with_hint(unknown, valid):
+def _with_hint(unknown, valid, steps):
+    name = unknown.split("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+    if owners := [script for script, options in steps.items() if name in {field.name for field in fields(options)}]:
+        return f"{unknown} (a setting of {' and '.join(owners)})"
     close = difflib.get_close_matches(unknown.split("=")[0], valid, 1)
     return f"{unknown} (did you mean {close[0]}?)" if close else unknown
 
@@ -69,11 +78,25 @@ def _absolute(text):
 
 
 def _comments(config_class):
-    """{field: the comment behind it} from the source of the class and of its parents."""
+    """{field: the comment behind it} from the source of the class and of its parents; comments on lines of their own
+    right below go on with it."""
     found = {}
     for parent in reversed(config_class.__mro__[:-1]):
-        # A field may go on in lines that are further in.
-        found |= dict(re.findall(r"^ {4}(\w+):.*?(?:\n {5,}.*)*?\s#\s(.+)$", inspect.getsource(parent), re.MULTILINE))
+        source = textwrap.dedent(inspect.getsource(parent))
+        ends = {node.end_lineno: node.target.id for node in ast.parse(source).body[0].body
+                if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+        name, last, lines = None, 0, source.splitlines()
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type != tokenize.COMMENT:
+                continue
+            line, text = token.start[0], token.string.lstrip("#").strip()
+            if line in ends:
+                name, found[ends[line]] = ends[line], text
+            elif name and line == last + 1 and lines[line - 1].lstrip().startswith("#"):
+                found[name] += f" {text}"
+            else:
+                name = None
+            last = line
     return found
 
 

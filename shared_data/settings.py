@@ -4,7 +4,7 @@ import math
 import os
 import types
 import typing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +27,9 @@ class Cluster:
     worker_memory_gb: float = 0.0  # what each of these may take before it is ended; 0: its share
 
 
-def parse_options(config_class, argv=None, description=None):
-    """The command line as an instance of `config_class`."""
-    return build(config_class, given_options(config_class, argv, description))
+def parse_options(config_class, argv=None, description=None, steps=None):
+    """The command line as an instance of `config_class`; steps: as for `given_options`."""
+    return build(config_class, given_options(config_class, argv, description, steps))
 
 
 def build(config_class, values):
@@ -57,11 +57,17 @@ def at_least(config, lowest, *names):
         require(config, name, lowest_given >= lowest, f"must be at least {lowest}")
 
 
-def keep_config(config, path, fixed=None, constants=None):
-    """Write the settings to `path` once; raise, naming the fields, when a later run differs in one of the `fixed`
-    (None: in any), or in one of the code's `constants`, {name: value}, that shape what is written."""
+def names_of(config_class):
+    return tuple(field.name for field in fields(config_class))
+
+
+def keep_config(config, path, fixed=None, constants=None, part=None):
+    """Write the settings to `path` once, or a `part` of them, a class that `config` inherits from; raise, naming the
+    fields, when a later run differs in one of the `fixed` (None: in any), or in one of the code's `constants`,
+    {name: value}, that shape what is written."""
     if not Path(path).exists():
-        write_json(path, {**asdict(config), **({CONSTANTS: constants} if constants else {})})
+        settings = {name: getattr(config, name) for name in names_of(part or type(config))}
+        write_json(path, {**settings, **({CONSTANTS: constants} if constants else {})})
         return
     kept = load_config(type(config), path)
     changed = [name for name in (fixed or vars(config)) if getattr(kept, name) != getattr(config, name)]
@@ -153,21 +159,24 @@ def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults
     taken over unless given. Raises InputError when there is nothing to go on from, and when there is and nobody said
     so.
     """
-    config = build(config_class, given)
-    last = config.run_dir / last
-    if config.resume:
+    if given.get("resume"):
+        apart = {name: value for name, value in given.items() if name not in (*prepared, *defaults)}
+        run_dir = build(config_class, apart).run_dir  # may have been moved since
+        last = run_dir / last
         if not last.exists():
             raise InputError(f"{last.parent}: no {last.name} to go on from. Leave out --resume.")
-        # A run folder may have been moved since.
-        config = changed_config(config_from_dict(config_class, kept(last), last),
-                                {**given, "run_dir": config.run_dir}, free, last)
+        config = changed_config(config_from_dict(config_class, kept(last), last), {**given, "run_dir": run_dir}, free,
+                                last)
         _check_prepared(config, prepared)
         return config
+    if prepared:
+        path = given.get("prepared_dir", config_class.prepared_dir) / "config.json"
+        given = as_prepared(config_class, given, path, prepared, defaults)
+    config = build(config_class, given)
+    last = config.run_dir / last
     if last.exists():
         raise InputError(f"{last.parent}: holds a run already. Add --resume to go on, or name another --run-dir.")
-    if prepared:
-        given = as_prepared(config_class, given, config.prepared_dir / "config.json", prepared, defaults)
-    return build(config_class, given)
+    return config
 
 
 def _check_prepared(config, names):

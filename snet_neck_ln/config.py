@@ -9,55 +9,85 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Config(Cluster):
-    """The comment behind a field is its help text; in brackets where the value comes from."""
+class Slices:
+    """What decides how the prepared slices look: kept with them, taken over by training, recorded with a network.
 
-    # Folders
-    data_dir: Path = ROOT / "data" / "raw" / "snet_neck_ln"  # cohort: one folder per patient
+    The comment behind a field is its help text; in brackets where the value comes from.
+    """
+
+    window_center_hu: float = 40.0  # HU (paper)
+    window_width_hu: float = 400.0  # HU (paper)
+    merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What data_parser.py reads."""
+
     prepared_dir: Path = ROOT / "data" / "prepared" / "snet_neck_ln"  # slices and folds
-    run_dir: Path | None = None  # config, checkpoints and results; unset: runs/snet_neck_ln/fold<val_fold>
 
-    # Slices
+
+@dataclass(frozen=True)
+class Prepare(Slices, Prepared, Cluster):
+    """What data_process_lymph_node.py reads."""
+
+    data_dir: Path = ROOT / "data" / "raw" / "snet_neck_ln"  # cohort: one folder per patient
     image_pattern: str = "*IM00*"  # file name of the CT in a patient's folder (authors)
     mask_pattern: str = "*Segmentation*"  # file name of the mask (authors)
     rois: Path | None = None  # JSON {"node": ROI names or patterns} of RTSTRUCTs; unset: common names of nodes
-    merge_labels: bool = False  # take every label above 0 as node (masks that number their nodes)
-    window_center_hu: float = 40.0  # HU (paper)
-    window_width_hu: float = 400.0  # HU (paper)
+    workers: int = 2  # processes that prepare
+
+
+@dataclass(frozen=True)
+class Run(Prepared):
+    """Where and for how long a network is trained: what may change when a run goes on with --resume."""
+
+    run_dir: Path | None = None  # config, checkpoints and results; unset: runs/snet_neck_ln/fold<val_fold>
+    epochs: int = 150  # passes over the training slices (authors)
+    stop_patience: int = 30  # stop after so many epochs without a better Dice (authors)
+    checkpoint_every: int = 5  # epochs between kept checkpoints (authors)
+    resume: bool = False  # go on from last.pt of the run folder
+    threshold: float = 0.7  # probability that makes a node in test.py and predict.py (authors)
+    device: Device = "auto"  # auto: cuda, else mps, else cpu
+    devices: int = 1  # GPUs (or CPU processes) per machine
+    num_nodes: int = 1  # machines
+    workers: int = 2  # processes that load
+
+
+@dataclass(frozen=True)
+class Train(Run):
+    """What train.py reads, beside how the cases were prepared."""
+
+    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
+
+    # Slices
     context_slices: int = 0  # n: slices k-n..k+n become channels (paper: 0)
     size: int = 384  # side of the centre crop, pixels, divisible by 4 (paper)
 
     # Training
     val_fold: int = 1  # fold to validate on, from 1 (authors)
-    epochs: int = 150  # passes over the training slices (authors)
     batch_size: int = 16  # slices in one update, over all devices (authors)
     lr: float = 5e-5  # learning rate of AdamW (authors)
     lr_factor: float = 0.5  # learning rate x this when validation Dice stalls (authors)
     lr_patience: int = 5  # epochs without a better Dice before that (authors)
     min_lr: float = 1e-7  # lower bound of the learning rate (authors)
-    stop_patience: int = 30  # stop after so many epochs without a better Dice (authors)
-    checkpoint_every: int = 5  # epochs between kept checkpoints (authors)
     negatives_per_positive: float = 1.0  # slices without a node for each with one, drawn afresh each epoch (authors)
     rotate_probability: float = 0.5  # chance of a small rotation (authors)
     rotate_degrees: tuple[float, float] = (5.0, 10.0)  # its smallest and largest angle, either direction (authors)
     flip_probability: float = 0.5  # chance of a vertical flip (authors)
     rot90_probability: float = 0.5  # chance of a rotation by 90, 180 or 270 degrees (authors)
     seed: int = 2022  # of weights, sampling and augmentation (authors)
-    resume: bool = False  # go on from last.pt of the run folder
 
     # Network
     axial_layout: Literal["original", "paper"] = "original"  # attention as in the authors' code, or height then width
 
     # Evaluation
     train_threshold: float = 0.5  # probability that makes a node, while training (authors)
-    threshold: float = 0.7  # the same in test.py and predict.py (authors)
 
-    # Machine
-    device: Device = "auto"  # auto: cuda, else mps, else cpu
-    devices: int = 1  # GPUs (or CPU processes) per machine
-    num_nodes: int = 1  # machines
-    precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
-    workers: int = 2  # processes that prepare or load
+
+@dataclass(frozen=True)
+class Config(Train, Prepare):
+    """Every setting, as checkpoints keep them."""
 
     def __post_init__(self):
         if self.run_dir is None:
@@ -77,3 +107,6 @@ class Config(Cluster):
             raise ValueError("--context-slices can be 20 at most, --seed 4294967295 less --epochs.")
         require(self, "rotate_degrees", 0 <= self.rotate_degrees[0] <= self.rotate_degrees[1] <= 180,
                 "must be low, then high, within 0..180")
+
+
+STEPS = {"data_process_lymph_node.py": Prepare, "data_parser.py": Prepared, "train.py": Train}

@@ -31,11 +31,11 @@ def main(argv=None):
     fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)
-    cohort = ["--data-dir", str(raw), "--prepared-dir", str(options.folder / "prepared")]
+    prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs)]
-    data_process_lymph_node.main(cohort)
-    data_parser.main(cohort)
-    train.main([*cohort, *small, "--run-dir", str(run)])
+    data_process_lymph_node.main(["--data-dir", str(raw), *prepared])
+    data_parser.main(prepared)
+    train.main([*prepared, *small, "--run-dir", str(run)])
     test.main(["--run-dir", str(run)])
     predict.main(["--input", str(raw / "P1" / "IM0001.nrrd"), "--output", str(options.folder / "mask.nii.gz"),
                   "--checkpoint", str(run / "best.pt")])

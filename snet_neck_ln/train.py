@@ -14,24 +14,19 @@ from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.pictures import draw_curves
-from shared_data.settings import CLUSTER, check_started, given_options, settings_of_run, to_plain
+from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
-from snet_neck_ln.config import Config
+from snet_neck_ln.config import STEPS, Config, Run, Slices, Train
 from snet_neck_ln.dataset import build_loaders
 from snet_neck_ln.inference import choose_device, choose_precision, logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
-from snet_neck_ln.process_data.data_process_lymph_node import SLICE_SETTINGS
-
-# What may change when a run goes on; everything else would make it another experiment.
-FREE = ("resume", "epochs", "stop_patience", "checkpoint_every", "device", "devices", "num_nodes", "workers", *CLUSTER,
-        "data_dir", "prepared_dir", "run_dir", "threshold")
 
 
 def main(argv=None):
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    config = settings_of_run(Config, given_options(Config, argv, __doc__), "last.pt", FREE,
-                             lambda path: load_checkpoint(path)["config"], SLICE_SETTINGS)
+    config = settings_of_run(Config, given_options(Train, argv, __doc__, STEPS), "last.pt", names_of(Run),
+                             lambda path: load_checkpoint(path)["config"], names_of(Slices))
     check_started(config)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,

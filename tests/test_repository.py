@@ -46,6 +46,32 @@ def test_make(target, code, word):
     assert done.returncode == code and word in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("project, words, commands", [
+    ("snet", ["PREPARE_ARGS=--merge-labels"], [
+        "process_data.data_process_lymph_node --prepared-dir /p u --data-dir /my cohort --merge-labels",
+        "process_data.data_parser --prepared-dir /p u", "train --prepared-dir /p u --epochs 3 --devices 2"]),
+    ("focusnet", ["CROP_ARGS=--split names"], [
+        "data_preprocess.data_preprocess --prepared-dir /p u --data-dir /my cohort",
+        "data_preprocess.crop_data --prepared-dir /p u --split names",
+        "train --prepared-dir /p u --epochs 3 --devices 2"]),
+    ("lung", ["SPLIT_ARGS=--split-seed 1"], [
+        "preprocess --prepared-dir /p u --data-dir /my cohort", "table --prepared-dir /p u",
+        "slice_idx --prepared-dir /p u --split-seed 1", "train --prepared-dir /p u --epochs 3 --devices 2"])])
+def test_make_gives_each_step_what_it_reads(project, words, commands):
+    done = subprocess.run(["make", "-n", "-C", str(ROOT), f"train-{project}", "DATA=/my cohort", "PREPARED=/p u",
+                           "GPUS=2", "ARGS=--epochs 3", *words], capture_output=True, text=True)
+    given = re.findall(r"python -m \w+\.(?!pip)([^|\n]*)", done.stdout)
+    assert [" ".join(line.replace('"', "").rstrip("\\").split()) for line in given] == commands
+
+
+@pytest.mark.parametrize("words, message", [
+    (["prepare-snet", "DATA=/x", "ARGS=--lr 7"], "prepare-snet takes PREPARE_ARGS=..., not ARGS=..."),
+    (["train-snet", "PREPARE_ARGS=--merge-labels"], "are for preparing: give DATA=folder, too")])
+def test_make_refuses_what_no_step_would_get(words, message):
+    done = subprocess.run(["make", "-n", "-C", str(ROOT), *words], capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr
+
+
 def test_the_scripts_for_clusters_are_sound():
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.M | re.S)
     for block in blocks:
@@ -63,6 +89,15 @@ def test_every_setting_is_an_option_with_a_help_text_and_its_default(project, ca
         _, *text = re.split(rf" --(?:no-)?{field.name.replace('_', '-')} ", shown)
         assert text and re.search("[a-z]{2}", text[-1].split(" --")[0]), field.name
     assert re.search(r"\(authors\) \[[\d.]+\]", shown)
+
+
+@pytest.mark.parametrize("project", sorted(PROJECTS))
+def test_every_setting_is_read_by_some_step_and_no_step_takes_all(project):
+    module = importlib.import_module(f"{project}.config")
+    steps = {script: {field.name for field in fields(options)} for script, options in module.STEPS.items()}
+    every = {field.name for field in fields(module.Config)}
+    assert set().union(*steps.values()) >= every
+    assert all(every - names for names in steps.values())
 
 
 @pytest.mark.parametrize("project", sorted(PROJECTS))

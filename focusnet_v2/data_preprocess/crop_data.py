@@ -12,14 +12,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from focusnet_v2.cases import assign_parts, presence_flags
-from focusnet_v2.config import TABLE_SETTINGS, VOLUME_SETTINGS, Config, given_settings
+from focusnet_v2.config import STEPS, Config, Crop, CropConfig, Table, Volumes
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.grids import AIR_HU, CONSTANTS, cut_image, seen_box
 from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.settings import as_prepared, build
+from shared_data.settings import as_prepared, build, given_options, names_of
 from shared_data.volume import read_volume, write_volume
 
 CROP_SETTINGS = ("crop_side", "crop_anterior", "crop_below", "crop_above")
@@ -28,13 +28,14 @@ LANDMARKS = (("BrainStem",), ("Parotid_R", "Parotid_L"), ("OpticNerve_L", "Optic
 
 
 def main(argv=None):
-    given = given_settings(argv, __doc__)
-    folder = build(Config, given).prepared_dir / "resampled"
+    given = given_options(Crop, argv, __doc__, STEPS)
+    folder = given.get("prepared_dir", Crop.prepared_dir) / "resampled"
     facts = {path.parent.name: kept_facts(path.parent) for path in folder.glob("*/case.json")}
     names = natural_sort(name for name, kept in facts.items() if kept)
     if not names:
         raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
-    config = build(Config, as_prepared(Config, given, folder.parent / "config.json", VOLUME_SETTINGS, TABLE_SETTINGS))
+    config = build(CropConfig, as_prepared(Config, given, folder.parent / "config.json", names_of(Volumes),
+                                           names_of(Table)))
     published = {name: facts[name]["part"] for name in names if facts[name]["part"]}
     pairs, note = assign_parts(names, config, published)
     for line in filter(None, (note, same_voxels(config))):

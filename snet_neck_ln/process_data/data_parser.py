@@ -10,7 +10,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_table, whole_folder
 from shared_data.folds import hold_out, make_folds
 from shared_data.settings import parse_options
-from snet_neck_ln.config import Config
+from snet_neck_ln.config import STEPS, Prepared
 
 TEST_SHARE = 21 / 221  # paper
 N_FOLDS = 5
@@ -20,7 +20,7 @@ LAST_LINE = "# {} slices"  # of each list: one that was cut short lacks it
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = parse_options(Prepared, argv, __doc__, STEPS)
     table = config.prepared_dir / "slices.csv"
     rows = read_table(table, ["patient", "path", "has_node"])
     for row in rows:

@@ -17,24 +17,23 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.rois import NODES, masks_of, read_rois
-from shared_data.settings import keep_config, parse_options
+from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, image_from, read_ct, read_mask, to_lps
-from snet_neck_ln.config import Config
-from snet_neck_ln.slices import STEPS, to_8bit, to_16bit, window
+from snet_neck_ln import slices
+from snet_neck_ln.config import STEPS, Config, Prepare, Slices
+from snet_neck_ln.slices import to_8bit, to_16bit, window
 
-# Settings that decide what the slices look like; the others may change between runs over one folder.
-SLICE_SETTINGS = ("window_center_hu", "window_width_hu", "merge_labels")
 RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the patients' folders
 
 
 def main(argv=None):
-    config = parse_options(Config, argv, __doc__)
+    config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
     read_rois(config.rois, NODES)  # tells of a bad file before any case is read
     folders = patient_folders(config.data_dir)
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, ""):
-        keep_config(config, config.prepared_dir / "config.json", SLICE_SETTINGS, {"STEPS": STEPS})
+        keep_config(config, config.prepared_dir / "config.json", names_of(Slices), {"STEPS": slices.STEPS}, Prepare)
         return prepare_cohort(folders, config)
 
 

@@ -29,12 +29,12 @@ def main():
     parser.add_argument("--patients", type=int, default=demo.Options.patients)
     parser.add_argument("--epochs", type=int, default=demo.Options.epochs)
     options = parser.parse_args()
-    raw, cohort = options.folder / "raw", ["--prepared-dir", str(options.folder / "prepared"), *demo.GRID]
+    raw, prepared = options.folder / "raw", ["--prepared-dir", str(options.folder / "prepared")]
     if not (options.folder / "prepared" / "cases.csv").exists():
         write_pddca_cohort(raw, options.patients, size=demo.Options.size, slices=demo.SLICES)
-        data_preprocess.main(["--data-dir", str(raw), *cohort])
-        crop_data.main(cohort)
-    settings = [*cohort, *demo.settings(options.epochs), *WINDOW, "--undrawn", "original"]
+        data_preprocess.main(["--data-dir", str(raw), *prepared, *demo.SPACING])
+        crop_data.main([*prepared, *demo.CROP])
+    settings = [*prepared, *demo.settings(options.epochs), *WINDOW, "--undrawn", "original"]
     results = [measure(options.folder / f"seed{seed}", [*settings, "--seed", str(seed)])
                for seed in range(1, options.seeds + 1)]
     for name in results[0]:

@@ -22,7 +22,7 @@ from shared_data.phantoms import write_structseg_cohort
 
 CLAIMS = {"hard-voxels": {"AttentionExpDice": [], "ExpDice": ["--loss", "exp_dice"]},
           "slf": {"SLF": [], "plain window": ["--transform", "single_window"]}}
-SMALL = ["--patch-zyx", "16", "48", "48", "--batch-size", "2", "--base-channels", "8", "--lr", "1e-2", "--workers", "0",
+SMALL = ["--patch-zyx", "16", "48", "48", "--batch-size", "2", "--base-channels", "8", "--lr", "1e-2",
          "--undrawn", "original"]  # the published loss alone
 
 
@@ -34,10 +34,10 @@ def run():
 
 def prepare(folder):
     """A phantom cohort, prepared; the options that name it."""
-    cohort = ["--data-dir", str(folder / "raw"), "--prepared-dir", str(folder / "prepared"), "--crop-size", "48"]
+    prepared = ["--prepared-dir", str(folder / "prepared"), "--workers", "0"]
     write_structseg_cohort(folder / "raw", patients=10, size=48, slices=24)
-    preprocess.main([*cohort, "--plain-window", "--workers", "0"])
-    return cohort
+    preprocess.main([*prepared, "--data-dir", str(folder / "raw"), "--crop-size", "48", "--plain-window"])
+    return prepared
 
 
 def compare(claim, folder, seeds, training):

@@ -21,10 +21,10 @@ from tests.bench.training_step import sum_of_snet_losses, training_step
 
 def run(batch_size=16):
     with tempfile.TemporaryDirectory() as folder:
-        cohort = ["--data-dir", f"{folder}/raw", "--prepared-dir", f"{folder}/prepared"]
+        prepared = ["--prepared-dir", f"{folder}/prepared"]
         write_neck_cohort(Path(folder) / "raw", patients=4, size=512, slices=60)
-        data_process_lymph_node.main(cohort)
-        data_parser.main(cohort)
+        data_process_lymph_node.main([*prepared, "--data-dir", f"{folder}/raw"])
+        data_parser.main(prepared)
         config = Config(prepared_dir=Path(folder) / "prepared", batch_size=batch_size)
         loader, _ = build_loaders(config)
         list(loader)  # workers started, files in the cache

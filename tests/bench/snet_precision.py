@@ -15,15 +15,15 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 
 def curves(folder, seeds=(1, 2), epochs=8, size=96):
     """{(precision, seed): rows of history.csv} on the same phantom cohort."""
-    cohort = ["--data-dir", str(folder / "raw"), "--prepared-dir", str(folder / "prepared")]
+    prepared = ["--prepared-dir", str(folder / "prepared")]
     write_neck_cohort(folder / "raw", patients=12, size=size, slices=20)
-    data_process_lymph_node.main(cohort)
-    data_parser.main(cohort)
+    data_process_lymph_node.main([*prepared, "--data-dir", str(folder / "raw")])
+    data_parser.main(prepared)
     histories = {}
     for seed in seeds:
         for precision in ("32-true", "bf16-mixed"):
             run_dir = folder / f"{precision}-{seed}"
-            train.main([*cohort, "--run-dir", str(run_dir), "--precision", precision, "--seed", str(seed), "--size",
+            train.main([*prepared, "--run-dir", str(run_dir), "--precision", precision, "--seed", str(seed), "--size",
                         str(size), "--batch-size", "8", "--lr", "1e-3", "--epochs", str(epochs), "--workers", "0"])
             with open(run_dir / "history.csv", newline="") as stream:
                 histories[precision, seed] = list(csv.DictReader(stream))

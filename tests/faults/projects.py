@@ -63,15 +63,15 @@ def _snet():
 def _sepnet():
     from shared_data.phantoms import write_structseg_cohort
 
-    small = ["--crop-size", "32", "--workers", "0"]
     return Project(
         config="sepnet.config", write_cohort=lambda raw: write_structseg_cohort(raw, 4, size=32, slices=16),
         ct_of=lambda raw: raw / "2" / "data.nii.gz",
         spoil=replaced(lambda raw: raw / "2" / "data.nii.gz", lambda raw: raw / "2" / "label.nii.gz"),
         prepare=lambda raw, prepared: [
-            ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, *small])],
+            ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--crop-size", "32", "--workers",
+                                   "0"])],
         train=lambda prepared, run: [("sepnet.train", [
-            "--prepared-dir", prepared, "--run-dir", run, *small, "--patch-zyx", "16", "16", "16", "--batch-size", "2",
+            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--patch-zyx", "16", "16", "16", "--batch-size", "2",
             "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
         checkpoint="best.pt", trained_on=("multi_thresh_1.nii.gz", "label.nii.gz", "cases.csv"),
         predict=lambda ct, checkpoint, output: ("sepnet.predict", [
@@ -126,19 +126,19 @@ def _retroln():
 def _focusnet():
     from shared_data.phantoms_head import write_pddca_cohort
 
-    grid = ("--spacing-xyz 4 4 5 --crop-side 40 --crop-anterior 12 --crop-below 14 --crop-above 7 --patch-zyx 8 32 32 "
-            "--min-slices 12 --box-zyx 8 16 16 --window-step 6 --workers 0").split()
-    tiny = ("--width 8 --ae-width 8 --code-length 16 --backbone-epochs 1 --sol-epochs 1 --ae-epochs 1 --adv-epochs 1 "
-            "--device cpu").split()
+    spacing = "--spacing-xyz 4 4 5 --workers 0".split()
+    crop = ("--crop-side 40 --crop-anterior 12 --crop-below 14 --crop-above 7 --patch-zyx 8 32 32 --workers 0").split()
+    tiny = ("--patch-zyx 8 32 32 --min-slices 12 --box-zyx 8 16 16 --window-step 6 --width 8 --ae-width 8 --code-length 16 --backbone-epochs 1 "
+            "--sol-epochs 1 --ae-epochs 1 --adv-epochs 1 --device cpu").split()
     return Project(
         config="focusnet_v2.config", write_cohort=lambda raw: write_pddca_cohort(raw, 5, size=48, slices=20),
         ct_of=lambda raw: raw / "P2" / "img.nrrd",
         spoil=replaced(lambda raw: raw / "P2" / "img.nrrd", lambda raw: raw / "P2" / "structures" / "Mandible.nrrd"),
         prepare=lambda raw, prepared: [
-            (f"focusnet_v2.data_preprocess.{step}", ["--data-dir", raw, "--prepared-dir", prepared, *grid])
-            for step in ("data_preprocess", "crop_data")],
+            ("focusnet_v2.data_preprocess.data_preprocess", ["--data-dir", raw, "--prepared-dir", prepared, *spacing]),
+            ("focusnet_v2.data_preprocess.crop_data", ["--prepared-dir", prepared, *crop])],
         train=lambda prepared, run: [
-            ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *grid, *tiny])],
+            ("focusnet_v2.train", ["--prepared-dir", prepared, "--run-dir", run, *tiny])],
         trained_on=("cropped/*/image.nrrd", "cropped/*/label.nrrd", "cases.csv"),
         checkpoint="adversarial/best.pt", last="never", history="adversarial/history.csv",
         predict=lambda ct, checkpoint, output: ("focusnet_v2.predict", [
@@ -160,16 +160,16 @@ def _lung():
         return model(image, layers.Conv2D(2, 1, activation="softmax")(hidden))
 
     nasnet_v2.build_network = training.build_network = two_layers
-    small = ["--size", "64", "--workers", "0"]
     project = "lung_nodule_nasnet"
     return Project(
         config=f"{project}.config", write_cohort=lambda raw: write_lidc_cohort(raw, 4, size=64, slices=10),
         ct_of=_lidc_series, spoil=lambda raw, bad: _lidc_faults() | _luna_faults(bad),
-        prepare=lambda raw, prepared: [(f"{project}.{step}", ["--data-dir", raw, "--prepared-dir", prepared, *small])
-                                       for step in ("preprocess", "table", "slice_idx")],
+        prepare=lambda raw, prepared: [
+            (f"{project}.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--size", "64", "--workers", "0"]),
+            *((f"{project}.{step}", ["--prepared-dir", prepared]) for step in ("table", "slice_idx"))],
         train=lambda prepared, run: [(f"{project}.train", [
-            "--prepared-dir", prepared, "--run-dir", run, *small, "--batch-size", "4", "--epochs", "2", "--device",
-            "cpu"])],
+            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--batch-size", "4", "--epochs", "2",
+            "--device", "cpu"])],
         checkpoint="best.npz", last="last.npz", trained_on=("table.h5", "slice_idx.json"), stand_in=True,
         predict=lambda ct, checkpoint, output: (f"{project}.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),

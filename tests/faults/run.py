@@ -178,7 +178,8 @@ class Suite:
         out, seconds = self.folder / "worker killed", {}
         for number in range(2 if self.quick else 21):
             for module, argv in self.into("prepare", out):
-                argv = [*argv, *(["--parallel"] if module.startswith("retroln") else ["--workers", "2"])]
+                several = ["--parallel"] if module.startswith("retroln") else ["--workers", "2"]
+                argv = [*argv, *(several if several[0] == "--parallel" or "--workers" in argv else [])]
                 if number == 0:
                     start = time.perf_counter()
                     attempt(module, argv)

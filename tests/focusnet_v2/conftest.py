@@ -12,17 +12,21 @@ from shared_data.phantoms import write_pddca_cohort
 
 torch.set_num_threads(1)  # tensors this small gain nothing from more
 os.environ["OMP_NUM_THREADS"] = "1"
-SMALL = ["--spacing-xyz", "4", "4", "5", "--crop-side", "40", "--crop-anterior", "12", "--crop-below", "14",
-         "--crop-above", "7", "--patch-zyx", "8", "32", "32", "--min-slices", "12", "--box-zyx", "8", "16", "16",
-         "--window-step", "6", "--workers", "0"]
-TINY = ["--width", "8", "--ae-width", "8", "--code-length", "16", "--backbone-epochs", "2", "--sol-epochs", "2",
+SPACING = ["--spacing-xyz", "4", "4", "5", "--workers", "0"]
+PATCH = ["--patch-zyx", "8", "32", "32"]
+CROP = [*PATCH, "--crop-side", "40", "--crop-anterior", "12", "--crop-below", "14", "--crop-above", "7", "--workers",
+        "0"]
+TINY = [*PATCH, "--min-slices", "12", "--box-zyx", "8", "16", "16", "--window-step", "6", "--width", "8",
+        "--ae-width", "8", "--code-length", "16", "--backbone-epochs", "2", "--sol-epochs", "2",
         "--joint-epochs", "2", "--ae-epochs", "2", "--adv-epochs", "2", "--device", "cpu"]
 
 
 def prepare_both(raw, out, *options):
-    """Both steps; the larger exit code."""
-    common = ["--data-dir", str(raw), "--prepared-dir", str(out), *SMALL, *options]
-    return max(data_preprocess.main(common), crop_data.main(common))
+    """Both steps, the options those of whichever reads them; the larger exit code."""
+    crop = options if options and options[0].startswith("--crop") else ()
+    prepared = ["--prepared-dir", str(out)]
+    return max(data_preprocess.main(["--data-dir", str(raw), *prepared, *SPACING, *(() if crop else options)]),
+               crop_data.main([*prepared, *CROP, *crop]))
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +52,7 @@ def prepared(raw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of every stage for a run of seconds."""
-    return ["--prepared-dir", str(prepared), *SMALL, *TINY]
+    return ["--prepared-dir", str(prepared), *TINY]
 
 
 @pytest.fixture(scope="session")

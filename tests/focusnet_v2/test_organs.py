@@ -74,12 +74,12 @@ def test_a_class_left_out_never_comes_out():
 def openkbp(tmp_path_factory):
     """(prepared folder, run folder) of a cohort in OpenKBP's layout, its main network trained for two epochs."""
     folder = tmp_path_factory.mktemp("openkbp")
-    common = ["--layout", "openkbp", "--data-dir", str(write_cohort(folder / "open-kbp")), "--prepared-dir",
-              str(folder / "prepared"), "--spacing-xyz", "4.5", "4", "3", "--patch-zyx", "8", "32", "32",
-              "--min-slices", "12", "--box-zyx", "8", "16", "16", "--window-step", "8", "--crop-side", "32",
-              "--workers", "0"]
-    assert data_preprocess.main(common) == 0 and crop_data.main(common) == 0
-    train.main([*common, "--run-dir", str(folder / "run"), "--width", "8", "--backbone-epochs", "2", "--device", "cpu"])
+    prepared, patch = ["--prepared-dir", str(folder / "prepared")], ["--patch-zyx", "8", "32", "32"]
+    assert data_preprocess.main([*prepared, "--layout", "openkbp", "--data-dir", str(write_cohort(folder / "open-kbp")),
+                                 "--spacing-xyz", "4.5", "4", "3", "--workers", "0"]) == 0
+    assert crop_data.main([*prepared, *patch, "--crop-side", "32", "--workers", "0"]) == 0
+    train.main([*prepared, *patch, "--run-dir", str(folder / "run"), "--min-slices", "12", "--box-zyx", "8", "16", "16",
+                "--window-step", "8", "--width", "8", "--backbone-epochs", "2", "--device", "cpu"])
     return folder / "prepared", folder / "run"
 
 
@@ -129,7 +129,7 @@ def test_a_patch_larger_than_what_was_cropped_is_one_line(openkbp, tmp_path):
 def test_the_rule_of_before_is_an_option(openkbp, tmp_path):
     prepared, _ = openkbp
     train_backbone.main(["--prepared-dir", str(prepared), "--patch-zyx", "8", "32", "32", "--min-slices", "12",
-                         "--box-zyx", "8", "16", "16", "--window-step", "8", "--crop-side", "32", "--width", "8",
+                         "--box-zyx", "8", "16", "16", "--window-step", "8", "--width", "8",
                          "--backbone-epochs", "1", "--backbone-warmup", "0", "--undrawn", "original", "--device", "cpu",
                          "--run-dir", str(tmp_path)])
     state = torch.load(tmp_path / "backbone" / "best.pt", weights_only=True)
@@ -166,9 +166,12 @@ def test_five_organs_of_ones_own_need_no_code(five, training, raw, tmp_path):
 def test_a_checkpoint_of_another_table_is_refused(five, run_dir, training):
     with pytest.raises(InputError, match="config.json: made with the organs Mandible, .*; the network's are BrainStem"):
         test.main(["--run-dir", str(run_dir), "--prepared-dir", str(five / "prepared"), "--device", "cpu"])
-    with pytest.raises(InputError, match="prepared with organs Mandible"):
+    with pytest.raises(InputError, match="unknown option --organs .a setting of data_preprocess.py."):
         train_backbone.main([*training, "--prepared-dir", str(five / "prepared"), "--organs", "BrainStem", "--run-dir",
                              str(five / "other")])
+    with pytest.raises(InputError, match="organs BrainStem .* .now Mandible"):
+        train_backbone.main([*training, "--prepared-dir", str(five / "prepared"), "--run-dir", str(run_dir),
+                             "--resume"])
 
 
 def test_settings_of_before_keep_their_meaning():

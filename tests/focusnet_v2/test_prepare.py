@@ -211,6 +211,12 @@ def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_agai
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nrrd")}
     with pytest.raises(InputError, match="spacing_xyz 4.0 4.0 5.0 .now 3.0 3.0 3.0"):
         prepare(raw, tmp_path, "--spacing-xyz", "3", "3", "3")
+    with pytest.raises(InputError, match="--crop-side 16 must not be smaller than --patch-zyx"):
+        prepare(raw, tmp_path, "--crop-side", "16")
+    for script, option, owner in ((data_preprocess, "--crop-side", "crop_data.py"), (crop_data, "--rois", "data_prepro"),
+                                  (crop_data, "--sol-lr", "train.py"), (data_preprocess, "--resume", "train.py")):
+        with pytest.raises(InputError, match=f"unknown option {option} .a setting of {owner}"):
+            script.main(["--prepared-dir", str(tmp_path), option, "1"])
     prepare(raw, tmp_path, "--crop-side", "44")  # another crop is made anew
     assert array(tmp_path / "cropped" / "P1" / "image.nrrd").shape[1:] == (44, 44)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cropped/*/*.nrrd")}
@@ -247,7 +253,8 @@ def test_stored_orientation_and_names_do_not_matter(raw, prepared, tmp_path, pre
 
 
 def test_a_crop_in_voxels_of_another_size_is_noted(prepared):
-    own = load_config(Config, prepared / "config.json", {"prepared_dir": prepared})
+    crop = {"crop_side": 40, "crop_anterior": 12, "crop_below": 14, "crop_above": 7}
+    own = load_config(Config, prepared / "config.json", {"prepared_dir": prepared, **crop})
     assert crop_data.same_voxels(own) is None
     assert "--crop-side 240 count voxels" in crop_data.same_voxels(replace(own, crop_side=240))
 

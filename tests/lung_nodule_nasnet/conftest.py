@@ -26,16 +26,16 @@ def luna(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prepared(raw, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    cohort = ["--data-dir", str(raw), "--prepared-dir", str(folder), "--size", "64", "--workers", "0"]
-    for script in (preprocess, table, slice_idx):
-        assert not script.main(cohort)
+    assert not preprocess.main(["--data-dir", str(raw), "--prepared-dir", str(folder), "--size", "64", "--workers", "0"])
+    table.main(["--prepared-dir", str(folder)])
+    slice_idx.main(["--prepared-dir", str(folder)])
     return folder
 
 
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of train.py for a run of seconds."""
-    return ["--prepared-dir", str(prepared), "--size", "64", "--batch-size", "9", "--workers", "0", "--device", "cpu",
+    return ["--prepared-dir", str(prepared), "--batch-size", "9", "--workers", "0", "--device", "cpu",
             "--epochs", "2", "--no-compiled", *TINY]
 
 

@@ -144,15 +144,16 @@ def test_killed_and_run_again(raw, prepared, tmp_path, script, done):
     if script == "table":
         shutil.copytree(prepared, out)
         (out / "table.h5").unlink()
-    command = [sys.executable, "-m", f"lung_nodule_nasnet.{script}", *options(raw, out)]
+    given = options(raw, out) if script == "preprocess" else ["--prepared-dir", str(out)]
+    command = [sys.executable, "-m", f"lung_nodule_nasnet.{script}", *given]
     killed = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(out.glob(done)) and killed.poll() is None:
         time.sleep(0.001)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     module = {"preprocess": preprocess, "table": table}[script]
-    assert not module.main(options(raw, out))
-    table.main(options(raw, out))
+    assert not module.main(given)
+    table.main(["--prepared-dir", str(out)])
     assert not list(out.glob(".writing-*"))
     with open_slices(out / "table.h5") as one, open_slices(prepared / "table.h5") as other:
         assert np.array_equal(one.root.data[:], other.root.data[:])
@@ -192,6 +193,14 @@ def test_splits_that_cannot_be(prepared, tmp_path):
     (tmp_path / "slice_idx.json").write_text('{"train": [0], "validation": [0], "n_slices": 3}')
     with pytest.raises(InputError, match="damaged, or of another table"):
         read_split(tmp_path, 3)
+
+
+@pytest.mark.parametrize("script, option, owner", [
+    (preprocess, "--lr", "train.py"), (preprocess, "--split-seed", "slice_idx.py"), (table, "--size", "preprocess.py"),
+    (table, "--workers", "preprocess.py and train.py"), (slice_idx, "--seed", "preprocess.py and train.py")])
+def test_what_a_step_does_not_read_is_refused(tmp_path, script, option, owner):
+    with pytest.raises(InputError, match=f"unknown option {option} .a setting of {owner}.. Valid: --help"):
+        script.main(["--prepared-dir", str(tmp_path), option, "1"])
 
 
 def test_a_bad_setting_is_one_line(raw, tmp_path):

@@ -136,11 +136,13 @@ def test_the_same_command_goes_on(raw, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
     (tmp_path / "regions" / "P2.json").unlink()  # as if stopped before P2 was done
     before = tree(tmp_path)
-    assert run("--data-dir", raw, "--output-dir", tmp_path, "--resume") == 0  # as `make train-retroln` passes it on
+    assert run("--data-dir", raw, "--output-dir", tmp_path) == 0
     changed = {path.name for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp}
     assert changed == {"P2_0000.nii.gz", "P2.nii.gz"} and before.items() <= tree(tmp_path).items()
     with pytest.raises(InputError, match="lr_mm 150.0 .now 120.0."):
         run("--data-dir", raw, "--output-dir", tmp_path, "--lr_mm", 120)
+    with pytest.raises(InputError, match="unknown option --resume .a setting of train.py., --fold .a setting of train"):
+        run("--data-dir", raw, "--output-dir", tmp_path, "--resume", "--fold", 1)
 
 
 def test_case_ids_are_told_apart(raw, tmp_path):

@@ -278,5 +278,5 @@ def test_a_cohort_without_nodes_is_refused(processed, tmp_path):
             train.main(["--prepared-dir", str(crops), "--nnunet-dir", str(tmp_path / "n")])
     with pytest.raises(InputError, match="must lie apart"):
         train.main(["--prepared-dir", str(crops), "--nnunet-dir", str(crops / "n")])
-    with pytest.raises(InputError, match="prepared with min_hu -1000.0 .now -500.0."):
+    with pytest.raises(InputError, match="unknown option --min-hu .a setting of crop.py."):
         train.main(["--prepared-dir", str(processed), "--nnunet-dir", str(tmp_path / "n"), "--min-hu", "-500"])

@@ -29,7 +29,7 @@ def prepared(raw, tmp_path_factory):
 @pytest.fixture(scope="session")
 def training(prepared):
     """Options of train.py for a run of seconds."""
-    return ["--prepared-dir", str(prepared), *SMALL, "--patch-zyx", "16", "16", "16", "--batch-size", "2",
+    return ["--prepared-dir", str(prepared), "--workers", "0", "--patch-zyx", "16", "16", "16", "--batch-size", "2",
             "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu", "--augment"]
 
 

@@ -72,9 +72,9 @@ def test_a_class_left_out_never_comes_out():
 def openkbp(tmp_path_factory):
     """(prepared folder, run folder) of a cohort in OpenKBP's layout, trained for an epoch."""
     folder = tmp_path_factory.mktemp("openkbp")
-    common = ["--layout", "openkbp", "--data-dir", str(write_cohort(folder / "open-kbp")), "--prepared-dir",
-              str(folder / "prepared"), "--crop-size", "96", "--workers", "0"]
-    assert preprocess.main(common) == 0
+    common = ["--prepared-dir", str(folder / "prepared"), "--workers", "0"]
+    assert preprocess.main([*common, "--layout", "openkbp", "--data-dir", str(write_cohort(folder / "open-kbp")),
+                            "--crop-size", "96"]) == 0
     train.main([*common, "--run-dir", str(folder / "run"), "--patch-zyx", "16", "16", "16", "--batch-size", "2",
                 "--base-channels", "2", "--epochs", "1", "--steps-per-epoch", "3", "--device", "cpu"])
     return folder / "prepared", folder / "run"
@@ -123,14 +123,18 @@ def test_five_organs_of_ones_own_need_no_code(raw, tmp_path):
         sitk.WriteImage(labels * sitk.Cast(labels < 6, labels.GetPixelID()),
                         str(tmp_path / "raw" / patient.name / "label.nii.gz"))
     (tmp_path / "organs.json").write_text(json.dumps(FIVE))
-    common = ["--data-dir", str(tmp_path / "raw"), "--prepared-dir", str(tmp_path / "prepared"), "--crop-size", "48",
-              "--workers", "0"]
-    assert preprocess.main([*common, "--label-table", str(tmp_path / "organs.json")]) == 0
+    common = ["--prepared-dir", str(tmp_path / "prepared"), "--workers", "0"]
+    assert preprocess.main([*common, "--data-dir", str(tmp_path / "raw"), "--crop-size", "48", "--label-table",
+                            str(tmp_path / "organs.json")]) == 0
+    assert "lr" not in read_json(tmp_path / "prepared" / "config.json")
     train.main([*common, "--run-dir", str(tmp_path / "run"), "--patch-zyx", "16", "16", "16", "--batch-size", "2",
                 "--base-channels", "2", "--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu"])
     kept = read_json(tmp_path / "run" / "config.json")
     assert kept["organs"] == list(FIVE["organs"]) and kept["weights"] == [2, 1, 1, 1, 1] and kept["n_classes"] == 6
     test.main(["--run-dir", str(tmp_path / "run"), "--window-step", "16", "--device", "cpu"])
+    weights = ["--weights", "1", "1", "1", "1", "5"]
+    assert train.read_settings(train.given_settings([*common, *weights, "--run-dir", str(tmp_path / "other")], "",
+                                                    train.Options)).weights == (1, 1, 1, 1, 5)
     organs = read_json(tmp_path / "run" / "valid" / "summary.json")["organs"]
     assert [row["organ"] for row in organs] == list(FIVE["organs"])
 

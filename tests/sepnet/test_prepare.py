@@ -20,6 +20,7 @@ from shared_data.crop import centre_crop, undo_crop
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.phantoms import write_structseg_cohort
+from shared_data.settings import keep_config
 from shared_data.volume import geometry, image_from, read_volume, write_volume
 
 
@@ -136,6 +137,19 @@ def test_other_control_points_are_refused_in_a_folder_and_stay_with_the_cases(ra
     for wrong in (["-500", "0", "400"], ["400", "0", "-500", "1"]):
         with pytest.raises(InputError, match="multi-thresh-1 .* must be HU and value by turns"):
             prepare(raw, tmp_path / "third", "--multi-thresh-1", *wrong)
+
+
+@pytest.mark.parametrize("option", ["--lr=7", "--resume", "--dropout", "--transform", "--device"])
+def test_what_preparation_does_not_read_is_refused(raw, tmp_path, option):
+    with pytest.raises(InputError, match=f"unknown option {option} .a setting of train.py.. Valid: --help --scheduler"):
+        prepare(raw, tmp_path, option)
+
+
+def test_a_folder_of_before_kept_every_setting_and_still_goes_on(raw, tmp_path):
+    keep_config(Config(crop_size=48, lr=7.0), tmp_path / "config.json")
+    assert prepare(raw, tmp_path) == 0
+    with pytest.raises(InputError, match="crop_size 48 .now 32"):
+        prepare(raw, tmp_path, "--crop-size", "32")
 
 
 def test_killed_and_started_again_gives_the_same_files(tmp_path):

@@ -127,7 +127,8 @@ def test_settings_come_from_an_ini_file_of_the_authors(training, tmp_path, capsy
 @pytest.mark.parametrize("options, message", [
     (["--lr", "0"], "--lr 0.0 must be positive"), (["--alpha", "nan"], "--alpha nan must be a finite number"),
     (["--patch-zyx", "16", "50", "48"], "must be divisible by 8"),
-    (["--crop-size", "50"], "--crop-size 50 must be div"),
+    (["--crop-size", "48"], r"unknown option --crop-size \(a setting of preprocess.py\). Valid: --help --prepared-dir"),
+    (["--data-dir", "/x", "--no-resample"], "--data-dir .a setting of preprocess.py., --no-resample .a setting of pre"),
     (["--epochs", "0"], "--epochs 0 must be at least 1"), (["--dropout", "1"], "--dropout 1.0 must be at least 0"),
     (["--loss", "hinge"], "invalid choice: 'hinge'"), (["--window-step", "17"], "must not exceed --window-slices"),
     (["--lr", "1e30"], "loss .* on patches of"), (["--config", "absent.txt"], "absent.txt")])

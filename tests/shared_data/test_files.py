@@ -9,8 +9,8 @@ import pytest
 
 from shared_data.checkpoints import check_archive
 from shared_data.errors import InputError, one_line
-from shared_data.files import (clear_partials, fresh_folder, read_table, whole_file, whole_folder, write_json,
-                               write_table)
+from shared_data.files import (clear_partials, fresh_folder, only_run_in, read_table, whole_file, whole_folder,
+                               write_json, write_table)
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path):
@@ -85,6 +85,24 @@ def test_json_holds_no_number_that_other_readers_refuse(tmp_path):
     write_json(tmp_path / "a.json", {"dice": float("nan"), "rows": [(1.5, float("inf"))], "path": tmp_path})
     assert json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail) == {
         "dice": None, "rows": [[1.5, None]], "path": str(tmp_path)}
+
+
+def test_a_folder_belongs_to_one_run_and_a_killed_one_holds_nothing(tmp_path):
+    hold = ("import sys, time\nfrom shared_data.files import only_run_in\n"
+            "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=f"{tmp_path}: another run is at work here. Wait for it, or name another"):
+        with only_run_in(tmp_path):
+            pass
+    other.kill()
+    other.communicate()
+    (tmp_path / ".writing-x").mkdir()
+    for _ in range(2):
+        with only_run_in(tmp_path, ""):
+            assert not (tmp_path / ".writing-x").exists()
+            with pytest.raises(InputError, match="another run"), only_run_in(tmp_path):
+                pass
 
 
 def test_a_demo_empties_no_folder_but_its_own(tmp_path):

@@ -46,6 +46,37 @@ def test_help_shows_comment_and_default(capsys):
     assert "What it does" in shown and "step of 100 % (paper) [0.1]" in shown and "voxels [4 8]" in shown
 
 
+@dataclass(frozen=True)
+class Commented:
+    colour: str = "#ff0000"  # of the outline
+    close: int = 1  #no space
+    long: int = 2  # begins here
+    # and goes on here
+    several: tuple[str, ...] = (
+        "a",  # not this one
+        "# nor this")  # this one
+
+    # Another group
+    bare: int = 3
+    # below what has none
+    apart: int = 4  # alone
+
+    # Not of the field above
+    def method(self):  # nor this
+        return 1
+
+
+def test_help_texts_are_the_comments_however_they_are_written(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(Commented, ["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for text in ("--colour STR of the outline [#ff0000] --", "--close INT no space [1] --",
+                 "--long INT begins here and goes on here [2] --", "this one [a # nor this] --bare INT [3] --",
+                 "--apart INT alone [4]"):
+        assert text in shown
+    assert "group" not in shown and "nor this -" not in shown and "Not of" not in shown and "not this" not in shown
+
+
 @pytest.mark.parametrize("words, message", [
     ("--learning-rat 1", "unknown option --learning-rat (did you mean --learning-rate?). Valid: "),
     ("--learning-rat 1 --nothing --patch-zyz 1 2", "--nothing, --patch-zyz (did you mean --patch-zyx?). Valid: "),

@@ -43,6 +43,13 @@ def test_lists_hold_every_slice_once(prepared):
         read_fold(prepared, 9, "train")
 
 
+@pytest.mark.parametrize("option, script", [("--epochs", "train.py"), ("--data-dir", "data_process_lymph_node.py"),
+                                            ("--workers", "data_process_lymph_node.py and train.py")])
+def test_what_data_parser_does_not_read_is_refused(tmp_path, option, script):
+    with pytest.raises(InputError, match=f"unknown option {option} .a setting of {script}.. Valid: --help --prepared-d"):
+        main(["--prepared-dir", str(tmp_path), option, "1"])
+
+
 def test_unprepared_cohorts_are_refused(tmp_path):
     with pytest.raises(InputError, match="slices.csv: no such file"):
         main(["--prepared-dir", str(tmp_path)])
