@@ -40,7 +40,7 @@ endif
 endif
 
 .PHONY: help demo demo-all test-all test-faults bench clean \
-	$(foreach verb,prepare train score predict test demo installed,$(PROJECTS:%=$(verb)-%))
+	$(foreach verb,prepare train score predict test faults demo installed,$(PROJECTS:%=$(verb)-%))
 
 help:
 	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
@@ -84,14 +84,21 @@ $(PROJECTS:%=test-%): test-%: installed-%
 	@$(MAKE) -s $(call venv,$*)/.installed-tests
 	$(call python,$*) -m pytest tests/$($*) $(ARGS)
 
-test-all: test-shared $(PROJECTS:%=test-%)
-	@$(MAKE) --no-print-directory test-faults ARGS=--quick FAULTS="$(filter-out retroln,$(FAULTS))"
+# Two at a time, in one thread each, the longest first; what they print comes when they end.
+JOBS := 2
+at_once = OMP_NUM_THREADS=1 $(MAKE) -k -j$(JOBS) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),-Otarget)
+test-all: $(PROJECTS:%=installed-%) .venv/.installed-tests .venv-keras/.installed-tests
+	@$(at_once) test-sepnet test-focusnet test-snet test-lung test-retroln test-shared
+	@$(at_once) $(patsubst %,faults-%,$(filter-out retroln,$(FAULTS))) ARGS=--quick
 
 # Bad files and settings, full disks, kills for what prepares, trains, scores and predicts: counts, and what was not
 # answered clearly. test-all leaves out retroln: each of its trainings starts nnU-Net, which takes minutes in all.
 FAULTS := $(PROJECTS)
-test-faults: $(FAULTS:%=installed-%)
-	@failed=0; $(foreach p,$(FAULTS),$(call python,$(p)) -m tests.faults.run $(ARGS) $(p) || failed=1;) exit $$failed
+test-faults:
+	@$(MAKE) -k --no-print-directory $(FAULTS:%=faults-%)
+
+$(PROJECTS:%=faults-%): faults-%: installed-%
+	@$(call python,$*) -m tests.faults.run $(ARGS) $*
 
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests
