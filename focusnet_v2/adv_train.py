@@ -53,13 +53,13 @@ class Adversarial(Stage):
         terms = segmenter_loss(logits, target, *judged, textbook=self.config.textbook_focal,
                                code_weight=self.config.adv_code_weight)
         terms = {name: share * term for name, term in terms.items()}
-        self.update(fabric, terms, optimizers[:1], batch)
+        self.update(fabric, terms, optimizers[:1])
         if not critic:
             return terms
         critic.requires_grad_(True)
         judged = halves(critic(torch.cat([logits.detach().sigmoid(), target])))
         of_critic = {f"critic_{name}": share * term for name, term in critic_loss(logits, target, *judged).items()}
-        self.update(fabric, of_critic, optimizers[1:], batch)
+        self.update(fabric, of_critic, optimizers[1:])
         return {**terms, **of_critic}
 
     def targets(self, label, corners):

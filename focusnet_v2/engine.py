@@ -18,6 +18,7 @@ from focusnet_v2.validation import validate_volumes
 from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
 from shared_data.settings import (as_prepared, build, check_started, given_options, names_of, settings_of_run,
                                   to_plain)
@@ -56,18 +57,14 @@ class Stage:
     def step(self, fabric, networks, optimizers, batch):
         """One update; the terms of the loss."""
         terms = self.loss_terms(networks, batch)
-        self.update(fabric, terms, optimizers, batch)
+        self.update(fabric, terms, optimizers)
         return terms
 
     @staticmethod
-    def update(fabric, terms, optimizers, batch):
-        loss = sum(terms.values())
-        if not loss.isfinite():
-            raise InputError(f"loss {loss.item()} on patches of {', '.join(batch.get('case', ['?']))}. "
-                             "Try a smaller learning rate, or --precision 32-true.")
+    def update(fabric, terms, optimizers):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        fabric.backward(loss)
+        fabric.backward(sum(terms.values()))
         for optimizer in optimizers:
             optimizer.step()
 
@@ -201,12 +198,14 @@ def train_one_epoch(stage, fabric, networks, optimizers, loader, name, drift=Fal
         part.eval()
     sums, n_steps = {}, 0
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
+    watch = LossWatch(bar)
     for batch in bar:
         terms = stage.step(fabric, networks, optimizers, batch)
         terms = {"loss": sum(terms.values()), **terms}
         sums = {term: sums.get(term, 0) + value.detach() for term, value in terms.items()}
         n_steps += 1
-        bar.set_postfix(loss=f"{terms['loss'].item():.4f}")
+        watch.saw(terms["loss"], batch.get("case", ["?"]))
+    watch.look()
     means = fabric.all_reduce(torch.stack(list(sums.values())) / n_steps, reduce_op="mean")
     return dict(zip(sums, means.tolist()))
 

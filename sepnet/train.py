@@ -23,8 +23,9 @@ from sepnet.losses import PartlyDrawnLoss, build_loss
 from sepnet.networks import build_network, leave_out
 from shared_data.checkpoints import load_strictly
 from shared_data.cohort import overgrown_notes
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.loss_watch import LossWatch
 from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
@@ -137,17 +138,16 @@ def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
     model.train()
     losses = []
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
+    watch = LossWatch(bar)
     for batch in bar:
         known = (batch["drawn"],) if isinstance(loss_function, PartlyDrawnLoss) else ()
         loss = loss_function(model(batch["image"]).float(), batch["label"], *known)
-        if not loss.isfinite():
-            raise InputError(f"loss {loss.item()} on patches of {', '.join(batch['patient'])}. "
-                             "Try a smaller --lr, or --precision 32-true.")
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
         losses.append(loss.detach())
-        bar.set_postfix(loss=f"{loss.item():.4f}")
+        watch.saw(loss, batch["patient"])
+    watch.look()
     return fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean").item()
 
 

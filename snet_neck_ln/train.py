@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_data.checkpoints import load_strictly
-from shared_data.errors import InputError, run_script
+from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
@@ -88,19 +89,18 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
     model.train()
     history = []
     bar = tqdm(loader, name, unit="batch", leave=False, disable=None if fabric.is_global_zero else True)
+    watch = LossWatch(bar, "slices")
     for batch in bar:
         outputs = model(batch["image"].contiguous(memory_format=torch.channels_last))
         terms = snet_loss(outputs, batch["mask"])
         loss = sum(terms.values())
-        if not loss.isfinite():
-            raise InputError(f"loss {loss.item()} on slices of {', '.join(sorted(set(batch['patient'])))}. "
-                             "Try a smaller --lr, or --precision 32-true.")
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
         terms = {"loss": loss, **terms, "focal": binary_focal_loss(outputs[0], batch["mask"])}
         history.append(torch.stack([term.detach() for term in terms.values()]))
-        bar.set_postfix(loss=f"{loss.item():.4f}")
+        watch.saw(loss, batch["patient"])
+    watch.look()
     means = fabric.all_reduce(torch.stack(history).mean(0), reduce_op="mean")
     return dict(zip(terms, means.tolist()))
 
