@@ -40,7 +40,8 @@ def cut_patch(image, place_xyz):
 
 
 def save_reducer(path, network, facts):
-    save_checkpoint(path, {"config": {}, "constants": CONSTANTS, **facts}, "reducer", weights=[v.numpy() for v in network.variables])
+    state = {"config": {}, "constants": CONSTANTS, **facts}
+    save_checkpoint(path, state, "reducer", weights=[v.numpy() for v in network.variables])
 
 
 def load_reducer(path):

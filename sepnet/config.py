@@ -86,7 +86,7 @@ class Run:
 class Train(Run):
     """What train.py reads, beside how the cases were prepared."""
 
-    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the cases', see preprocess.py
+    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: as prepared
     precision: Precision = "auto"  # auto: 32-true, see the README on bfloat16
 
     # Training

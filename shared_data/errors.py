@@ -1,4 +1,4 @@
-"""Whatever is wrong with a file or a setting reaches the user as one line, a fault of the program with its traceback."""
+"""What is wrong with a file or a setting reaches the user as one line, a fault of the program with its traceback."""
 import errno
 import os
 import sys
@@ -74,8 +74,8 @@ def silenced():
 
 
 def run_script(main):
-    """Exit with what `main()` returns (None is 0). An error: one line, exit code 2; before it the traceback, where it is
-    a fault of the program."""
+    """Exit with what `main()` returns (None is 0). An error: one line, exit code 2; the traceback before it, where it
+    is a fault of the program."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -71,8 +71,8 @@ def _sepnet():
             ("sepnet.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--crop-size", "32", "--workers",
                                    "0"])],
         train=lambda prepared, run: [("sepnet.train", [
-            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--patch-zyx", "16", "16", "16", "--batch-size", "2",
-            "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
+            "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--patch-zyx", "16", "16", "16",
+            "--batch-size", "2", "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
         checkpoint="best.pt", trained_on=("multi_thresh_1.nii.gz", "label.nii.gz", "cases.csv"),
         predict=lambda ct, checkpoint, output: ("sepnet.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),
@@ -128,7 +128,8 @@ def _focusnet():
 
     spacing = "--spacing-xyz 4 4 5 --workers 0".split()
     crop = ("--crop-side 40 --crop-anterior 12 --crop-below 14 --crop-above 7 --patch-zyx 8 32 32 --workers 0").split()
-    tiny = ("--patch-zyx 8 32 32 --min-slices 12 --box-zyx 8 16 16 --window-step 6 --width 8 --ae-width 8 --code-length 16 --backbone-epochs 1 "
+    tiny = ("--patch-zyx 8 32 32 --min-slices 12 --box-zyx 8 16 16 --window-step 6 --width 8 "
+            "--ae-width 8 --code-length 16 --backbone-epochs 1 "
             "--sol-epochs 1 --ae-epochs 1 --adv-epochs 1 --device cpu").split()
     return Project(
         config="focusnet_v2.config", write_cohort=lambda raw: write_pddca_cohort(raw, 5, size=48, slices=20),
@@ -165,7 +166,8 @@ def _lung():
         config=f"{project}.config", write_cohort=lambda raw: write_lidc_cohort(raw, 4, size=64, slices=10),
         ct_of=_lidc_series, spoil=lambda raw, bad: _lidc_faults() | _luna_faults(bad),
         prepare=lambda raw, prepared: [
-            (f"{project}.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--size", "64", "--workers", "0"]),
+            (f"{project}.preprocess", ["--data-dir", raw, "--prepared-dir", prepared, "--size", "64", "--workers",
+                                       "0"]),
             *((f"{project}.{step}", ["--prepared-dir", prepared]) for step in ("table", "slice_idx"))],
         train=lambda prepared, run: [(f"{project}.train", [
             "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--batch-size", "4", "--epochs", "2",

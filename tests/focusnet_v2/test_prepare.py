@@ -213,8 +213,9 @@ def test_preparing_twice_writes_once_and_other_settings_are_refused_or_done_agai
         prepare(raw, tmp_path, "--spacing-xyz", "3", "3", "3")
     with pytest.raises(InputError, match="--crop-side 16 must not be smaller than --patch-zyx"):
         prepare(raw, tmp_path, "--crop-side", "16")
-    for script, option, owner in ((data_preprocess, "--crop-side", "crop_data.py"), (crop_data, "--rois", "data_prepro"),
-                                  (crop_data, "--sol-lr", "train.py"), (data_preprocess, "--resume", "train.py")):
+    for script, option, owner in (
+            (data_preprocess, "--crop-side", "crop_data.py"), (crop_data, "--rois", "data_preprocess.py"),
+            (crop_data, "--sol-lr", "train.py"), (data_preprocess, "--resume", "train.py")):
         with pytest.raises(InputError, match=f"unknown option {option} .a setting of {owner}"):
             script.main(["--prepared-dir", str(tmp_path), option, "1"])
     prepare(raw, tmp_path, "--crop-side", "44")  # another crop is made anew

@@ -26,9 +26,10 @@ def luna(tmp_path_factory):
 @pytest.fixture(scope="session")
 def prepared(raw, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
-    assert not preprocess.main(["--data-dir", str(raw), "--prepared-dir", str(folder), "--size", "64", "--workers", "0"])
-    table.main(["--prepared-dir", str(folder)])
-    slice_idx.main(["--prepared-dir", str(folder)])
+    prepared = ["--prepared-dir", str(folder)]
+    assert not preprocess.main([*prepared, "--data-dir", str(raw), "--size", "64", "--workers", "0"])
+    table.main(prepared)
+    slice_idx.main(prepared)
     return folder
 
 

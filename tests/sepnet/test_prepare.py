@@ -61,7 +61,8 @@ def test_volumes_are_the_transformed_crop_in_place(raw, prepared):
     for name in ("multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"):
         image = read_volume(case / f"{name}.nii.gz")
         assert image.GetPixelID() == sitk.sitkFloat32
-        assert np.array_equal(sitk.GetArrayFromImage(image), transformed(sitk.GetArrayFromImage(ct), CONTROL_POINTS[name]))
+        expected = transformed(sitk.GetArrayFromImage(ct), CONTROL_POINTS[name])
+        assert np.array_equal(sitk.GetArrayFromImage(image), expected)
         for key, value in geometry(ct).items():
             assert np.allclose(geometry(image)[key], value, atol=1e-4), key
     assert np.array_equal(array(case / "label.nii.gz"), array(raw / "1" / "label.nii.gz"))

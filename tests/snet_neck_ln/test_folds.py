@@ -46,7 +46,7 @@ def test_lists_hold_every_slice_once(prepared):
 @pytest.mark.parametrize("option, script", [("--epochs", "train.py"), ("--data-dir", "data_process_lymph_node.py"),
                                             ("--workers", "data_process_lymph_node.py and train.py")])
 def test_what_data_parser_does_not_read_is_refused(tmp_path, option, script):
-    with pytest.raises(InputError, match=f"unknown option {option} .a setting of {script}.. Valid: --help --prepared-d"):
+    with pytest.raises(InputError, match=f"unknown option {option} .a setting of {script}.. Valid: --help --prep"):
         main(["--prepared-dir", str(tmp_path), option, "1"])
 
 

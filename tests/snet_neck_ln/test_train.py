@@ -154,7 +154,7 @@ def test_bf16_trains(training, tmp_path):
     (["--lr", "1e30"], "loss .* on slices of"),
     (["--size", "100000"], "32..4096"),
     (["--data-dir", "/x", "--window-width-hu=350"],
-     "--data-dir .a setting of data_process_lymph_node.py., --window-width-hu=350 .a setting of data_process_lymph_node"),
+     "--data-dir .a setting of data_process_lymph_node.py., --window-width-hu=350 .a setting of data_process_lymph"),
     (["--context-slices", "21"], "--context-slices can be 20 at most"),
     (["--seed", "4294967295"], "--seed 4294967295 less --epochs"),
 ])
