@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from sepnet.checkpoint import SHIPPED
 from sepnet.config import Transform
 from sepnet.drawing import case_sheet

@@ -1,4 +1,4 @@
-"""What runs a trained network: PyTorch, or OpenVINO, 1.4 to 2.6 times as fast on CPUs (tests.bench.inference_engines)."""
+"""What runs a trained network: PyTorch, or OpenVINO, faster on CPUs (tests.bench.inference_engines)."""
 import sys
 import warnings
 from collections import OrderedDict

@@ -9,7 +9,7 @@ from shared_data.settings import Cluster, at_least
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Cluster):
-    workers: int = 0  # processes, each with a network and a case of its own; 0: one case after the other in this process
+    workers: int = 0  # processes, each with a network and a case of its own; 0: this one, case after case
 
     def __post_init__(self):
         at_least(self, 0, "workers", "worker_memory_gb")

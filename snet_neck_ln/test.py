@@ -90,7 +90,8 @@ def score_patient(patient, loaded, options):
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
-    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
+    mask_path = options.output_dir / "predictions" / f"{patient}.nii.gz"
+    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), mask_path)
     spacing = case["grid"]["spacing_xyz"]
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]

@@ -72,7 +72,8 @@ def _sepnet():
                                    "0"])],
         train=lambda prepared, run: [("sepnet.train", [
             "--prepared-dir", prepared, "--run-dir", run, "--workers", "0", "--patch-zyx", "16", "16", "16",
-            "--batch-size", "2", "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"])],
+            "--batch-size", "2", "--base-channels", "2", "--epochs", "2", "--steps-per-epoch", "3", "--device",
+            "cpu"])],
         checkpoint="best.pt", trained_on=("multi_thresh_1.nii.gz", "label.nii.gz", "cases.csv"),
         predict=lambda ct, checkpoint, output: ("sepnet.predict", [
             "--input", ct, "--checkpoint", checkpoint, "--output", output, "--device", "cpu"]),

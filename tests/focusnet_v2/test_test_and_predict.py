@@ -312,7 +312,8 @@ def test_the_demo_does_not_empty_a_folder_that_is_not_its_own(tmp_path):
 
 
 def test_without_a_checkpoint_the_weights_that_ship_segment_any_grid(raw, tmp_path, capsys):
-    predict.main(["--input", str(raw / "P1" / "img.nrrd"), "--output", str(tmp_path / "labels.nii.gz"), "--device", "cpu"])
+    predict.main(["--input", str(raw / "P1" / "img.nrrd"), "--output", str(tmp_path / "labels.nii.gz"), "--device",
+                  "cpu"])
     assert "weights: " in capsys.readouterr().out and checkpoint.SHIPPED.stat().st_size < 12e6
     organs = json.loads((tmp_path / "labels.json").read_text())["organs"]
     assert [(row["label"], row["organ"]) for row in organs] == list(enumerate(ORGANS, 1))

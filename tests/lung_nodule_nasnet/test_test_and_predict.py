@@ -108,7 +108,8 @@ def test_without_a_scan_with_a_nodule_there_is_no_score(checkpoint, run_dir, lun
 
 def test_two_processes_score_as_one(scored, checkpoint, run_dir, luna, tmp_path):
     assert test.main(["--run-dir", str(run_dir), "--checkpoint", str(checkpoint), "--output-dir", str(tmp_path),
-                      "--scans", str(luna), "--centre-distance", "0", "--bootstrap-samples", "50", "--workers", "2"]) == 0
+                      "--scans", str(luna), "--centre-distance", "0", "--bootstrap-samples", "50", "--workers",
+                      "2"]) == 0
     for name in ("cases.csv", "candidates.csv"):
         assert (tmp_path / name).read_text() == (scored / name).read_text()
 

@@ -1,4 +1,4 @@
-"""Scoring in this process and in several gives the same; a case that cannot be scored is named, a full disk stops all."""
+"""Scoring in one process or several gives the same; a case that cannot be scored is named, a full disk stops all."""
 import errno
 from dataclasses import dataclass
 from pathlib import Path
