@@ -33,14 +33,14 @@ prepare_args = $(prepared) $(if $(first),$(if $(DATA),--data-dir "$(DATA)") $(PR
 ifneq ($(and $(ARGS),$(filter prepare-%,$(MAKECMDGOALS))),)
 $(error $(MAKECMDGOALS) takes PREPARE_ARGS=..., not ARGS=...)
 endif
-ifneq ($(and $(filter train-%,$(MAKECMDGOALS)),$(PREPARE_ARGS)$(CROP_ARGS)$(SPLIT_ARGS)),)
+ifneq ($(and $(filter train-% crossval-%,$(MAKECMDGOALS)),$(PREPARE_ARGS)$(CROP_ARGS)$(SPLIT_ARGS)),)
 ifeq ($(DATA),)
 $(error PREPARE_ARGS, CROP_ARGS and SPLIT_ARGS are for preparing: give DATA=folder, too)
 endif
 endif
 
 .PHONY: help demo demo-all test-all test-faults bench clean \
-	$(foreach verb,prepare train score predict test faults demo installed,$(PROJECTS:%=$(verb)-%))
+	$(foreach verb,prepare train crossval score predict test faults demo installed,$(PROJECTS:%=$(verb)-%))
 
 help:
 	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
@@ -49,6 +49,7 @@ help:
 	@echo "make prepare-<project> DATA=folder [PREPARE_ARGS=...] raw cohort to training cases"
 	@echo "make train-<project> [DATA=folder] [PREPARE_ARGS=...] [GPUS=n] [ARGS=...]  prepare DATA if given, then train"
 	@echo "   PREPARED=folder is for both; CROP_ARGS (focusnet), SPLIT_ARGS (lung) are for crop_data.py, slice_idx.py"
+	@echo "make crossval-<project> [DATA=folder] [FOLDS='1 2'] [ARGS=...]  the same for every fold; one table of all patients"
 	@echo "make score-<project> [ARGS=...]                       score held-out cases: CSV, pictures, report.html"
 	@echo "make predict-<project> ARGS='--input CT --output MASK --checkpoint ...'    (or two folders)"
 	@echo "make test-<project>    its tests"
@@ -70,6 +71,10 @@ $(PROJECTS:%=prepare-%): prepare-%: installed-%
 
 $(PROJECTS:%=train-%): train-%: installed-% $(if $(DATA),prepare-%)
 	@$(call python,$*) -m $($*).train $(prepared) $(ARGS) $(if $(GPUS),--devices $(GPUS))
+
+$(PROJECTS:%=crossval-%): crossval-%: installed-% $(if $(DATA),prepare-%)
+	@$(call python,$*) -m $($*).crossval $(prepared) $(ARGS) $(if $(FOLDS),--folds $(FOLDS)) \
+		$(if $(PARALLEL),--parallel $(PARALLEL))
 
 $(PROJECTS:%=score-%): score-%: installed-%
 	@$(call python,$*) -m $($*).test $(ARGS)

@@ -2,7 +2,7 @@
 from focusnet_v2.config import Config
 from shared_data.errors import InputError
 from shared_data.files import read_table
-from shared_data.folds import hold_out, natural_sort
+from shared_data.folds import fold_parts, hold_out, natural_sort
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences
 
@@ -80,12 +80,22 @@ def check_table(config):
 
 
 def cases_of(config, part):
-    """Names of the cases of a part."""
+    """Names of the cases of a part. With `val_fold` train and valid are those of a patient fold, made of both; what is
+    a test case stays apart."""
     rows = read_prepared(config, "cases.csv", ["case", "part"])
     names = [row["case"] for row in rows if row["part"] == part]
+    if config.val_fold and part != "test":
+        train, valid = fold_parts(fold_patients(rows), config.val_fold, config.prepared_dir)
+        names = train if part == "train" else valid
     if not names:
         raise InputError(f"{config.prepared_dir / 'cases.csv'}: no {part} case. Run crop_data.py again.")
     return names
+
+
+def fold_patients(rows):
+    """The patients that folds are made of, from the rows of cases.csv."""
+    test = {row["case"] for row in rows if row["part"] == "test"}
+    return list(dict.fromkeys(row["case"] for row in rows if row["case"] not in test))
 
 
 def read_presence(config):

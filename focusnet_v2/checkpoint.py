@@ -32,6 +32,11 @@ def load_checkpoint(path):
     return state
 
 
+def trained_on(path):
+    """Names of the cases that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
+    return read_checkpoint(path).get("trained_on", [])
+
+
 def load_network(path):
     """(network in eval mode, its Config, its stage) of our checkpoint or the authors'; theirs get the defaults.
 
@@ -70,7 +75,7 @@ def load_stage(config, stage, network, part=False):
         raise InputError(f"{path}: no such file. Finish stage {stage} first, or run train.py.")
     state = load_checkpoint(path)
     kept = config_from_dict(Config, state["config"], path)
-    for name in ("organs", "spacing_xyz", "resample_axes", "width"):
+    for name in ("organs", "spacing_xyz", "resample_axes", "width", "val_fold"):
         if getattr(kept, name) != getattr(config, name):
             raise InputError(f"{path}: made with {name} {getattr(kept, name)} (now {getattr(config, name)}). "
                              "Use the same, or another --run-dir.")

@@ -130,7 +130,7 @@ class CropConfig(Crop, Organs):
 class Run(Prepared):
     """Where a network is trained: what may change when a run goes on with --resume."""
 
-    run_dir: Path = ROOT / "runs" / "focusnet_v2"  # a folder for each stage: config, checkpoints, curves
+    run_dir: Path | None = None  # a folder for each stage; unset: runs/focusnet_v2, a fold's fold<val_fold> in it
     resume: bool = False  # go on from last.pt of the stage's folder
     localisation: Literal["SOL", "joint"] = "SOL"  # train.py: both one after the other, or at once
     device: Device = "auto"  # auto: cuda, else mps, else cpu
@@ -141,6 +141,8 @@ class Run(Prepared):
 @dataclass(frozen=True)
 class Train(Seen, Table, Run):
     """What the stages read, beside how the cases were prepared."""
+
+    val_fold: int | None = None  # validate on this patient fold, from 1, of the train and valid cases (ours)
 
     # Patches of every stage
     min_slices: int = 75  # shorter volumes are padded at the low end (authors)
@@ -218,6 +220,11 @@ class Config(Train, Crop, Prepare):
 
     def __post_init__(self):
         self.fill_in_organs()
+        if self.run_dir is None:
+            folder = ROOT / "runs" / "focusnet_v2"
+            object.__setattr__(self, "run_dir", folder / f"fold{self.val_fold}" if self.val_fold else folder)
+        if self.val_fold is not None:
+            at_least(self, 1, "val_fold")
         at_least(self, 1, "patches_per_case", "batch_size", "validate_every", "ae_batch", "adv_top_offsets", "devices",
                  "window_step", "num_nodes", "code_length", "ae_width", "crop_side", "min_slices",
                  *(f"{prefix}_epochs" for prefix in STAGES.values()))

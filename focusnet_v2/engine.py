@@ -9,7 +9,8 @@ from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
+from focusnet_v2.cases import cases_of
+from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint, trained_on
 from focusnet_v2.config import STAGES, STEPS, Config, Run, Table, Train, Volumes
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.grids import CONSTANTS
@@ -18,6 +19,7 @@ from focusnet_v2.validation import validate_volumes
 from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.folds import natural_sort
 from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
 from shared_data.settings import (as_prepared, build, check_started, given_options, names_of, settings_of_run,
@@ -109,6 +111,12 @@ def settings_of_others(stage):
     return names if stage.name == "adversarial" else [*names, *OF_THE_LAST]
 
 
+def is_finished(stage, config):
+    """Whether a stage that can go on has nothing left to do."""
+    state = load_checkpoint(config.run_dir / stage.name / "last.pt")
+    return len(state["history"]) >= epochs_of(stage, config)
+
+
 def epochs_of(stage, config):
     return getattr(config, f"{STAGES[stage.name]}_epochs")
 
@@ -135,6 +143,8 @@ def _train(stage, config, fabric, folder):
                           fabric.world_size)
     loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     networks, optimizers = set_up(stage, fabric)
+    # Whoever taught a stage of this run taught the network.
+    seen = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
     if config.resume:
         state = load_checkpoint(folder / "last.pt")
         for name, network in networks.items():
@@ -142,6 +152,7 @@ def _train(stage, config, fabric, folder):
         for optimizer, kept in zip(optimizers, state["optimizers"]):
             optimizer.load_state_dict(kept)
         history, best = state["history"], state["best"]
+        seen |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(folder / "config.json", to_plain(config))
         board = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
@@ -167,7 +178,7 @@ def _train(stage, config, fabric, folder):
         best = score if score > best else best
         if fabric.is_global_zero:
             state = {"stage": stage.name, "config": to_plain(config), "constants": CONSTANTS, "history": history,
-                     "best": best,
+                     "best": best, "trained_on": natural_sort(seen),
                      **{name: network.module.state_dict() for name, network in networks.items()}}
             save_epoch(folder, state, [optimizer.state_dict() for optimizer in optimizers], is_best, board)
         fabric.barrier()

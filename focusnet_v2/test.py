@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.checkpoint import load_network
+from focusnet_v2.checkpoint import load_network, trained_on
 from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
@@ -27,6 +27,7 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.engines import Engine
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
+from shared_data.folds import check_unseen
 from shared_data.metrics import mean, overgrown
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
@@ -64,6 +65,8 @@ def main(argv=None):
     _, config, stage, _ = loaded
     names = cases_of(config, options.split)
     check_table(config)
+    if options.split != "train":
+        check_unseen(names, trained_on(options.checkpoint), options.checkpoint)
     scored, skipped = score_each(score_case, names, loaded, load, options, [options.checkpoint])
     if not scored:
         raise all_skipped(config.prepared_dir, dict(skipped))

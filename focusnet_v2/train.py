@@ -5,9 +5,8 @@ backbone_heatmap takes the place of the first two. Stopped at any moment, the sa
 not run again. Each stage has a folder in --run-dir, and a script of its own.
 """
 from focusnet_v2.adv_train import Adversarial
-from focusnet_v2.checkpoint import load_checkpoint
 from focusnet_v2.config import STEPS, Train
-from focusnet_v2.engine import epochs_of, launch, prepared_settings, read_settings, train_stage
+from focusnet_v2.engine import is_finished, launch, prepared_settings, read_settings, train_stage
 from focusnet_v2.train_autoencoder import Autoencoder
 from focusnet_v2.train_backbone import Backbone
 from focusnet_v2.train_backbone_heatmap import Joint
@@ -23,7 +22,7 @@ def main(argv=None):
     for stage in chain(config):
         last = config.run_dir / stage.name / "last.pt"
         settings = read_settings(stage, {**given, "resume": last.exists()})
-        if settings.resume and len(load_checkpoint(last)["history"]) >= epochs_of(stage, settings):
+        if settings.resume and is_finished(stage, settings):
             if fabric.is_global_zero:
                 print(f"stage {stage.name}: finished before")
             continue

@@ -63,7 +63,7 @@ class Run(Prepared):
     """Where and for how long a network is trained, and what comes after: what may change when a run goes on with
     --resume."""
 
-    run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # config, checkpoints and results
+    run_dir: Path | None = None  # config, results; unset: runs/lung_nodule_nasnet, a fold's fold<val_fold> in it
     epochs: int = 200  # passes over the training slices (authors)
     resume: bool = False  # go on from last.npz of the run folder
 
@@ -85,6 +85,7 @@ class Train(Run):
     """What train.py reads, beside how the slices were prepared."""
 
     # Training
+    val_fold: int | None = None  # validate on this patient fold, from 1, in place of the split (ours)
     batch_size: int = 12  # slices in one update, over all devices (authors)
     lr: float = 1e-2  # first learning rate of SGD (ours: the authors' is not known)
     momentum: float = 0.9  # of SGD (authors)
@@ -110,6 +111,11 @@ class Config(Train, Split, Prepare):
     """Every setting, as checkpoints keep them."""
 
     def __post_init__(self):
+        if self.run_dir is None:
+            folder = ROOT / "runs" / "lung_nodule_nasnet"
+            object.__setattr__(self, "run_dir", folder / f"fold{self.val_fold}" if self.val_fold else folder)
+        if self.val_fold is not None:
+            at_least(self, 1, "val_fold")
         at_least(self, 1, "epochs", "batch_size", "lr_patience", "devices", "predict_batch", "min_pixels",
                  "min_readers")
         at_least(self, 2, "encoder_blocks")

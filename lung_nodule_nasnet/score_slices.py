@@ -2,29 +2,33 @@
 import math
 from dataclasses import replace
 
-import numpy as np
-
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.predict import prepare_network
-from lung_nodule_nasnet.slice_idx import read_split
+from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
-from shared_data.metrics import dice
+from shared_data.folds import check_unseen
+from shared_data.metrics import dice, mean
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 
 TILES = 16
+PIXELS = ("overlap_pixels", "reference_pixels", "mask_pixels")
 
 
-def score_slices(options, config):
+def score_slices(options, config, seen):
+    """Score the validation slices; seen: the patients that the network has learnt from."""
     network, _ = prepare_network(options.checkpoint, options.device, {})
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
     if columns["size"] != config.size:
         raise InputError(f"{table}: slices of {columns['size']} pixels, the checkpoint's are {config.size}.")
-    indices = read_split(config.prepared_dir, len(columns["series_uids"]))["validation"]
+    split = split_of(config, columns)
+    indices = split["validation"]
+    if split.get("split") != "slice":
+        check_unseen({columns["subject_ids"][i] for i in indices}, seen, options.checkpoint)
     slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
     rows, pictures = [], []
     for number in range(len(slices)):
@@ -47,23 +51,25 @@ def score_slices(options, config):
 def summarise(rows):
     """Scores over the slices with a nodule, over all pixels, and of the slices without one."""
     positive = [row for row in rows if row["reference_pixels"]]
-    overlap, there, marked = (sum(row[name] for row in rows)
-                              for name in ("overlap_pixels", "reference_pixels", "mask_pixels"))
+    overlap, there, marked = (sum(row[name] for row in rows) for name in PIXELS)
     empty = [row for row in rows if not row["reference_pixels"]]
     return {
         "slices": len(rows), "slices_with_nodule": len(positive),
         "dice": 2 * overlap / (there + marked) if there + marked else math.nan,
         "sensitivity": overlap / there if there else math.nan, "precision": overlap / marked if marked else math.nan,
-        "mean_slice_dice": float(np.mean([row["dice"] for row in positive])),
-        "mean_soft_dice": float(np.mean([row["soft_dice"] for row in positive])),
+        "mean_slice_dice": mean([row["dice"] for row in positive]),
+        "mean_soft_dice": mean([row["soft_dice"] for row in positive]),
         "slices_found": sum(row["overlap_pixels"] > 0 for row in positive),
         "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
 
 
 def write_results(options, config, rows, pictures):
     out, summary = options.output_dir, summarise(rows)
-    by_case = [{"case": patient, **summarise([row for row in rows if row["patient"] == patient])}
-               for patient in dict.fromkeys(row["patient"] for row in rows if row["reference_pixels"])]
+    by_case = []
+    for patient in dict.fromkeys(row["patient"] for row in rows):
+        mine = [row for row in rows if row["patient"] == patient]
+        pixels = {name: sum(row[name] for row in mine) for name in PIXELS}
+        by_case.append({"case": patient, **summarise(mine), **pixels})
     write_table(out / "cases.csv", by_case)
     write_table(out / "slices.csv", rows)
     write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": "validation", "cases": len(by_case),

@@ -10,7 +10,7 @@ from lung_nodule_nasnet.config import STEPS, Config, Split
 from lung_nodule_nasnet.table import read_columns
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_json, read_table, write_json
-from shared_data.folds import natural_sort
+from shared_data.folds import fold_parts, natural_sort
 from shared_data.settings import build, given_options
 
 
@@ -42,9 +42,8 @@ def split_slices(columns, left_out, config, table):
     if config.split == "slice":
         units = {i: [i] for i in free}
     else:
-        units = {patient: [] for patient in natural_sort({columns["subject_ids"][i] for i in free})}
-        for i in free:
-            units[columns["subject_ids"][i]].append(i)
+        rows = patient_rows(columns, left_out)
+        units = {patient: rows[patient] for patient in natural_sort(rows)}
     if len(units) < 2:
         raise InputError(f"{table}: {len(units)} {config.split}{'s' * (len(units) != 1)} to split; training and "
                          "validation need one each. Prepare more scans, or leave fewer out.")
@@ -53,11 +52,37 @@ def split_slices(columns, left_out, config, table):
     held = {names[k] for k in rng.permutation(len(names))[:n_held]}
     split = {"train": sorted(i for name in names if name not in held for i in units[name]),
              "validation": sorted(i for name in held for i in units[name])}
+    check_nodules(split, columns, table, "Prepare more scans, or give another --split-seed.")
+    return split
+
+
+def split_of(config, columns):
+    """{"train", "validation": indices into the table}: the split as written, or with `val_fold` a patient fold of all
+    but what was left out. Raises InputError when one of the two has no nodule."""
+    split = read_split(config.prepared_dir, len(columns["series_uids"]))
+    if not config.val_fold:
+        return split
+    rows = patient_rows(columns, split["left_out"])
+    parts = fold_parts(rows, config.val_fold, config.prepared_dir)
+    split = {part: sorted(i for name in names for i in rows[name])
+             for part, names in zip(("train", "validation"), parts)}
+    check_nodules(split, columns, f"{config.prepared_dir}, fold {config.val_fold}", "Prepare more scans.")
+    return split
+
+
+def patient_rows(columns, left_out):
+    """{patient: the rows of the table that are his} without the scans left out."""
+    rows = {}
+    for i, (patient, uid) in enumerate(zip(columns["subject_ids"], columns["series_uids"])):
+        if uid not in left_out:
+            rows.setdefault(patient, []).append(i)
+    return rows
+
+
+def check_nodules(split, columns, where, advice):
     for part, chosen in split.items():
         if not columns["has_nodule"][chosen].any():
-            raise InputError(f"{table}: no {part} slice holds a nodule. Prepare more scans, or give another "
-                             "--split-seed.")
-    return split
+            raise InputError(f"{where}: no {part} slice holds a nodule. {advice}")
 
 
 def read_split(prepared_dir, n_slices):
@@ -69,7 +94,8 @@ def read_split(prepared_dir, n_slices):
     try:
         both = split["train"] + split["validation"]
         usable = (split["n_slices"] == n_slices and len(set(both)) == len(both) and split["train"]
-                  and split["validation"] and all(type(i) is int and 0 <= i < n_slices for i in both))
+                  and split["validation"] and type(split["left_out"]) is list
+                  and all(type(i) is int and 0 <= i < n_slices for i in both))
     except (KeyError, TypeError):
         usable = False
     if not usable:

@@ -55,7 +55,7 @@ def main(argv=None):
         from lung_nodule_nasnet.score_scans import score_scans
         return score_scans(options, config, {*state.get("train_series", []), *state.get("validation_series", [])})
     from lung_nodule_nasnet.score_slices import score_slices
-    return score_slices(options, config)
+    return score_slices(options, config, state.get("trained_on", []))
 
 
 if __name__ == "__main__":

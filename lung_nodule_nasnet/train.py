@@ -23,11 +23,20 @@ def main(argv=None):
 
 def read_settings(argv):
     """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
-    given = given_options(Train, argv, __doc__, STEPS)
+    return settings_of(given_options(Train, argv, __doc__, STEPS))
+
+
+def settings_of(given):
+    """The same from the options given, as {field: value}."""
     if given.get("finetune") and "lr" not in given:
-        given["lr"] = FINETUNE_LR
+        given = {**given, "lr": FINETUNE_LR}
     return settings_of_run(Config, given, "last.npz", names_of(Run), lambda path: load_checkpoint(path)[0]["config"],
                            prepared=names_of(Slices))
+
+
+def is_finished(config):
+    """Whether a run that can go on has nothing left to do."""
+    return len(load_checkpoint(config.run_dir / "last.npz")[0]["history"]) >= config.epochs
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lung_nodule_nasnet.devices import choose_strategy
 from lung_nodule_nasnet.losses import dice_coefficient, gdl_wce_loss
 from lung_nodule_nasnet.lungs import CONSTANTS
 from lung_nodule_nasnet.nasnet_v2 import build_network
-from lung_nodule_nasnet.slice_idx import read_split
+from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
@@ -45,6 +45,7 @@ def train(config):
             set_weights(network, groups["weights"], last)
             set_weights(optimizer, groups["optimizer"], last)
             history, best_dice, stalled = state["history"], state["best_dice"], state["stalled"]
+            used = {name: sorted({*names, *state.get(name, [])}) for name, names in used.items()}
     write_json(config.run_dir / "config.json", to_plain(config))
     forward = partial(network, training=False)
     if config.compiled:
@@ -97,9 +98,10 @@ def build_sequences(config):
     if columns["size"] != config.size:
         raise InputError(f"{path}: slices of {columns['size']} pixels, the prepared ones have {config.size}. Run "
                          "table.py again.")
-    split = read_split(config.prepared_dir, len(columns["series_uids"]))
+    split = split_of(config, columns)
     used = {f"{part}_series": sorted({columns["series_uids"][i] for i in split[part]})
             for part in ("train", "validation")}
+    used["trained_on"] = sorted({columns["subject_ids"][i] for i in split["train"]})
     return (columns, SliceSequence(path, split["train"], config, augmented=True),
             SliceSequence(path, split["validation"], config, augmented=False), used)
 

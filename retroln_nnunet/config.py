@@ -127,6 +127,7 @@ class Train(Training, RunConfig):
     """What train.py reads, beside how the cases were cropped."""
 
     prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
+    prepare: bool = True  # --no-prepare: they are there already; folds that start side by side would collide
     c: bool = False  # --resume, spelled as in nnU-Net
 
 

@@ -29,6 +29,11 @@ def run_settings(state, path):
                          "Start a new run.") from error
 
 
+def trained_on(path):
+    """The cases that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
+    return read_checkpoint(path)["init_args"]["dataset_json"].get("trained_on", [])
+
+
 def load_predictor(path, device, mirror=True):
     """nnU-Net's predictor for one checkpoint, ours or the authors'; what it needs to know stands in the checkpoint.
 

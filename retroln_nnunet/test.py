@@ -13,12 +13,13 @@ import SimpleITK as sitk
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import choose_device, load_predictor, predict_crop, turned_like
+from retroln_nnunet.model import choose_device, load_predictor, predict_crop, trained_on, turned_like
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
+from shared_data.folds import check_unseen
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
@@ -50,7 +51,10 @@ class Options(RunConfig, ScoringOptions):
 def main(argv=None):
     config = parse_options(Options, argv, __doc__)
     predictor = load(config)
-    scored, skipped = score_each(score_case, held_out(config), predictor, load, config, [config.checkpoint])
+    names = held_out(config)
+    if predictor:
+        check_unseen(names, trained_on(config.checkpoint), config.checkpoint)
+    scored, skipped = score_each(score_case, names, predictor, load, config, [config.checkpoint])
     if not scored:
         raise all_skipped(config.prepared_dir, dict(skipped))
     cases = [row for _, (row, _, _) in scored]

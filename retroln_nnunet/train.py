@@ -21,12 +21,13 @@ from retroln_nnunet.plans import PLANS, prepare, write_plans
 from shared_data.cohort import check_apart, say_skipped
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json
+from shared_data.processes import die_with_parent
 from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 
 TRAINER = "nnUNetTrainerRetroLN"
 # What may change when a run goes on (its folder is named by fold, plans and configuration).
 FREE = ("data_dir", "prepared_dir", "nnunet_dir", "epochs", "save_every", "fold", "plans", "configuration", "device",
-        "devices", "num_processes", "prepare_only", "resume", "c")
+        "devices", "num_processes", "prepare_only", "prepare", "resume", "c")
 # How torch and Python say it while a checkpoint is written.
 DISK_FULL = ("No space left", "File too large", "PytorchStreamWriter failed", "inline_container.cc")
 
@@ -46,8 +47,7 @@ def main(argv=None):
                          "parallel on CUDA GPUs only.")
     check_apart(config.prepared_dir, config.nnunet_dir)
     results = model_dir(config) / f"fold_{config.fold}"
-    checkpoints = [path for name in ("final", "latest", "best")  # the order in which nnU-Net looks
-                   if (path := results / f"checkpoint_{name}.pth").exists()]
+    checkpoints = checkpoints_of(results)
     if config.resume or config.c:
         if not checkpoints:
             raise InputError(f"{results}: no checkpoint to go on from. Leave out --resume.")
@@ -59,9 +59,11 @@ def main(argv=None):
         raise InputError(f"{results}: holds a run already. Add --resume to go on, or name another --nnunet-dir.")
     config = build(TrainConfig, as_prepared(CropConfig, given, config.prepared_dir / "config.json", CROP_SETTINGS))
     set_environment(config)
-    with only_run_in(config.nnunet_dir):
-        skipped = build_dataset(config)
-        prepare(config)
+    skipped = {}
+    if config.prepare:
+        with only_run_in(config.nnunet_dir):
+            skipped = build_dataset(config)
+            prepare(config)
     if config.prepare_only:
         print("\n".join(f"export {name}={shlex.quote(os.environ[name])}" for name in sorted(environment(config))))
     else:
@@ -87,6 +89,11 @@ def model_dir(config):
     return config.nnunet_dir / "nnUNet_results" / DATASET / name
 
 
+def checkpoints_of(results):
+    """The checkpoints in a fold's folder, in the order in which nnU-Net looks."""
+    return [path for name in ("final", "latest", "best") if (path := results / f"checkpoint_{name}.pth").exists()]
+
+
 def resumed_config(checkpoint, given):
     """The settings of the run that left the checkpoint, with what may change; its plan is put back in place."""
     state = read_checkpoint(checkpoint)
@@ -109,7 +116,7 @@ def train(config, device, results):
         if "--c" not in command:  # what predict.py needs to know of crop.py lies beside the plans
             write_json(results.parent / "region.json", {name: getattr(config, name) for name in REGION_SETTINGS})
         done = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}, text=True,
-                              stderr=subprocess.PIPE, errors="replace")
+                              stderr=subprocess.PIPE, errors="replace", preexec_fn=die_with_parent)
     if done.returncode:
         said = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()]
         full = any(words in line for line in said for words in DISK_FULL)

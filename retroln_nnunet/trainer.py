@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from retroln_nnunet.config import Config
 from shared_data.files import whole_file, write_table
+from shared_data.folds import natural_sort
 from shared_data.pictures import draw_curves
 
 
@@ -93,6 +94,17 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         _seed(self.settings.seed)
         super().initialize()
 
+    def do_split(self):
+        """Checkpoints name the cases that they have learnt from."""
+        cases, held_out = super().do_split()
+        self._note_trained_on(cases)
+        return cases, held_out
+
+    def _note_trained_on(self, cases):
+        dataset = self.my_init_kwargs["dataset_json"]
+        seen = natural_sort({*cases, *dataset.get("trained_on", [])})
+        self.my_init_kwargs = {**self.my_init_kwargs, "dataset_json": {**dataset, "trained_on": seen}}
+
     def on_epoch_start(self):
         """Chance depends on the epoch alone: with one process (--num-processes 0) a resumed run meets the same."""
         _seed(self.settings.seed + 1 + self.current_epoch + 10_000 * self.local_rank)
@@ -153,10 +165,12 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
 
     def load_checkpoint(self, filename_or_checkpoint):
         from retroln_nnunet.original_checkpoint import read_checkpoint
-        read_checkpoint(filename_or_checkpoint)  # nnU-Net opens it as a pickle: refuse what holds more than data
+        # nnU-Net opens it as a pickle: refuse what holds more than data.
+        kept = read_checkpoint(filename_or_checkpoint)["init_args"]["dataset_json"]
         own = self.my_init_kwargs
         super().load_checkpoint(filename_or_checkpoint)
         self.my_init_kwargs = own  # a run made longer stays so
+        self._note_trained_on(kept.get("trained_on", []))
 
 
 def plot_whole(plot, folder):

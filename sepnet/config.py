@@ -90,6 +90,7 @@ class Train(Run):
     precision: Precision = "auto"  # auto: 32-true, see the README on bfloat16
 
     # Training
+    val_fold: int | None = None  # validate on this patient fold, from 1, in place of the prepared split (ours)
     transform: Transform = "multi_thresh_1"  # intensity function (authors)
     patch_zyx: tuple[int, int, int] = (16, 120, 120)  # voxels, divisible by 8 (paper)
     batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
@@ -136,7 +137,10 @@ class Config(Train, Prepare):
         self._fill_in_organs()
         if self.run_dir is None:
             member = f"{self.transform}_alpha{self.alpha:g}"
-            object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / self.network / member)
+            folder = f"{self.network}_folds/fold{self.val_fold}" if self.val_fold else self.network
+            object.__setattr__(self, "run_dir", ROOT / "runs" / "sepnet" / folder / member)
+        if self.val_fold is not None:
+            at_least(self, 1, "val_fold")
         at_least(self, 1, "batch_size", "steps_per_epoch", "epochs", "lr_every", "validate_every", "base_channels",
                  "window_step", "window_batch", "devices", "num_nodes")
         at_least(self, 0, "workers", "worker_memory_gb", "seed", "weight_decay", "rotate_degrees", "weights")

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from shared_data.errors import InputError
 from shared_data.files import read_table
+from shared_data.folds import fold_parts
 from shared_data.volume import read_volume
 
 
@@ -19,11 +20,27 @@ def build_loader(config, rank=0, world_size=1):
 
 def load_cases(config, part):
     """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of a part."""
-    table = config.prepared_dir / "cases.csv"
-    names = [row["case"] for row in read_table(table, ["case", "part"]) if row["part"] == part]
-    if not names:
-        raise InputError(f"{table}: no {part} case in it. Run preprocess.py again.")
-    return [load_case(config.prepared_dir / part / name, config.transform) for name in names]
+    folders = case_folders(config, part)
+    if not folders:
+        raise InputError(f"{config.prepared_dir / 'cases.csv'}: no {part} case in it. Run preprocess.py again.")
+    return [load_case(folder, config.transform) for folder in folders]
+
+
+def case_folders(config, part):
+    """Folders of the prepared cases of a part. With `val_fold` train and valid are those of a patient fold, made of
+    both; test cases stay apart."""
+    rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
+    names = [row["case"] for row in rows if row["part"] == part]
+    if config.val_fold and part != "test":
+        train, valid = fold_parts(fold_patients(rows), config.val_fold, config.prepared_dir)
+        names = train if part == "train" else valid
+    folders = {row["case"]: config.prepared_dir / row["part"] / row["case"] for row in rows}
+    return [folders[name] for name in names]
+
+
+def fold_patients(rows):
+    """The patients that folds are made of, from the rows of cases.csv."""
+    return [row["case"] for row in rows if row["part"] != "test"]
 
 
 def load_case(folder, transform):

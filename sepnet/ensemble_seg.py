@@ -18,7 +18,8 @@ def main(argv=None):
     for patient in patients_of(options.prepared_dir, options.split):
         folders = member_folders(options.results_dir, patient)
         labels = fuse(read_probability(folder / "probability.npz") for folder in folders)
-        write_segmentation(labels, options.results_dir / "ensemble" / patient, read_case(options, patient))
+        case = read_case(options.prepared_dir / options.split / patient)
+        write_segmentation(labels, options.results_dir / "ensemble" / patient, case)
         print(f"{patient}: {', '.join(folder.parent.name for folder in folders)}")
 
 

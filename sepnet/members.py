@@ -7,6 +7,7 @@ from sepnet.checkpoint import load_network
 from sepnet.config import ROOT, Config, Device, Precision
 from sepnet.inference import choose_device, choose_precision, ready
 from shared_data.engines import Engine
+from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
@@ -57,6 +58,11 @@ def find_checkpoints(run_dir):
     return found
 
 
+def find_folds(runs_dir):
+    """best.pt of every fold that crossval.py left in a folder, those of several members of a fold too."""
+    return find_members(runs_dir, "fold*/*/best.pt", "fold*/best.pt", "*/best.pt")
+
+
 def load_members(checkpoints, options, **changes):
     """`Members` of checkpoint paths, with the NetworkOptions and `changes` to the settings they share.
 
@@ -65,11 +71,7 @@ def load_members(checkpoints, options, **changes):
     device = choose_device(options.device)
     loaded = [load_network(path) for path in checkpoints]
     first = loaded[0][1]
-    for path, (_, config) in zip(checkpoints, loaded):
-        other = [name for name in GRID if getattr(config, name) != getattr(first, name)]
-        if other:
-            raise InputError(f"{path}: {other[0]} {getattr(config, other[0])} differs from {checkpoints[0]}'s "
-                             f"{getattr(first, other[0])}. Ensembles need the same.")
+    check_alike(checkpoints, [config for _, config in loaded], GRID)
     names = [path.stem if path.stem not in ("best", "last") else path.parent.name for path in checkpoints]
     if len(set(names)) < len(names):
         names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
@@ -95,9 +97,9 @@ def patients_of(prepared_dir, split):
     return [row["case"] for row in rows if row["part"] == split]
 
 
-def read_case(options, patient):
+def read_case(folder):
     """The case.json of a prepared case. Raises InputError when it is damaged."""
-    path = options.prepared_dir / options.split / patient / "case.json"
+    path = folder / "case.json"
     case = read_json(path)
     if not (isinstance(case, dict) and {"scan", "seen", "lps"} <= case.keys()):
         raise InputError(f"{path}: damaged. Delete its folder and run preprocess.py again.")

@@ -2,7 +2,8 @@
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
 grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
-<name>_uncertainty.nii.gz (entropy of their votes). A folder of CTs or a CSV of paths as input and a folder as output:
+<name>_uncertainty.nii.gz (entropy of their votes; its mean over each organ stands in the JSON). --ensemble RUNS takes
+the folds that crossval.py left there. A folder of CTs or a CSV of paths as input and a folder as output:
 the same for each, cases.csv and report.html; started again, it goes on.
 """
 import math
@@ -14,19 +15,20 @@ from sepnet.checkpoint import SHIPPED
 from sepnet.config import Transform
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment as segment_slices
-from sepnet.members import NetworkOptions, load_members
-from sepnet.uncertainty import vote_entropy
+from sepnet.members import NetworkOptions, find_folds, load_members
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
+from shared_data.ensembles import EnsembleOptions, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
-from shared_data.volume import geometry, onto_scan, to_lps, without_suffix
+from shared_data.volume import geometry, onto_scan, to_lps
+from shared_data.votes import disagreement, vote_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, NetworkOptions):
+class Options(ResultOptions, EnsembleOptions, NetworkOptions):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # ours or the authors'; several: an ensemble; unset: what ships (OpenKBP)
     crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
@@ -34,6 +36,7 @@ class Options(ResultOptions, NetworkOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
+    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (one member, OpenKBP, for research)")
     return predict(options, Method("3D-SepNet", load, segment))
@@ -60,15 +63,17 @@ def segment(members, ct, options, watch):
                                    progress=watch.network)
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
-    stem = without_suffix(options.output)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     organs = list_organs(prediction, ct.GetSpacing(), config.classes[1:])
+    if entropy is not None:
+        on_ct = back(entropy)
+        of_organ = disagreement(on_ct, prediction, [row["label"] for row in organs])
+        organs = [row | of_organ[row["label"]] for row in organs]
     return Prediction(
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
         facts={"checkpoints": options.checkpoint, "organs": organs},
         picture=case_sheet(images[points[0]], {"prediction": labels}, config.classes, entropy, 8),
-        volumes={} if entropy is None else {
-            f"{stem}_uncertainty{str(options.output)[len(stem):]}": onto_scan(back(entropy), scan)},
+        volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(on_ct, scan)},
         warnings=warnings, **organs_found(organs))
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from sepnet.checkpoint import trained_on
 from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.inference import predict_slices
 from sepnet.members import (ChainOptions, NetworkOptions, check_table, find_checkpoints, load_members, patients_of,
                             read_case)
 from sepnet.volumes import onto_lps
+from shared_data.ensembles import check_members_unseen
 from shared_data.errors import run_script
 from shared_data.files import whole_file
 from shared_data.settings import parse_options
@@ -32,11 +34,15 @@ class Options(NetworkOptions, ChainOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    members = load_members(options.checkpoint or find_checkpoints(options.run_dir), options)
+    checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
+    members = load_members(checkpoints, options)
     check_table(members, options.prepared_dir)
+    if options.split != "train":
+        check_members_unseen(checkpoints, patients_of(options.prepared_dir, options.split), trained_on)
     for name, network, transform in zip(members.names, members.networks, members.transforms):
         for patient in patients_of(options.prepared_dir, options.split):
-            case = load_case(options.prepared_dir / options.split / patient, transform)
+            prepared = options.prepared_dir / options.split / patient
+            case = load_case(prepared, transform)
             bar = partial(tqdm, desc=f"{name}, {patient}", unit="batch", leave=False, disable=None)
             parts = [(part * STEPS).numpy().astype(np.uint16) for part in predict_slices(
                 network, case["image"], members.config, members.device, progress=bar)]
@@ -44,7 +50,7 @@ def main(argv=None):
             folder = options.results_dir / name / patient
             with whole_file(folder / "probability.npz") as partial_path:
                 np.savez_compressed(partial_path, probability=probability)
-            write_segmentation(probability.argmax(0).astype(np.uint8), folder, read_case(options, patient))
+            write_segmentation(probability.argmax(0).astype(np.uint8), folder, read_case(prepared))
         print(f"{name}: {options.results_dir / name}")
 
 

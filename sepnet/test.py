@@ -16,16 +16,17 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
+from sepnet.checkpoint import trained_on
 from sepnet.config import ROOT
-from sepnet.dataset import load_case
+from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
-from sepnet.error_rate import count_errors, error_table, write_error_rates
 from sepnet.inference import segment
-from sepnet.members import NetworkOptions, check_table, find_checkpoints, load_members, patients_of, read_case
-from sepnet.uncertainty import vote_entropy
+from sepnet.members import NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
 from sepnet.volumes import onto_lps
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
+from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_members
+from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
@@ -34,12 +35,13 @@ from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import parse_options
 from shared_data.volume import onto_scan, read_volume, write_volume
+from shared_data.votes import disagreement, vote_entropy
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 
 
 @dataclass(frozen=True)
-class Options(NetworkOptions, ScoringOptions):
+class Options(EnsembleOptions, NetworkOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
@@ -49,35 +51,42 @@ class Options(NetworkOptions, ScoringOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
+    if options.ensemble:
+        options = replace(options, run_dir=options.ensemble / "ensemble")
+    options = with_members(options, find_folds, given=options.checkpoint is not None)
     checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
     options = replace(options, checkpoint=tuple(checkpoints))
     members = load(options)
     prepared = options.prepared_dir or members.config.prepared_dir
     options = replace(options, prepared_dir=prepared,
                       output_dir=options.output_dir or options.run_dir / options.split)
-    patients = patients_of(prepared, options.split)
-    if not patients:
+    folders = case_folders(replace(members.config, prepared_dir=prepared), options.split)
+    if not folders:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
     check_table(members, prepared)
-    scored, skipped = score_each(score_patient, patients, members, load, options, checkpoints, "patient")
+    if options.split != "train":
+        check_members_unseen(checkpoints, [folder.name for folder in folders], trained_on)
+    scored, skipped = score_each(score_patient, folders, members, load, options, checkpoints, "patient")
+    skipped = {folder.name: reason for folder, reason in skipped}
     if not scored:
-        raise all_skipped(prepared, dict(skipped))
-    patients, results = zip(*scored)
+        raise all_skipped(prepared, skipped)
+    folders, results = zip(*scored)
+    patients = [folder.name for folder in folders]
     organs, filled, voxels, wrong = zip(*results)
     write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())),
                   overgrown_notes(filled, members.config.classes))
-    return say_skipped(dict(skipped))
+    return say_skipped(skipped)
 
 
 def load(options):
     return load_members(options.checkpoint, options)
 
 
-def score_patient(patient, members, options):
+def score_patient(folder, members, options):
     """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
     votes); the prediction, its uncertainty and a picture are written."""
-    folder, case = options.prepared_dir / options.split / patient, read_case(options, patient)
+    patient, case = folder.name, read_case(folder)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
     bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None if options.alone else True)
@@ -96,8 +105,11 @@ def score_patient(patient, members, options):
     truth = loaded[members.transforms[0]]["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
-    return (score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes),
-            overgrown(prediction, members.config.n_classes), voxels, wrong)
+    rows = score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes)
+    if entropy is not None:
+        of_organ = disagreement(back(entropy), prediction, [row["label"] for row in rows])
+        rows = [row | of_organ[row["label"]] for row in rows]
+    return rows, overgrown(prediction, members.config.n_classes), voxels, wrong
 
 
 def score_organs(patient, reference, prediction, spacing_xyz, classes):

@@ -25,6 +25,7 @@ from shared_data.checkpoints import load_strictly
 from shared_data.cohort import overgrown_notes
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.folds import natural_sort
 from shared_data.loss_watch import LossWatch
 from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
@@ -40,23 +41,31 @@ def main(argv=None):
     given = given_settings(argv, __doc__, Options)
     if "config" in given:
         given = {**read_ini(given["config"]), **given}
-    settings = {name: value for name, value in given.items() if name in names_of(Config)}
-    if not settings.pop("all_members", False):
-        train(read_settings(settings))
-        return
-    apart = {name: value for name, value in settings.items() if name != "weights"}  # as many as the cases have organs
-    folder = given.get("run_dir") or build(Config, apart).run_dir.parent
-    for transform, alpha in MEMBERS:
-        member = {**settings, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
-        if not (member["run_dir"] / "last.pt").exists():
-            member["resume"] = False
+    for member in member_settings({name: value for name, value in given.items() if name in names_of(Config)}):
         train(read_settings(member))
+
+
+def member_settings(given):
+    """[the settings of each member's run]: the six of the ensemble with `all_members`, otherwise one."""
+    given = dict(given)
+    if not given.pop("all_members", False):
+        return [given]
+    apart = {name: value for name, value in given.items() if name != "weights"}  # as many as the cases have organs
+    folder = given.get("run_dir") or build(Config, apart).run_dir.parent
+    members = [{**given, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
+               for transform, alpha in MEMBERS]
+    return [member if (member["run_dir"] / "last.pt").exists() else {**member, "resume": False} for member in members]
 
 
 def read_settings(given):
     """The Config of a member's run."""
     return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
                            names_of(Volumes), ("weights",))
+
+
+def is_finished(config):
+    """Whether a run that can go on has nothing left to do."""
+    return len(load_checkpoint(config.run_dir / "last.pt")["history"]) >= config.epochs
 
 
 def train(config):
@@ -88,13 +97,14 @@ def train_all_epochs(config, fabric, precision):
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
-    history, best_dice = [], -1.0
+    history, best_dice, seen = [], -1.0, {case["patient"] for case in loader.dataset.cases}
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice = state["history"], state["best_dice"]
+        seen |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
@@ -115,7 +125,8 @@ def train_all_epochs(config, fabric, precision):
         best_dice = row["val_dice"] if is_best else best_dice
         if fabric.is_global_zero:
             state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                     "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice}
+                     "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice,
+                     "trained_on": natural_sort(seen)}
             save_epoch(config, state, is_best, board)
         fabric.barrier()
     if fabric.is_global_zero:

@@ -1,6 +1,10 @@
 """The same patients in the same fold everywhere: by name order, without chance."""
 import re
 
+from shared_data.errors import InputError
+
+N_FOLDS = 5
+
 
 def natural_sort(names):
     """P2 before P10."""
@@ -15,9 +19,37 @@ def hold_out(patients, share):
     return patients[:-n_held_out], patients[-n_held_out:]
 
 
-def make_folds(patients, n_folds=5):
+def make_folds(patients, n_folds=N_FOLDS):
     """Runs of the naturally sorted names, sizes equal or one apart; fewer folds when there are fewer patients."""
     patients = natural_sort(patients)
     n_folds = min(n_folds, len(patients))
     ends = [len(patients) * fold // n_folds for fold in range(n_folds + 1)]
     return [patients[start:stop] for start, stop in zip(ends, ends[1:])]
+
+
+def fold_numbers(patients, where):
+    """The numbers of the folds, from 1. Raises InputError, naming the cohort, when training or validation would be
+    without a patient."""
+    n_folds = len(make_folds(patients))
+    if n_folds < 2:
+        raise InputError(f"{where}: {n_folds} patient{'s' * (n_folds != 1)} to make folds of; training and validation "
+                         "need one each. Prepare more.")
+    return range(1, n_folds + 1)
+
+
+def fold_parts(patients, fold, where):
+    """(patients that train, patients held out) in a fold counted from 1. Raises InputError for one that is not there.
+    """
+    numbers = fold_numbers(patients, where)
+    if fold not in numbers:
+        raise InputError(f"--val-fold {fold}: {where} has {len(numbers)} folds, from 1.")
+    folds = make_folds(patients)
+    return [name for number, names in zip(numbers, folds) if number != fold for name in names], folds[fold - 1]
+
+
+def check_unseen(cases, seen, path):
+    """Raise InputError when a network, `path` its checkpoint, has learnt from one of the `cases` that it is to be
+    scored on; seen: names of those it learnt from."""
+    if known := natural_sort(set(cases) & set(seen)):
+        raise InputError(f"{path}: has learnt from {', '.join(known[:3])}{', ...' * (len(known) > 3)}, which is to be "
+                         "scored. Take the fold that held it out, or train again if the cohort was prepared anew.")

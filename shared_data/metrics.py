@@ -6,6 +6,8 @@ import numpy as np
 import SimpleITK as sitk
 from skimage.measure import regionprops
 
+from shared_data.votes import disagreement
+
 SHORT_AXIS_MM = {"all": (0, math.inf), "< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 
 
@@ -71,14 +73,17 @@ def detection_by_size(nodes):
     return rows
 
 
-def list_components(mask, grid):
+def list_components(mask, grid, entropy=None):
     """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a boolean array (z, y, x) on the grid of an image in
-    LPS order, largest first."""
+    LPS order, largest first. With the entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each.
+    """
     spacing = grid.GetSpacing()
-    labels, _ = components(mask)
+    labels, number = components(mask)
+    votes = {} if entropy is None else disagreement(entropy, labels, range(1, number + 1))
     rows = [{"volume_ml": float(node.num_pixels * math.prod(spacing) / 1000),
              "short_axis_mm": short_axis_mm(node.image, spacing),
-             "centre_xyz_mm": grid.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]])}
+             "centre_xyz_mm": grid.TransformContinuousIndexToPhysicalPoint([float(i) for i in node.centroid[::-1]]),
+             **votes.get(node.label, {})}
             for node in regionprops(labels)]
     return sorted(rows, key=lambda row: -row["volume_ml"])
 
@@ -95,6 +100,16 @@ def spread(values):
 def mean(values):
     """Of the finite values; NaN for none."""
     return spread(values)["mean"]
+
+
+def bootstrap_interval(values, draws=10_000):
+    """(low, high): 95 % interval of the mean of the finite values, one a patient, from sets of patients drawn with
+    replacement (percentile bootstrap); NaN for none."""
+    values = np.array([value for value in values if math.isfinite(value)])
+    if not len(values):
+        return math.nan, math.nan
+    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
+    return tuple(np.percentile(means, [2.5, 97.5]).tolist())
 
 
 def short_axis_mm(node, spacing_xyz):

@@ -102,8 +102,13 @@ def list_organs(labels_zyx, spacing_xyz, organs):
 
 
 def organs_found(organs):
-    """What a `Prediction` says of [{"organ", "volume_ml", "components"}]: in a word, and as the row of a table."""
+    """What a `Prediction` says of [{"organ", "volume_ml", "components"}]: in a word, and as the row of a table. Of an
+    ensemble's, with "disagreement", also which organ its members agree on least."""
     absent = [row["organ"] for row in organs if not row["components"]]
     there, total = len(organs) - len(absent), sum(row["volume_ml"] for row in organs)
+    disputed = [row for row in organs if row.get("disagreement") is not None]
+    first = max(disputed, key=lambda row: row["disagreement"], default=None)
+    check = {"check first": first["organ"], "disagreement": first["disagreement"]} if first else {}
     return {"found": f"{there} organs, {total:.1f} ml" + (f"; not found: {', '.join(absent)}" if absent else ""),
-            "row": {"volume_ml": total, "organs": there, **{f"{row['organ']} ml": row["volume_ml"] for row in organs}}}
+            "row": {"volume_ml": total, "organs": there, **check,
+                    **{f"{row['organ']} ml": row["volume_ml"] for row in organs}}}

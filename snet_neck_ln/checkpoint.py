@@ -24,6 +24,11 @@ def load_checkpoint(path):
     return state
 
 
+def trained_on(path):
+    """Names of the patients that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
+    return read_checkpoint(path).get("trained_on", [])
+
+
 def load_network(path):
     """(network in eval mode, its Config) of our checkpoint or the authors'; theirs gets the default settings."""
     loaded = read_checkpoint(path)

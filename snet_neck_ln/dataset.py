@@ -67,6 +67,9 @@ class SliceDataset(Dataset):
     def __len__(self):
         return len(self.paths)
 
+    def patients(self):
+        return {path.split("/")[0] for path in self.paths}
+
     def __getitem__(self, index):
         index, seed = index if isinstance(index, tuple) else (index, None)
         path = self.root / self.paths[index]

@@ -2,7 +2,9 @@
 import math
 from functools import partial
 
+import numpy as np
 import torch
+from scipy.special import expit
 
 from shared_data.crop import centre_crop
 from shared_data.engines import Compiled, choose_engine
@@ -10,6 +12,7 @@ from shared_data.settings import device_there
 from snet_neck_ln.networks import MainMap
 from snet_neck_ln.slices import STEPS, with_context
 
+TINY = np.float32(1e-12)  # keeps logits of certainty finite
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
 
 
@@ -52,6 +55,19 @@ def predict_logits(main, stored_zyx, config, device, progress=iter):
         with autocast(device, config.precision):
             logits[planes.start:planes.stop] = main(batch.to(device))[:, 0].float().cpu()
     return logits.numpy()
+
+
+def predict_members(members, stored_zyx, config, device, progress=iter):
+    """(logits, votes) of networks asked together: the logits of their mean probability, and each one's own mask
+    (members, z, size, size), uint8; of one network its logits and None. One sum is kept, not every member's map."""
+    if len(members) == 1:
+        return predict_logits(members[0], stored_zyx, config, device, progress), None
+    total, votes = 0, []
+    for main in members:
+        logits = predict_logits(main, stored_zyx, config, device, progress)
+        votes.append((logits > logit(config.threshold)).astype(np.uint8))
+        total += expit(logits)
+    return np.log(total.clip(TINY) / (len(members) - total).clip(TINY)), np.stack(votes)
 
 
 def choose_precision(name, device):

@@ -2,7 +2,9 @@
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
 beside it come <name>_overlay.png and <name>.json (volumes in ml, components). A folder of CTs or a CSV of paths as
-input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
+input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on. Several
+checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is the
+entropy of their votes, its mean over each component stands in the JSON.
 """
 import math
 from dataclasses import dataclass
@@ -13,22 +15,24 @@ import SimpleITK as sitk
 
 from shared_data.crop import undo_crop
 from shared_data.engines import Engine
+from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.metrics import list_components
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
-from shared_data.settings import parse_options, set_options, with_changes
+from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, to_lps
-from snet_neck_ln.checkpoint import load_network
+from shared_data.votes import most_disputed, vote_entropy
 from snet_neck_ln.config import ROOT, Device, Precision
-from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits, ready
+from snet_neck_ln.inference import logit, predict_members
+from snet_neck_ln.members import find_folds, load_members
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions):
-    checkpoint: Path = ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt"  # ours or the authors'
+class Options(ResultOptions, EnsembleOptions):
+    checkpoint: tuple[Path, ...] = (ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt",)  # ours or the authors'
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
     batch_size: int = 4  # slices at a time
@@ -38,21 +42,19 @@ class Options(ResultOptions):
 
 
 def main(argv=None):
-    return predict(parse_options(Options, argv, __doc__), Method("S-Net", load, segment))
+    options = parse_options(Options, argv, __doc__)
+    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    return predict(options, Method("S-Net", load, segment))
 
 
 def load(options):
-    """(network, its Config with the options, device)"""
-    device = choose_device(options.device)
-    network, config = load_network(options.checkpoint)
-    changes = set_options(options, "threshold", "size", "batch_size")
-    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    return ready(network, options.engine, config, device), config, device
+    """(networks, their Config with the options, device)"""
+    return load_members(options, set_options(options, "threshold", "size", "batch_size"))
 
 
 def segment(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
-    network, config, device = loaded
+    networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
     stored = np.stack([to_16bit(window(hu, config.window_center_hu, config.window_width_hu)) for hu in hu_zyx])
@@ -60,15 +62,17 @@ def segment(loaded, ct, options, watch):
     if max(stored.shape[1:]) > config.size:
         warnings.append(f"slices of {stored.shape[2]}x{stored.shape[1]} pixels; the central {config.size}x{config.size}"
                         f" are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
-    logits = predict_logits(network, stored, config, device, watch.network)
+    logits, votes = predict_members(networks, stored, config, device, watch.network)
     mask = undo_crop(logits > logit(config.threshold), stored.shape[1:])
-    found = list_components(mask, ct)
+    entropy = None if votes is None else undo_crop(vote_entropy(votes), stored.shape[1:])
+    found = list_components(mask, ct, entropy)
     volumes = {"volume_ml": sum(node["volume_ml"] for node in found)}
     return Prediction(
         labels=onto_scan(mask.astype(np.uint8), scan), names={1: "lymph node"},
-        facts={"checkpoint": options.checkpoint, "threshold": config.threshold, **volumes, "components": found},
+        facts={**as_fact(options.checkpoint), "threshold": config.threshold, **volumes, "components": found},
         picture=mask_sheet(stored, mask, (0, STEPS)), found=f"{len(found)} components, {volumes['volume_ml']:.2f} ml",
-        row={**volumes, "components": len(found)}, warnings=warnings)
+        row={**volumes, "components": len(found), **most_disputed(found, entropy)}, warnings=warnings,
+        volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(entropy, scan)})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html; of
+several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree, and error_rate.csv and .png.
 """
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,8 +12,10 @@ from typing import Literal
 import numpy as np
 
 from shared_data.cohort import all_skipped, say_skipped
-from shared_data.crop import undo_crop
+from shared_data.crop import centre_crop, undo_crop
 from shared_data.engines import Engine
+from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
+from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
@@ -19,12 +23,14 @@ from shared_data.metrics import detection, detection_by_size, dice, mean, spread
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_each
-from shared_data.settings import build, load_config, note_differences, parse_options, set_options, with_changes
+from shared_data.settings import build, load_config, note_differences, parse_options, set_options
 from shared_data.volume import onto_scan, write_volume
-from snet_neck_ln.checkpoint import load_network
+from shared_data.votes import vote_entropy
+from snet_neck_ln.checkpoint import trained_on
 from snet_neck_ln.config import Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
-from snet_neck_ln.inference import choose_device, choose_precision, logit, predict_logits, ready
+from snet_neck_ln.inference import logit, predict_members
+from snet_neck_ln.members import find_folds, load_members
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
@@ -34,9 +40,9 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(ScoringOptions):
+class Options(EnsembleOptions, ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
-    checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run folder
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the run's best.pt
     prepared_dir: Path | None = None  # unset: where the run was trained
     val_fold: int | None = None  # fold of the run; unset: the checkpoint's (1)
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
@@ -51,8 +57,10 @@ class Options(ScoringOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    run_dir = options.run_dir or build(Config, set_options(options, "val_fold")).run_dir
-    options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or run_dir / "best.pt",
+    run_dir = options.ensemble / "ensemble" if options.ensemble else (
+        options.run_dir or build(Config, set_options(options, "val_fold")).run_dir)
+    options = with_members(options, find_folds, given=options.checkpoint is not None)
+    options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or (run_dir / "best.pt",),
                       output_dir=options.output_dir or run_dir / options.split)
     loaded = load(options)
     config = loaded[1]
@@ -62,36 +70,41 @@ def main(argv=None):
                                                                        options.split) for path in paths})
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
-    scored, skipped = score_each(score_patient, patients, loaded, load, options, [options.checkpoint],
-                                 "patient")
+    check_members_unseen(options.checkpoint, patients, trained_on)
+    scored, skipped = score_each(score_patient, patients, loaded, load, options, options.checkpoint, "patient")
     if not scored:
         raise all_skipped(config.prepared_dir, dict(skipped))
-    cases = [row for _, (row, _, _) in scored]
-    nodes = [{"case": patient, **node} for patient, (_, found, _) in scored for node in found]
-    write_results(options, config, cases, nodes, {patient: picture for patient, (_, _, picture) in scored})
+    patients, results = zip(*scored)
+    cases, found, pictures, voxels, wrong = zip(*results)
+    nodes = [{"case": patient, **node} for patient, rows in zip(patients, found) for node in rows]
+    write_results(options, config, cases, nodes, dict(zip(patients, pictures)),
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
     return say_skipped(dict(skipped))
 
 
 def load(options):
-    """(network, config, device)"""
-    device = choose_device(options.device)
-    network, config = load_network(options.checkpoint)
-    changes = set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size")
-    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    return ready(network, options.engine, config, device), config, device
+    """(networks, config, device)"""
+    return load_members(options, set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size"))
 
 
 def score_patient(patient, loaded, options):
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB); the predicted mask is written on the scan's grid."""
-    network, config, device = loaded
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
+    predicted mask is written on the scan's grid."""
+    networks, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
-    logits = predict_logits(network, stored, config, device)
+    logits, votes = predict_members(networks, stored, config, device)
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
-    mask_path = options.output_dir / "predictions" / f"{patient}.nii.gz"
-    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]), mask_path)
+    write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
+                 options.output_dir / "predictions" / f"{patient}.nii.gz")
+    voxels, wrong = Counter(), Counter()
+    if votes is not None:
+        entropy = undo_crop(vote_entropy(votes), stored.shape[1:])
+        write_volume(onto_scan(entropy, case["scan"]),
+                     options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
+        count_errors(votes, centre_crop(prediction != reference, config.size), voxels, wrong)
     spacing = case["grid"]["spacing_xyz"]
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
@@ -108,7 +121,7 @@ def score_patient(patient, loaded, options):
         "slice_dice_as_published_corrected": slice_dice_as_published(reference, corrected),
     }
     k = int((reference.sum((1, 2)) + prediction.sum((1, 2))).argmax())
-    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k])
+    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong
 
 
 def read_patient(folder, n_slices):
@@ -119,14 +132,16 @@ def read_patient(folder, n_slices):
     return np.stack([image for image, _ in planes]), np.stack([mask for _, mask in planes]) > 0
 
 
-def write_results(options, config, cases, nodes, pictures):
+def write_results(options, config, cases, nodes, pictures, errors):
+    """errors: `error_table` of an ensemble."""
     out = options.output_dir
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
-    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": options.split, "cases": len(cases),
-                                      "threshold": config.threshold, "scores": summary, "detection": by_size})
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "split": options.split, "cases": len(cases),
+                                      "threshold": config.threshold, "scores": summary, "detection": by_size,
+                                      **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
     ranks, figures = {ranked[place]["case"]: rank for rank, place in places.items()}, {}  # a case has one rank
@@ -139,16 +154,20 @@ def write_results(options, config, cases, nodes, pictures):
                            for row in cases])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
     figures["every case: the slice with most node"] = out / "overlays" / "contact_sheet.png"
+    if errors:
+        write_error_rates(out, errors)
+        figures["error rate of each split of the votes"] = out / "error_rate.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
     write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, probability cut {config.threshold:g}, {options.checkpoint}.",
+        f"{len(cases)} cases, probability cut {config.threshold:g}, {in_words(options.checkpoint)}.",
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
         "mean, std, median over the cases where the score is finite; n counts them."],
-        {"Scores": headline, "Nodes found, by short axis": by_size, "Cases": cases}, figures)
+        {"Scores": headline, "Nodes found, by short axis": by_size, "Error rate by vote": errors,
+         "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from shared_data.checkpoints import load_strictly
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
+from shared_data.folds import natural_sort
 from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
@@ -26,8 +27,7 @@ from snet_neck_ln.networks import build_network
 
 def main(argv=None):
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    config = settings_of_run(Config, given_options(Train, argv, __doc__, STEPS), "last.pt", names_of(Run),
-                             lambda path: load_checkpoint(path)["config"], names_of(Slices))
+    config = read_settings(given_options(Train, argv, __doc__, STEPS))
     check_started(config)
     device = choose_device(config.device)
     fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
@@ -36,6 +36,18 @@ def main(argv=None):
     fabric.launch()
     with only_run_in(config.run_dir) if fabric.is_global_zero else nullcontext():
         train(config, fabric)
+
+
+def read_settings(given):
+    """The Config of a run: from the options given, or, with `resume`, as its folder keeps it."""
+    return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
+                           names_of(Slices))
+
+
+def is_finished(config):
+    """Whether a run that can go on has nothing left to do."""
+    state = load_checkpoint(config.run_dir / "last.pt")
+    return len(state["history"]) >= config.epochs or state["since_best"] >= config.stop_patience
 
 
 def train(config, fabric):
@@ -50,13 +62,14 @@ def train(config, fabric):
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
-    history, best_dice, since_best = [], -1.0, 0
+    history, best_dice, since_best, seen = [], -1.0, 0, train_loader.dataset.patients()
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
+        seen |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
@@ -76,7 +89,7 @@ def train(config, fabric):
         if fabric.is_global_zero:
             state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                      "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice,
-                     "since_best": since_best}
+                     "since_best": since_best, "trained_on": natural_sort(seen)}
             save_epoch(config, state, board)
         fabric.barrier()
     if fabric.is_global_zero:
@@ -110,7 +123,7 @@ def validate(fabric, model, loader, threshold):
     """Mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
     model.eval()
     network = model.module  # not through DDP, which wants as many calls in every process
-    patients = sorted({path.split("/")[0] for path in loader.dataset.paths})
+    patients = sorted(loader.dataset.patients())
     counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
     slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
     cut = logit(threshold)

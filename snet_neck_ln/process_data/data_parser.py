@@ -53,6 +53,15 @@ def write_fold(folder, parts, rows):
             (folder / f"{part}_{suffix}.txt").write_text(text, encoding="utf-8")
 
 
+def fold_numbers(prepared_dir):
+    """The folds that are there, from 1. Raises InputError for none."""
+    numbers = sorted(int(path.name[4:]) for path in (Path(prepared_dir) / "folds").glob("fold*")
+                     if path.name[4:].isdecimal())
+    if not numbers:
+        raise InputError(f"{prepared_dir}: no folds in it. Run data_process_lymph_node.py and data_parser.py first.")
+    return numbers
+
+
 def read_fold(prepared_dir, fold, part):
     """(paths of slices with a node, of those without) of "train", "valid" or "test"."""
     folder = Path(prepared_dir) / "folds" / f"fold{fold}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from shared_data.files import read_table
+from shared_data.metrics import bootstrap_interval
 
 VOLUMES = ("prediction_ml", "reference_ml")
 
@@ -36,13 +37,12 @@ def main():
               f"{by_case[order[0]]:.3f} | | |\nbest {order[-1]}, median {order[len(order) // 2]}, worst {order[0]}")
 
 
-def interval(values, digits, draws=10_000):
+def interval(values, digits):
     """"mean (low to high)" of the bootstrap, over the finite values."""
     values = values[np.isfinite(values)]
     if not len(values):
         return "none"
-    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = bootstrap_interval(values)
     return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 

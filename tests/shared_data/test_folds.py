@@ -1,8 +1,10 @@
 """Natural order; every patient in exactly one fold."""
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_data.folds import hold_out, make_folds, natural_sort
+from shared_data.errors import InputError
+from shared_data.folds import check_unseen, fold_numbers, fold_parts, hold_out, make_folds, natural_sort
 
 NAMES = st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=60, unique=True)
 
@@ -30,3 +32,22 @@ def test_the_held_out_are_the_last(names, share):
     others, held_out = hold_out(names, share)
     assert others + held_out == natural_sort(names)
     assert len(held_out) == max(1, round(len(names) * share))
+
+
+@given(st.integers(2, 40))
+def test_fold_parts_hold_every_patient_out_once(n_patients):
+    names = [f"P{i}" for i in range(n_patients)]
+    parts = [fold_parts(names, number, "here") for number in fold_numbers(names, "here")]
+    assert [name for _, held_out in parts for name in held_out] == natural_sort(names)
+    assert all(sorted(train + held_out) == sorted(names) and held_out and train for train, held_out in parts)
+
+
+def test_folds_that_are_not_there_and_patients_that_were_seen_are_refused():
+    for fold in (0, 6):
+        with pytest.raises(InputError, match=f"--val-fold {fold}: here has 5 folds, from 1"):
+            fold_parts("ABCDEF", fold, "here")
+    with pytest.raises(InputError, match="here: 1 patient to make folds of"):
+        fold_numbers("A", "here")
+    check_unseen(["P1"], ["P2"], "best.pt")
+    with pytest.raises(InputError, match="best.pt: has learnt from P2, P3, P10, ..., which is to be scored"):
+        check_unseen(["P1", "P10", "P2", "P3", "P11"], ["P3", "P2", "P10", "P11"], "best.pt")

@@ -9,8 +9,8 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from scipy import ndimage
 
 from shared_data.cohort import overgrown_notes
-from shared_data.metrics import (detection, detection_by_size, dice, list_components, overgrown, short_axis_mm, spread,
-                                 surface_distances)
+from shared_data.metrics import (bootstrap_interval, detection, detection_by_size, dice, list_components, overgrown,
+                                 short_axis_mm, spread, surface_distances)
 
 SPACING_XYZ = (0.7, 0.9, 3.0)
 
@@ -98,3 +98,14 @@ def test_a_class_that_fills_more_than_half_of_a_case_is_named():
     assert overgrown(labels, 4).tolist() == [False, False, True, False]
     lines = overgrown_notes([overgrown(labels, 4), np.zeros(4, bool)], ("background", "a", "b", "c"))
     assert lines == ["note: b fills more than half of 1 of 2 cases: not an organ yet"]
+
+
+def test_bootstrap_intervals_hold_the_mean_and_shrink_with_more_patients():
+    rng = np.random.default_rng(1)
+    few, many = rng.normal(0.7, 0.1, 20), rng.normal(0.7, 0.1, 500)
+    for values in (few, many):
+        low, high = bootstrap_interval(values)
+        expected = 1.96 * values.std() / len(values) ** 0.5
+        assert low < values.mean() < high and (high - low) / 2 == pytest.approx(expected, rel=0.1)
+    assert bootstrap_interval([0.5, math.inf, math.nan]) == (0.5, 0.5)
+    assert all(map(math.isnan, bootstrap_interval([math.nan])))

@@ -58,7 +58,9 @@ def test_a_damaged_patient_is_named_and_the_others_scored(run_dir, prepared, tmp
     for suffix in ("with_node", "without_node"):
         shutil.copy(fold / f"train_{suffix}.txt", fold / f"test_{suffix}.txt")
     (tmp_path / "prepared" / "P3" / "files" / "0.npz").write_bytes(b"PK no")
-    options = ["--run-dir", str(run_dir), "--prepared-dir", str(tmp_path / "prepared"), "--device", "cpu"]
+    state = torch.load(run_dir / "best.pt", weights_only=True)
+    torch.save({**state, "trained_on": []}, tmp_path / "best.pt")
+    options = ["--run-dir", str(tmp_path), "--prepared-dir", str(tmp_path / "prepared"), "--device", "cpu"]
     assert test.main([*options, "--output-dir", str(tmp_path / "out"), "--workers", workers]) == 1
     assert "skipped P3: " in capfd.readouterr().err
     assert [row["case"] for row in read_table(tmp_path / "out" / "cases.csv", [])] == ["P2", "P4"]

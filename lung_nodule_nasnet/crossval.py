@@ -1,0 +1,65 @@
+"""All folds, one answer: python crossval.py [--folds 1 2 3] [options of train.py]
+
+Patient folds of the table's scans, those left out by slice_idx.py apart. Trains the folds that are not trained, resumes
+killed ones, scores each one's held-out patients (test.py, slice by slice). Writes to <runs>/crossval: cases.csv,
+folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over patients, the worst
+cases. Stopped at any moment, the same command goes on.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+from lung_nodule_nasnet.config import STEPS, Config, Train
+from lung_nodule_nasnet.slice_idx import patient_rows, read_split, split_of
+from lung_nodule_nasnet.table import read_columns
+from lung_nodule_nasnet.train import is_finished, settings_of
+from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_data.crossval_report import Study
+from shared_data.errors import run_script
+from shared_data.folds import fold_numbers
+from shared_data.settings import build, given_options
+
+STUDY = Study("NASNet-GCN", "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), pooled=(
+    ("dice of all pixels", ("overlap_pixels", "overlap_pixels"), ("reference_pixels", "mask_pixels")),
+    ("slices found", ("slices_found",), ("slices_with_nodule",)),
+    ("empty slices marked", ("empty_slices_marked",), ("empty_slices",))))
+# Options of test.py that train.py has, too.
+OF_TEST = ("device", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
+
+
+@dataclass(frozen=True)
+class Options(FoldOptions, Train):
+    runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/lung_nodule_nasnet
+
+
+def main(argv=None):
+    options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
+    runs = options.runs_dir or build(Config, given).run_dir
+    columns = read_columns(options.prepared_dir / "table.h5")
+    patients = patient_rows(columns, read_split(options.prepared_dir, len(columns["series_uids"]))["left_out"])
+    numbers = chosen(options.folds, fold_numbers(patients, options.prepared_dir), options.prepared_dir)
+    folds = [plan(number, given, runs / f"fold{number}", columns) for number in numbers]
+    places = gpu_places(count_gpus(options.device), options.devices)
+    return cross_validate(STUDY, folds, runs / "crossval", options.parallel, places)
+
+
+def plan(number, given, run, columns):
+    settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.npz").exists()}
+    config = settings_of(settings)
+    split = split_of(config, columns)
+    learnt_from, held_out = ({columns["subject_ids"][i] for i in split[part]} for part in ("train", "validation"))
+    test = {"run_dir": run, "prepared_dir": config.prepared_dir, "output_dir": run / "validation",
+            **{name: given[name] for name in OF_TEST if name in given}}
+    return Fold(number, None if config.resume and is_finished(config) else as_arguments(settings), as_arguments(test),
+                run / "validation", run, (run / "best.npz",), tuple(learnt_from), {name: name for name in held_out})
+
+
+def count_gpus(device):
+    if device == "cpu":
+        return 0
+    from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load
+    from lung_nodule_nasnet.devices import tf
+    return len(tf.config.list_physical_devices("GPU"))
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,63 @@
+"""All folds, one answer: python crossval.py [--folds 1 2 3] [--all-members] [options of train.py]
+
+Patient folds of the prepared train and valid cases; test cases stay apart. Trains the folds that are not trained,
+resumes killed ones, scores each one's held-out patients (test.py --split valid). Writes to <runs>/crossval: cases.csv,
+folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
+patients, the worst cases. Stopped at any moment, the same command goes on.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sepnet.config import ROOT, Config, Train, given_settings
+from sepnet.dataset import case_folders, fold_patients
+from sepnet.inference import choose_device
+from sepnet.train import is_finished, member_settings, read_settings
+from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_data.crossval_report import Study
+from shared_data.errors import run_script
+from shared_data.files import read_table
+from shared_data.folds import fold_numbers
+from shared_data.settings import build
+
+STUDY = Study("3D-SepNet", "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
+OF_TEST = ("device", "window_step", "window_batch")  # options of test.py that train.py has, too
+
+
+@dataclass(frozen=True)
+class Options(FoldOptions, Train):
+    runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/sepnet/<network>_folds
+
+
+def main(argv=None):
+    options, given = fold_options(Options, given_settings(argv, __doc__, Options))
+    runs = options.runs_dir or ROOT / "runs" / "sepnet" / f"{options.network}_folds"
+    cases = fold_patients(read_table(options.prepared_dir / "cases.csv", ["case", "part"]))
+    numbers = chosen(options.folds, fold_numbers(cases, options.prepared_dir), options.prepared_dir)
+    folds = [plan(number, given, runs / f"fold{number}") for number in numbers]
+    n_gpus = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else 0
+    return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
+
+
+def plan(number, given, folder):
+    """The `Fold`; its members have run folders in `folder`."""
+    settings = {**given, "val_fold": number}
+    apart = {name: value for name, value in settings.items() if name != "weights"}  # as many as the cases have organs
+    settings["run_dir"] = folder if given.get("all_members") else folder / build(Config, apart).run_dir.name
+    settings["resume"] = True
+    configs = []
+    for member in member_settings(settings):
+        configs.append(read_settings({**member, "resume": (member["run_dir"] / "last.pt").exists()}))
+    settings["resume"] = any(config.resume for config in configs)
+    finished = all(config.resume and is_finished(config) for config in configs)
+    learnt_from, held_out = ([place.name for place in case_folders(configs[0], part)] for part in ("train", "valid"))
+    checkpoints = tuple(config.run_dir / "best.pt" for config in configs)
+    test = {"run_dir": folder, "checkpoint": checkpoints, "prepared_dir": configs[0].prepared_dir, "split": "valid",
+            "output_dir": folder / "valid", **{name: given[name] for name in OF_TEST if name in given}}
+    return Fold(number, None if finished else as_arguments(settings), as_arguments(test), folder / "valid",
+                configs[0].run_dir, checkpoints, tuple(learnt_from), {name: name for name in held_out})
+
+
+if __name__ == "__main__":
+    run_script(main)

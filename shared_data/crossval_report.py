@@ -1,0 +1,155 @@
+"""One table of the patients of all folds, each scored once by the network that had not seen him."""
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared_data.errors import InputError
+from shared_data.files import read_table, write_json, write_table
+from shared_data.metrics import bootstrap_interval, mean, spread
+from shared_data.report import write_report
+
+WORST, PICTURES = 10, 4
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is told of a project's folds."""
+
+    name: str  # of the method
+    package: str  # whose train.py and test.py do the work
+    scores: tuple  # columns of test.py's cases.csv; the first says which cases are worst
+    by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
+    pooled: tuple = ()  # (name, parts, wholes): columns of cases.csv, sum of the parts over sum of the wholes
+
+
+def write_study(study, folds, out):
+    """Write cases.csv, folds.csv, with organs organs.csv and organs_of_cases.csv, summary.json and report.html."""
+    cases = read_scores(folds, "cases.csv")
+    absent = sorted(case for fold in folds for case in fold.held_out if not any(row["case"] == case for row in cases))
+    totals = summarise(cases, study.scores)
+    pooled = [pooled_score(cases, *names) for names in study.pooled]
+    by_fold = [fold_row(f"fold {fold.number}", [row for row in cases if row["fold"] == fold.number], study)
+               for fold in folds] + [fold_row("all", cases, study)]
+    worst = sorted(cases, key=lambda row: (math.isnan(row[study.scores[0]]), row[study.scores[0]]))[:WORST]
+    organs = read_scores(folds, "organs.csv") if study.by_organ else []
+    by_organ = organ_rows(organs)
+    write_table(out / "cases.csv", cases)
+    write_table(out / "folds.csv", by_fold)
+    if organs:
+        write_table(out / "organs.csv", by_organ)
+        write_table(out / "organs_of_cases.csv", organs)
+    n_patients = len({row["patient"] for row in cases})
+    write_json(out / "summary.json", {
+        "method": study.name, "folds": [fold.number for fold in folds], "patients": n_patients, "cases": len(cases),
+        "left_out": absent, "scores": totals + pooled, "by_fold": by_fold, "organs": by_organ,
+        "checkpoints": {fold.number: list(fold.checkpoints) for fold in folds}})
+    write_report(out / "report.html", f"{study.name}, cross-validation over {len(folds)} folds", [
+        f"{n_patients} patients, each scored once, by the network of the fold that held him out.",
+        "mean, std, median over the patients where the score is finite (of a patient with several cases their mean "
+        "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
+        "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
+        "on how training goes.",
+        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}."],
+        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, f"Worst {len(worst)} cases": worst,
+         "Cases": cases}, figures(folds, worst, study))
+    for row in totals + pooled:
+        if row["n"]:
+            print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
+    print(f"report: {out / 'report.html'}")
+
+
+def read_scores(folds, name):
+    """Rows of a table of every fold, with its number and the patient; numbers as floats. Raises InputError where a case
+    is not the fold's, or stands in two."""
+    rows, seen = [], {}
+    for fold in folds:
+        for row in read_table(fold.scored / name, ["case"]):
+            case = row.pop("case")
+            if case not in fold.held_out or seen.setdefault(case, fold.number) != fold.number:
+                raise InputError(f"{fold.scored / name}: {case} was not held out by fold {fold.number} alone. Delete "
+                                 "the folder, and score again.")
+            rows.append({"fold": fold.number, "patient": fold.held_out[case], "case": case,
+                         **{column: number(text) for column, text in row.items()}})
+    return rows
+
+
+def number(text):
+    """A cell of a CSV: a float where it is one, NaN where it is empty."""
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return text
+
+
+def per_patient(rows, score):
+    """The score of each patient: the mean of his cases' finite ones, else whatever they are."""
+    values = {}
+    for row in rows:
+        values.setdefault(row["patient"], []).append(row[score])
+    return [value[0] if math.isnan(mean(value)) else mean(value) for value in values.values()]
+
+
+def summarise(rows, scores):
+    """[{"score", "mean", "low", "high", "std", "median", "n"}] over the patients."""
+    summary = []
+    for score in scores:
+        values = per_patient(rows, score)
+        low, high = bootstrap_interval(values)
+        facts = spread(values)
+        summary.append({"score": score, "mean": facts["mean"], "low": low, "high": high, "std": facts["std"],
+                        "median": facts["median"], "n": facts["n"]})
+    return summary
+
+
+def pooled_score(rows, name, parts, wholes):
+    """The row of `summarise` for the sum of some columns over the sum of others, interval over sets of patients."""
+    by_patient = {}
+    for row in rows:
+        sums = by_patient.setdefault(row["patient"], [0.0, 0.0])
+        for i, columns in enumerate((parts, wholes)):
+            sums[i] += sum(row[column] for column in columns)
+    sums = np.array(list(by_patient.values()))
+    drawn = sums[np.random.default_rng(0).integers(0, len(sums), (10_000, len(sums)))].sum(1)
+    drawn = drawn[drawn[:, 1] > 0]
+    value = sums[:, 0].sum() / sums[:, 1].sum() if sums[:, 1].sum() else math.nan
+    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist() if len(drawn) else (math.nan, math.nan)
+    return {"score": name, "mean": float(value), "low": low, "high": high, "std": math.nan, "median": math.nan,
+            "n": int((sums[:, 1] > 0).sum())}
+
+
+def fold_row(name, rows, study):
+    """{"fold", "patients", the mean of each score}"""
+    return {"fold": name, "patients": len({row["patient"] for row in rows}),
+            **{score: mean(per_patient(rows, score)) for score in study.scores}}
+
+
+def organ_rows(rows):
+    """[{"organ", Dice with its interval, HD95, ASSD, how many cases have the scores}]"""
+    summary = []
+    for organ in dict.fromkeys(row["organ"] for row in rows):
+        mine = [row for row in rows if row["organ"] == organ]
+        dice, distance, surface = summarise(mine, ("dice", "hd95_mm", "assd_mm"))
+        if dice["n"]:
+            summary.append({"organ": organ, **{name: dice[key] for name, key in (
+                ("dice", "mean"), ("low", "low"), ("high", "high"), ("std", "std"), ("n", "n"))},
+                "lowest": min(row["dice"] for row in mine if math.isfinite(row["dice"])), "hd95_mm": distance["mean"],
+                "assd_mm": surface["mean"], "n_distance": distance["n"]})
+    return summary
+
+
+def figures(folds, worst, study):
+    """{caption: picture}: the worst cases, where test.py drew each, else a sheet of each fold; how training went."""
+    found, by_number = {}, {fold.number: fold for fold in folds}
+    for row in worst[:PICTURES]:
+        path = by_number[row["fold"]].scored / "overlays" / f"{row['case']}.png"
+        if path.exists():
+            score = study.scores[0]
+            found[f"{row['case']} of fold {row['fold']}, {score} {row[score]:.3f}"] = path
+    for fold in folds:
+        for what, path in (("every case", fold.scored / "overlays" / "contact_sheet.png"),
+                           ("training", Path(fold.run) / "curves.png")):
+            if path.exists():
+                found[f"fold {fold.number}: {what}"] = path
+    return found

@@ -1,0 +1,38 @@
+"""How often an ensemble errs where its members agree, and where they do not."""
+import numpy as np
+from matplotlib.figure import Figure
+
+from shared_data.files import whole_file, write_table
+from shared_data.votes import vote_entropy, vote_levels
+
+
+def count_errors(votes, wrong_voxels, voxels, wrong):
+    """Add to the Counters `voxels` and `wrong` how many voxels, and wrong ones, each split of the votes has."""
+    levels, splits = vote_levels(votes)
+    for level, split in splits.items():
+        here = levels == level
+        voxels[split] += int(here.sum())
+        wrong[split] += int((here & wrong_voxels).sum())
+
+
+def error_table(voxels, wrong):
+    """[{"votes", "entropy", "voxels", "wrong", "error_rate"}] by rising entropy."""
+    rows = []
+    for split, number in voxels.items():
+        votes = np.repeat(np.arange(len(split.split("+"))), [int(part) for part in split.split("+")])
+        rows.append({"votes": split, "entropy": float(vote_entropy(votes[:, None])[0]), "voxels": number,
+                     "wrong": wrong[split], "error_rate": wrong[split] / number})
+    return sorted(rows, key=lambda row: row["entropy"])
+
+
+def write_error_rates(folder, rows):
+    """error_rate.csv and error_rate.png."""
+    write_table(folder / "error_rate.csv", rows)
+    figure = Figure(figsize=(max(6, 0.9 * len(rows)), 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.bar([f"{row['votes']}\n{abs(row['entropy']):.3f}" for row in rows], [row["error_rate"] for row in rows])
+    axes.set(xlabel="split of the votes, its entropy", ylabel="error rate of the ensemble", ylim=(0, 1))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(alpha=0.3, axis="y")
+    with whole_file(folder / "error_rate.png") as partial:
+        figure.savefig(partial, dpi=120)

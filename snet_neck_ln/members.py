@@ -1,0 +1,25 @@
+"""The networks that are asked together: one, or the folds."""
+from shared_data.ensembles import check_alike, find_members
+from shared_data.settings import with_changes
+from snet_neck_ln.checkpoint import load_network
+from snet_neck_ln.inference import choose_device, choose_precision, ready
+
+# Settings that decide what a network sees; members must agree on them.
+INPUT = ("window_center_hu", "window_width_hu", "context_slices")
+
+
+def find_folds(runs_dir):
+    """best.pt of every fold that crossval.py left in a folder."""
+    return find_members(runs_dir, "fold*/best.pt", "*/best.pt")
+
+
+def load_members(options, changes):
+    """(networks, the Config of the first with `changes`, device) of the options' checkpoints, engine and precision.
+
+    Raises InputError when they do not see the same.
+    """
+    device = choose_device(options.device)
+    loaded = [load_network(path) for path in options.checkpoint]
+    check_alike(options.checkpoint, [config for _, config in loaded], INPUT)
+    config = with_changes(loaded[0][1], {**changes, "precision": choose_precision(options.precision, device)})
+    return [ready(network, options.engine, config, device) for network, _ in loaded], config, device
