@@ -117,7 +117,7 @@ def unit(hu):
     return (hu.astype(np.float32) + 100) / 1000
 
 
-def onto_grid(array_zyx, kept, target, box=None):
+def onto_grid(array_zyx, kept, target, box=None, interpolator=sitk.sitkLinear):
     """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, kept: its
     `geometry`, target: an image in the same directions; box: only so much of the array (slices)."""
     part = image_from(array_zyx, kept)
@@ -132,6 +132,6 @@ def onto_grid(array_zyx, kept, target, box=None):
     if 0 in size:
         return np.zeros(size[::-1], array_zyx.dtype), box
     origin = target.TransformContinuousIndexToPhysicalPoint(first.astype(float).tolist())
-    values = sitk.Resample(part, size, sitk.Transform(), sitk.sitkLinear, origin, target.GetSpacing(),
+    values = sitk.Resample(part, size, sitk.Transform(), interpolator, origin, target.GetSpacing(),
                            target.GetDirection(), 0, part.GetPixelID(), True)
     return sitk.GetArrayFromImage(values), box

@@ -11,6 +11,7 @@ from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
 from shared_data.volume import geometry
 
+MAPS = ("probability", "heatmap", "small")  # of a prediction, summed over members
 DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
 
 
@@ -170,17 +171,60 @@ def heatmap_peaks(prediction):
             for one in prediction["heatmap"]]
 
 
-def segment_ct(network, ct, seen, config, device, progress=iter):
-    """Labels on a whole CT's grid; ct, seen: the CT in LPS, and the same on the network's grid.
+def predict_members(networks, hu_zyx, config, device, progress=iter):
+    """(`predict_volume` of networks asked together, each one's own labels after the branches (members, z, y, x)); of
+    one network its own, and None.
+
+    Means over the members: one sum is kept, not every member's maps. A small organ's branch speaks where a box counted
+    for half of the members, with the mean of theirs.
+    """
+    if len(networks) == 1:
+        return predict_volume(networks[0], hu_zyx, config, device, progress), None
+    total, votes, n_counted = None, [], np.zeros(config.n_small, int)
+    for network in networks:
+        part = predict_volume(network, hu_zyx, config, device, progress)
+        votes.append(fuse(part, config)[1])
+        n_counted += part["counted"]
+        total = part if total is None else {**total, **{name: _sum(total[name], part[name]) for name in MAPS}}
+    for name in ("probability", "heatmap"):
+        if total[name] is not None:
+            total[name] /= len(networks)
+    if total["small"] is not None:
+        total["small"] /= np.maximum(n_counted, 1)[:, None, None, None]
+    return {**total, "counted": (n_counted > 0) & (2 * n_counted >= len(networks))}, np.stack(votes)
+
+
+def _sum(one, other):
+    """Of two maps, the first changed in place; None is nothing."""
+    if one is None or other is None:
+        return other if one is None else one
+    one += other
+    return one
+
+
+def segment_ct(networks, ct, seen, config, device, progress=iter):
+    """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
+    network's grid.
 
     Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
-    `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None}.
+    `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None, "votes": of several each one's own
+    labels (members, z, y, x), or None}.
     """
-    prediction = predict_volume(network, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    networks = networks if isinstance(networks, list) else [networks]
+    prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
     first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
     kept = {**geometry(seen), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)
     labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, kept, ct, box))
     place = seen.TransformContinuousIndexToPhysicalPoint
     return {"main": labels[0], "final": labels[1], "counted": prediction["counted"],
+            "votes": None if votes is None else np.stack([_onto_ct(vote, kept, ct) for vote in votes]),
             "peaks": peaks and [(value, place([float(i) for i in voxel[::-1]])) for value, voxel in peaks]}
+
+
+def _onto_ct(labels_zyx, kept, ct):
+    """Labels on a part of a CT's network grid, `kept` its geometry, as labels on the whole CT's own."""
+    whole = np.zeros(ct.GetSize()[::-1], np.uint8)
+    values, box = onto_grid(labels_zyx, kept, ct, interpolator=sitk.sitkNearestNeighbor)
+    whole[box] = values
+    return whole

@@ -3,7 +3,8 @@
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation and length. The label map lies on the
 CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, small organs' centres).
 A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
-again, it goes on.
+again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
+<name>_uncertainty.nrrd is the entropy of their votes, its mean over each organ stands in the JSON.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -11,23 +12,26 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
-from focusnet_v2.checkpoint import SHIPPED, load_network
+from focusnet_v2.checkpoint import SHIPPED
 from focusnet_v2.config import Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
-from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
+from focusnet_v2.inference import segment_ct
+from focusnet_v2.members import find_folds, load_members
 from shared_data.engines import Engine
+from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
-from shared_data.settings import parse_options, set_options, with_changes
+from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, to_lps
+from shared_data.votes import disagreement, vote_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions):
-    checkpoint: Path = SHIPPED  # of any stage, or the authors'; unset: the weights that ship (OpenKBP)
+class Options(ResultOptions, EnsembleOptions):
+    checkpoint: tuple[Path, ...] = (SHIPPED,)  # of any stage, or the authors'; unset: the weights that ship (OpenKBP)
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
     window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
     heatmap_threshold: float | None = None  # a box counts only above this peak; unset: the checkpoint's (0.6)
@@ -39,31 +43,36 @@ class Options(ResultOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    if options.checkpoint == SHIPPED:
+    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (main network alone, OpenKBP, for research)")
     return predict(options, Method("FocusNet v2", load, segment))
 
 
 def load(options):
-    """(network, its Config with the options, device)"""
-    device = choose_device(options.device)
-    network, config, _ = load_network(options.checkpoint)
+    """(networks, their Config with the options, device)"""
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
-    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    return ready(network, options.engine, config, device), config, device
+    networks, config, _, device = load_members(options, changes)
+    return networks, config, device
 
 
 def segment(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
-    network, config, device = loaded
+    networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
-    result = segment_ct(network, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
+    result = segment_ct(networks, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(watch.network, unit="window"))
     organs = with_places(list_organs(result["final"], ct.GetSpacing(), config.organs), result, config)
+    volumes = {}
+    if result["votes"] is not None:
+        entropy = vote_entropy(result["votes"])
+        of_organ = disagreement(entropy, result["final"], range(1, config.n_classes))
+        organs = [row | of_organ[row["label"]] for row in organs]
+        volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
     return Prediction(
         labels=onto_scan(result["final"], scan), names=dict(enumerate(config.organs, 1)),
-        facts={"checkpoint": options.checkpoint, "organs": organs},
+        facts={**as_fact(options.checkpoint), "organs": organs}, volumes=volumes,
         picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 
 

@@ -4,6 +4,7 @@ Takes the best.pt of the last stage there is. Whole CTs, no reference label is u
 <run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
 overlays/, report.html with the human level beside ours.
 """
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -15,36 +16,38 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.checkpoint import load_network, trained_on
+from focusnet_v2.checkpoint import trained_on
 from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
-from focusnet_v2.inference import choose_device, choose_precision, ready, segment_ct
+from focusnet_v2.inference import segment_ct
+from focusnet_v2.members import find_checkpoint, find_folds, load_members
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.engines import Engine
+from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
+from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
-from shared_data.folds import check_unseen
 from shared_data.metrics import mean, overgrown
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_each
-from shared_data.settings import parse_options, set_options, with_changes
+from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
+from shared_data.votes import disagreement, vote_entropy
 
-LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
 SMALL_SCORES = ("dice_before", "dice_after", "main_centre_mm", "peak_centre_mm")
 HUMAN_LEVEL = Path(__file__).parent / "human_level.json"
 
 
 @dataclass(frozen=True)
-class Options(ScoringOptions):
+class Options(EnsembleOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "focusnet_v2"  # folder of a run, with its stages
-    checkpoint: Path | None = None  # ours or the authors'; unset: best.pt of the run's last stage
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the last stage's
     prepared_dir: Path | None = None  # unset: where the run was trained
     split: Literal["test", "valid", "train"] = "test"  # which cases
     output_dir: Path | None = None  # unset: <run>/<split>
@@ -59,60 +62,61 @@ class Options(ScoringOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    options = replace(options, checkpoint=options.checkpoint or find_checkpoint(options.run_dir),
+    if options.ensemble:
+        options = replace(options, run_dir=options.ensemble / "ensemble")
+    options = with_members(options, find_folds, given=options.checkpoint is not None)
+    options = replace(options, checkpoint=options.checkpoint or (find_checkpoint(options.run_dir),),
                       output_dir=options.output_dir or options.run_dir / options.split)
     loaded = load(options)
     _, config, stage, _ = loaded
     names = cases_of(config, options.split)
     check_table(config)
     if options.split != "train":
-        check_unseen(names, trained_on(options.checkpoint), options.checkpoint)
-    scored, skipped = score_each(score_case, names, loaded, load, options, [options.checkpoint])
+        check_members_unseen(options.checkpoint, names, trained_on)
+    scored, skipped = score_each(score_case, names, loaded, load, options, options.checkpoint)
     if not scored:
         raise all_skipped(config.prepared_dir, dict(skipped))
     names, results = zip(*scored)
-    organs, small, filled = zip(*results)
+    organs, small, filled, voxels, wrong = zip(*results)
     write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
-                  overgrown_notes(filled, config.classes))
+                  overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())))
     return say_skipped(dict(skipped))
 
 
 def load(options):
-    """(network, config, stage, device)"""
-    network, config, stage = load_network(options.checkpoint)
-    device = choose_device(options.device)
-    changes = set_options(options, "prepared_dir", "window_step", "window_side", "heatmap_threshold",
-                          "small_threshold")
-    config = with_changes(config, {**changes, "precision": choose_precision(options.precision, device)})
-    return ready(network, options.engine, config, device), config, stage, device
-
-
-def find_checkpoint(run_dir):
-    """best.pt of the last stage of a run; run_dir may also be the stage's own folder."""
-    for path in (*(run_dir / stage / "best.pt" for stage in LAST_FIRST), run_dir / "best.pt"):
-        if path.exists():
-            return path
-    raise InputError(f"{run_dir}: no best.pt of any stage in it. Train first, or name a --checkpoint.")
+    """(networks, config, stage, device)"""
+    return load_members(options, set_options(options, "prepared_dir", "window_step", "window_side",
+                                             "heatmap_threshold", "small_threshold"))
 
 
 def score_case(name, loaded, options):
-    """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it); the prediction and a
-    picture are written."""
-    network, config, _, device = loaded
+    """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it, voxels and wrong voxels
+    of each split of the votes); the prediction and a picture are written."""
+    networks, config, _, device = loaded
     folder, out = config.prepared_dir / "resampled" / name, options.output_dir
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
     image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
-    result = segment_ct(network, image, seen, config, device,
+    result = segment_ct(networks, image, seen, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False,
                                 disable=None if options.alone else True))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
-    return (score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1))),
-            score_small_organs(name, image, reference, result, config), overgrown(result["final"], config.n_classes))
+    rows = score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1)))
+    voxels, wrong = Counter(), Counter()
+    if result["votes"] is not None:
+        entropy = vote_entropy(result["votes"])
+        write_volume(onto_scan(entropy, facts["scan"]), out / "predictions" / f"{name}_uncertainty.nrrd")
+        of_organ = disagreement(entropy, result["final"], range(1, config.n_classes))
+        rows = [row | of_organ[label] for label, row in enumerate(rows, 1)]
+        drawn = np.unique(reference)  # what nobody drew is no error
+        known = np.isin(result["final"], drawn)
+        count_errors(result["votes"][:, known], (result["final"] != reference)[known], voxels, wrong)
+    return (rows, score_small_organs(name, image, reference, result, config),
+            overgrown(result["final"], config.n_classes), voxels, wrong)
 
 
 def on_grid_of(seen, image):
@@ -125,8 +129,8 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(options, stage, config, names, organs, small, notes):
-    out, path = options.output_dir, options.checkpoint
+def write_results(options, stage, config, names, organs, small, notes, errors):
+    out, path = options.output_dir, options.checkpoint[0]
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
     by_key = {identity(name): scores for name, scores in human["organs"].items()}
@@ -140,21 +144,27 @@ def write_results(options, stage, config, names, organs, small, notes):
     write_table(out / "organs.csv", organs)
     write_colour_tables(dict(enumerate(config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "small_organs.csv", small)
-    write_json(out / "summary.json", {"checkpoint": path, "stage": stage, "split": options.split, "cases": len(names),
-                                      "overall": overall, "organs": by_organ, "small_organs": by_small})
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "stage": stage, "split": options.split,
+                                      "cases": len(names), "overall": overall, "organs": by_organ,
+                                      "small_organs": by_small,
+                                      **({"error_rates": errors} if errors else {})})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}
-    if (path.parent / "curves.png").exists():
+    if errors:
+        write_error_rates(out, errors)
+        figures["error rate of each split of the votes"] = out / "error_rate.png"
+    elif (path.parent / "curves.png").exists():
         figures[f"training, stage {stage}"] = path.parent / "curves.png"
     write_report(out / "report.html", f"FocusNet, {len(names)} {options.split} cases", [
-        f"Checkpoint: {path} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs that a "
-        "case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not found "
-        "at all are infinite, and left out of the mean: n_ says how many count.",
+        f"{in_words(options.checkpoint)} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs "
+        "that a case's reference lacks were not contoured: they enter no mean. HD95 and ASSD of an organ that was not "
+        "found at all are infinite, and left out of the mean: n_ says how many count.",
         f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
         "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
         f"human_: {human['what']}", *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
+         "Error rate by vote": errors,
          "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
     print(*notes, sep="\n", end="\n" * bool(notes))
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())

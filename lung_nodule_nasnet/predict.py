@@ -3,6 +3,8 @@
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
 beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes in ml, nodules). A folder of CTs or a CSV
 of paths as input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
+Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is
+the entropy of their votes, its mean over each nodule stands in the JSON.
 """
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,21 +14,24 @@ import SimpleITK as sitk
 
 from lung_nodule_nasnet.checkpoint import load_network
 from lung_nodule_nasnet.config import ROOT, Device, ThresholdRule
+from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
+from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import geometry, onto_scan, without_suffix
+from shared_data.votes import disagreement, most_disputed, vote_entropy
 
 WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions):
-    checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py, or a Keras .h5 of the authors
+class Options(ResultOptions, EnsembleOptions):
+    checkpoint: tuple[Path, ...] = (ROOT / "runs" / "lung_nodule_nasnet" / "best.npz",)  # or a Keras .h5 of the authors
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
@@ -55,33 +60,41 @@ class Options(ResultOptions):
 
 
 def main(argv=None):
-    return predict(parse_options(Options, argv, __doc__), Method("NASNet-GCN", load, segment_ct))
+    options = parse_options(Options, argv, __doc__)
+    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    return predict(options, Method("NASNet-GCN", load, segment_ct))
 
 
 def load(options):
-    """(network, its Config with the options, the reducer or None)"""
-    network, config = prepare_network(options.checkpoint, options.device, set_options(
-        options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch"))
-    return network, config, load_reducer(options.reducer) if options.reducer else None
+    """(networks, their Config with the options, the reducer or None)"""
+    changes = set_options(options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
+    networks, config = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, changes))
+    return networks, config, load_reducer(options.reducer) if options.reducer else None
 
 
 def segment_ct(loaded, ct, options, watch):
     """The `Prediction` of a CT as read."""
-    from lung_nodule_nasnet.inference import segment
-    network, config, reducer = loaded
-    mask, probability, lps = segment(network, ct, config, watch.network)
+    from lung_nodule_nasnet.inference import segment_members
+    networks, config, reducer = loaded
+    mask, probability, lps, votes = segment_members(networks, ct, config, watch.network)
     nodules, labels = find_nodules(mask, probability, lps)
     if reducer:
         nodules = rate(reducer, nodules, lps)
     nodules = [nodule for nodule in nodules if nodule["probability"] >= options.min_probability]
     mask = np.isin(labels, [nodule["label"] for nodule in nodules]).astype(np.uint8)
     scan, total = geometry(ct), sum(nodule["volume_ml"] for nodule in nodules)
+    volumes = {options.save_probability: onto_scan(probability, scan)} if options.save_probability else {}
+    entropy = None if votes is None else vote_entropy(votes)
+    if entropy is not None:
+        of_nodule = disagreement(entropy, labels, [nodule["label"] for nodule in nodules])
+        nodules = [nodule | of_nodule[nodule["label"]] for nodule in nodules]
+        volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
     return Prediction(
         labels=onto_scan(mask, scan), names={1: "nodule"},
-        facts={"checkpoint": options.checkpoint, "components": nodules, "volume_ml": total},
+        facts={**as_fact(options.checkpoint), "components": nodules, "volume_ml": total},
         picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
-        found=f"{len(nodules)} nodules, {total:.2f} ml", row={"volume_ml": total, "nodules": len(nodules)},
-        volumes={options.save_probability: onto_scan(probability, scan)} if options.save_probability else {},
+        found=f"{len(nodules)} nodules, {total:.2f} ml",
+        row={"volume_ml": total, "nodules": len(nodules), **most_disputed(nodules, entropy)}, volumes=volumes,
         tables={f"{without_suffix(options.output)}_nodules.csv": (nodules, NODULE_COLUMNS)})
 
 

@@ -7,12 +7,14 @@ from matplotlib.figure import Figure
 
 from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
 from lung_nodule_nasnet.inference import segment
+from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.nodules import read_luna_annotations
 from lung_nodule_nasnet.postprocess import find_nodules
 from lung_nodule_nasnet.predict import WINDOW_HU, prepare_network
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from lung_nodule_nasnet.scans import find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
+from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
 from shared_data.files import whole_file, write_json, write_table
 from shared_data.pictures import contact_sheet, overlay, save_picture
@@ -36,7 +38,7 @@ def score_scans(options, config, seen):
     if not any(listed.get(scan.uid) for scan in fresh):
         raise InputError(f"{annotations}: no nodule of the {len(fresh)} scans in it. Give their table with --nodules.")
     cases = [(scan, listed.get(scan.uid, []), excluded.get(scan.uid, [])) for scan in fresh]
-    networks = [path for path in (options.checkpoint, options.reducer) if path]
+    networks = [path for path in (*options.checkpoint, options.reducer) if path]
     scored, left_out = score_each(partial(score_scan, config=config), cases, load(options), load, options, networks,
                                   "scan")
     skipped |= {scan.uid: reason for (scan, _, _), reason in left_out}
@@ -53,9 +55,9 @@ def score_scans(options, config, seen):
 
 
 def load(options):
-    """(network, reducer of false positives or None)"""
-    network, _ = prepare_network(options.checkpoint, options.device, {})
-    return network, load_reducer(options.reducer) if options.reducer else None
+    """(networks, reducer of false positives or None)"""
+    networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
+    return networks, load_reducer(options.reducer) if options.reducer else None
 
 
 def score_scan(case, loaded, options, config):
@@ -107,7 +109,7 @@ def write_results(options, results, candidates, pictures, n_seen):
     columns = ("seriesuid", *PLACE, "probability")
     write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates], columns)
     write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""], (*columns, "class"))
-    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "reducer": options.reducer, "scores": summary,
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "reducer": options.reducer, "scores": summary,
                                       "froc": curve})
     draw_froc(scans, out / "froc.png")
     figures = {"FROC": out / "froc.png"}
@@ -116,9 +118,9 @@ def write_results(options, results, candidates, pictures, n_seen):
         figures["the largest nodule of each scan (annotation green, prediction red)"] = (
             out / "overlays" / "contact_sheet.png")
     write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
-        f"{options.checkpoint}. A candidate within a nodule's radius of its centre is a hit; of several on one nodule "
-        "the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. low, "
-        f"high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of "
+        f"{in_words(options.checkpoint)}. A candidate within a nodule's radius of its centre is a hit; of several on "
+        "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. "
+        f"low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of "
         "the training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)

@@ -1,15 +1,21 @@
 """Scores of the validation slices."""
 import math
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
+from lung_nodule_nasnet.inference import nodule_probability
+from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.predict import prepare_network
 from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
+from shared_data.ensembles import as_fact, check_members_unseen, in_words
+from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
-from shared_data.folds import check_unseen
 from shared_data.metrics import dice, mean
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
@@ -19,8 +25,8 @@ PIXELS = ("overlap_pixels", "reference_pixels", "mask_pixels")
 
 
 def score_slices(options, config, seen):
-    """Score the validation slices; seen: the patients that the network has learnt from."""
-    network, _ = prepare_network(options.checkpoint, options.device, {})
+    """Score the validation slices; seen: {checkpoint: the patients that it has learnt from}."""
+    networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
     if columns["size"] != config.size:
@@ -28,23 +34,27 @@ def score_slices(options, config, seen):
     split = split_of(config, columns)
     indices = split["validation"]
     if split.get("split") != "slice":
-        check_unseen({columns["subject_ids"][i] for i in indices}, seen, options.checkpoint)
+        check_members_unseen(options.checkpoint, {columns["subject_ids"][i] for i in indices}, seen.get)
     slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
-    rows, pictures = [], []
+    rows, pictures, voxels, wrong = [], [], Counter(), Counter()
     for number in range(len(slices)):
         images, references = slices[number]
-        for image, reference, probability in zip(images, references, network.predict_on_batch(images)):
+        mean_probability, each = nodule_probability(networks, images)
+        for i, (image, reference, probability) in enumerate(zip(images, references, mean_probability)):
             index = indices[len(rows)]
-            there, mask = reference[..., 1] > 0, slice_mask(probability[..., 1], config) > 0
-            soft = 2 * float((there * probability[..., 1]).sum()) + 1
+            there, mask = reference[..., 1] > 0, slice_mask(probability, config) > 0
+            if len(networks) > 1:
+                votes = np.stack([slice_mask(own[i], config) for own in each])
+                count_errors(votes, mask != there, voxels, wrong)
+            soft = 2 * float((there * probability).sum()) + 1
             rows.append({
                 "patient": columns["subject_ids"][index], "seriesuid": columns["series_uids"][index], "row": index,
                 "dice": dice(there, mask), "reference_pixels": int(there.sum()), "mask_pixels": int(mask.sum()),
                 "overlap_pixels": int((there & mask).sum()),
-                "soft_dice": soft / (float(there.sum() + probability[..., 1].sum()) + 1)})
+                "soft_dice": soft / (float(there.sum() + probability.sum()) + 1)})
             if there.any():
                 pictures.append((overlay((image[..., 0] + 1) / 3, there, mask, 320), f"{rows[-1]['dice']:.3f}"))
-    write_results(options, config, rows, pictures)
+    write_results(options, config, rows, pictures, error_table(voxels, wrong))
     return 0
 
 
@@ -63,7 +73,8 @@ def summarise(rows):
         "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
 
 
-def write_results(options, config, rows, pictures):
+def write_results(options, config, rows, pictures, errors):
+    """errors: `error_table` of an ensemble."""
     out, summary = options.output_dir, summarise(rows)
     by_case = []
     for patient in dict.fromkeys(row["patient"] for row in rows):
@@ -72,20 +83,24 @@ def write_results(options, config, rows, pictures):
         by_case.append({"case": patient, **summarise(mine), **pixels})
     write_table(out / "cases.csv", by_case)
     write_table(out / "slices.csv", rows)
-    write_json(out / "summary.json", {"checkpoint": options.checkpoint, "split": "validation", "cases": len(by_case),
-                                      "threshold_rule": config.threshold_rule, "scores": summary})
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "split": "validation", "cases": len(by_case),
+                                      "threshold_rule": config.threshold_rule, "scores": summary,
+                                      **({"error_rates": errors} if errors else {})})
     sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
     figures = {"validation slices with a nodule, Dice (reference green, prediction red)":
                out / "overlays" / "contact_sheet.png"}
+    if errors:
+        write_error_rates(out, errors)
+        figures["error rate of each split of the votes"] = out / "error_rate.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
-        f"{options.checkpoint}, cut by the rule '{config.threshold_rule}'.",
+        f"{in_words(options.checkpoint)}, cut by the rule '{config.threshold_rule}'.",
         "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
         "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
-        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Cases": by_case},
-        figures)
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Error rate by vote": errors,
+         "Cases": by_case}, figures)
     print(f"dice {summary['dice']:.3f}  mean slice dice {summary['mean_slice_dice']:.3f}  sensitivity "
           f"{summary['sensitivity']:.3f}  precision {summary['precision']:.3f}  empty slices marked "
           f"{summary['empty_slices_marked']} of {summary['empty_slices']}")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from lung_nodule_nasnet.members import find_folds
+from shared_data.ensembles import EnsembleOptions, members_of
 from shared_data.errors import run_script
 from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
@@ -18,9 +20,9 @@ OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "erode", "min
 
 
 @dataclass(frozen=True)
-class Options(ScoringOptions):
+class Options(EnsembleOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
-    checkpoint: Path | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
+    checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
     scans: Path | None = None  # folder of whole scans to score; unset: the validation slices
     nodules: Path | None = None  # their nodules; unset: annotations.csv in --scans
@@ -38,7 +40,11 @@ class Options(ScoringOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        for name, value in (("checkpoint", self.run_dir / "best.npz"),
+        if self.ensemble:
+            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
+            object.__setattr__(self, "run_dir", self.ensemble / "ensemble")
+            object.__setattr__(self, "ensemble", None)
+        for name, value in (("checkpoint", (self.run_dir / "best.npz",)),
                             ("output_dir", self.run_dir / ("scans" if self.scans else "validation"))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -48,14 +54,16 @@ class Options(ScoringOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    state, _ = load_checkpoint(options.checkpoint)
-    config = config_from_dict(Config, state["config"], options.checkpoint, set_options(options, *OF_THE_RUN))
+    states = {path: load_checkpoint(path)[0] for path in options.checkpoint}
+    first = options.checkpoint[0]
+    config = config_from_dict(Config, states[first]["config"], first, set_options(options, *OF_THE_RUN))
     from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load: not for --help
     if options.scans:
         from lung_nodule_nasnet.score_scans import score_scans
-        return score_scans(options, config, {*state.get("train_series", []), *state.get("validation_series", [])})
+        return score_scans(options, config, {name for state in states.values() for part in (
+            "train_series", "validation_series") for name in state.get(part, [])})
     from lung_nodule_nasnet.score_slices import score_slices
-    return score_slices(options, config, state.get("trained_on", []))
+    return score_slices(options, config, {path: state.get("trained_on", []) for path, state in states.items()})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
+from shared_data.ensembles import find_members
 from shared_data.errors import InputError
 from shared_data.settings import device_there
 from shared_data.volume import check_same_grid, to_lps
@@ -64,6 +65,40 @@ def predict_crop(predictor, crop):
     mask = sitk.GetImageFromArray(labels.astype(np.uint8))
     mask.CopyInformation(turned)
     return turned_like(mask, crop)
+
+
+def predict_members(predictors, crop):
+    """(mask, votes) of predictors asked together, images on the crop's grid: where the mean of their probabilities says
+    node, and each one's own mask; of one predictor its mask and None. One sum is kept."""
+    if len(predictors) == 1:
+        return predict_crop(predictors[0], crop), None
+    turned, total, votes = to_lps(crop), 0, []
+    for predictor in predictors:
+        labels, probability = predictor.predict_single_npy_array(
+            sitk.GetArrayFromImage(turned)[None], {"spacing": list(turned.GetSpacing()[::-1])},
+            save_or_return_probabilities=True)
+        total += probability[1]
+        votes.append(labels)
+    images = []
+    for labels in (total > len(predictors) / 2, *votes):
+        image = sitk.GetImageFromArray(labels.astype(np.uint8))
+        image.CopyInformation(turned)
+        images.append(turned_like(image, crop))
+    return images[0], images[1:]
+
+
+def find_folds(folder):
+    """checkpoint_final.pth of every fold of a trainer's folder, or of the only one below an --nnunet-dir."""
+    found = find_members(folder, "fold_*/checkpoint_final.pth", "nnUNet_results/*/*/fold_*/checkpoint_final.pth")
+    models = sorted({path.parents[1] for path in found})
+    if len(models) > 1:
+        raise InputError(f"{folder}: folds of {len(models)} plans or trainers. Name one of "
+                         f"{', '.join(map(str, models))}.")
+    return found
+
+
+def load_members(paths, device, mirror):
+    return [load_predictor(path, device, mirror) for path in paths]
 
 
 def turned_like(mask, crop):

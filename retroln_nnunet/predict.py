@@ -3,7 +3,8 @@
 CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
 <name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
 A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
-again, it goes on.
+again, it goes on. Several checkpoints, or --ensemble FOLDER (nnU-Net's folds): their mean probability;
+<name>_uncertainty.nii.gz is the entropy of their votes, its mean over each component stands in the JSON.
 """
 import tempfile
 from dataclasses import dataclass, replace
@@ -16,25 +17,27 @@ import SimpleITK as sitk
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import RegionConfig
 from retroln_nnunet.crop import case_id, cut, paste, to_unit
-from retroln_nnunet.model import choose_device, load_predictor, predict_crop
+from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
+from shared_data.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
 from shared_data.errors import InputError, run_script
 from shared_data.metrics import list_components
 from shared_data.pictures import contact_sheet, overlay
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import build, given_options, load_config
-from shared_data.volume import geometry, to_lps, write_volume
+from shared_data.volume import geometry, image_from, to_lps, write_volume
+from shared_data.votes import most_disputed, vote_entropy
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, RegionConfig):
+class Options(ResultOptions, EnsembleOptions, RegionConfig):
     vertebrae: Path | None = None  # of one CT: its folder or file; several: a folder of such; unset: TotalSegmentator
-    checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold under nnunet_dir
+    checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
     fast: bool = False  # TotalSegmentator's 3 mm model
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
@@ -42,9 +45,11 @@ class Options(ResultOptions, RegionConfig):
     def __post_init__(self):
         ResultOptions.__post_init__(self)
         RegionConfig.__post_init__(self)
+        if self.ensemble:
+            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
+            object.__setattr__(self, "ensemble", None)
         if self.checkpoint is None:
-            object.__setattr__(self, "checkpoint", model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth")
-
+            object.__setattr__(self, "checkpoint", (model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth",))
 
     def networks(self):
         return (*super().networks(), *([self.vertebrae] if self.vertebrae else []))
@@ -60,36 +65,41 @@ class Options(ResultOptions, RegionConfig):
 def main(argv=None):
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
-    kept = options.checkpoint.parent.parent / "region.json"  # as in training, unless given here
+    kept = options.checkpoint[0].parent.parent / "region.json"  # as in training, unless given here
     if kept.exists():
         options = load_config(Options, kept, given)
     return predict(options, Method("RetroLN-nnUNet", load, segment))
 
 
 def load(options):
-    return load_predictor(options.checkpoint, choose_device(options.device), options.mirror)
+    return load_members(options.checkpoint, choose_device(options.device), options.mirror)
 
 
-def segment(predictor, ct, options, watch):
+def segment(predictors, ct, options, watch):
     """The `Prediction` of a CT as read."""
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     crop = cut(ct, region)
     if options.normalize:
         crop = to_unit(crop, options.min_hu, options.max_hu)
     watch.ends("prepare")
-    mask = predict_crop(predictor, crop)
+    mask, votes = predict_members(predictors, crop)
     watch.ends("network")
     mask = paste(mask, region)
-    turned = to_lps(mask)
-    found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned)
+    turned, entropy, volumes = to_lps(mask), None, {}
+    if votes:
+        image = image_from(vote_entropy(np.stack([*map(sitk.GetArrayViewFromImage, votes)])), geometry(crop))
+        volumes[uncertainty_path(options.output)] = paste(image, region)
+        entropy = sitk.GetArrayFromImage(to_lps(volumes[uncertainty_path(options.output)]))
+    found = list_components(sitk.GetArrayViewFromImage(turned) > 0, turned, entropy)
     total = sum(node["volume_ml"] for node in found)
     return Prediction(
         labels=mask, names={1: "lymph node"}, picture=three_planes(ct, region, prediction=mask),
-        facts={"checkpoint": options.checkpoint, "volume_ml": total, "components": found,
+        facts={**as_fact(options.checkpoint), "volume_ml": total, "components": found,
                "region": {name: region[name] for name in (
                    "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}},
-        found=f"{len(found)} components, {total:.2f} ml", row={"volume_ml": total, "components": len(found)},
-        warnings=list(region["warnings"]))
+        found=f"{len(found)} components, {total:.2f} ml",
+        row={"volume_ml": total, "components": len(found), **most_disputed(found, entropy)},
+        warnings=list(region["warnings"]), volumes=volumes)
 
 
 def find_vertebrae_and_region(ct, options):

@@ -3,6 +3,7 @@
 Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
 """
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,28 +14,31 @@ import SimpleITK as sitk
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import choose_device, load_predictor, predict_crop, trained_on, turned_like
+from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members, trained_on, turned_like
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.cohort import all_skipped, say_skipped
+from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
+from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
-from shared_data.folds import check_unseen
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_each
 from shared_data.settings import parse_options
-from shared_data.volume import check_same_grid, image_from, read_ct, read_mask, read_volume, to_lps, write_volume
+from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
+                                write_volume)
+from shared_data.votes import vote_entropy
 
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(RunConfig, ScoringOptions):
+class Options(EnsembleOptions, RunConfig, ScoringOptions):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
-    checkpoint: Path | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
+    checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
     output_dir: Path | None = None  # unset: <fold's folder>/<split>
     mirror: bool = True  # average over mirrored copies (nnU-Net)
@@ -43,30 +47,36 @@ class Options(RunConfig, ScoringOptions):
         super().__post_init__()
         ScoringOptions.__post_init__(self)
         fold = model_dir(self) / f"fold_{self.fold}"
-        for name, value in (("checkpoint", fold / "checkpoint_final.pth"), ("output_dir", fold / self.split)):
+        if self.ensemble:
+            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
+            object.__setattr__(self, "ensemble", None)
+            fold = model_dir(self) / "ensemble"
+        for name, value in (("checkpoint", (fold / "checkpoint_final.pth",)), ("output_dir", fold / self.split)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
 
 def main(argv=None):
     config = parse_options(Options, argv, __doc__)
-    predictor = load(config)
+    predictors = load(config)
     names = held_out(config)
-    if predictor:
-        check_unseen(names, trained_on(config.checkpoint), config.checkpoint)
-    scored, skipped = score_each(score_case, names, predictor, load, config, [config.checkpoint])
+    if predictors:
+        check_members_unseen(config.checkpoint, names, trained_on)
+    scored, skipped = score_each(score_case, names, predictors, load, config, config.checkpoint)
     if not scored:
         raise all_skipped(config.prepared_dir, dict(skipped))
-    cases = [row for _, (row, _, _) in scored]
-    nodes = [{"case": case, **node} for case, (_, found, _) in scored for node in found]
-    write_results(config, cases, nodes, {case: picture for case, (_, _, picture) in scored})
+    names, results = zip(*scored)
+    cases, found, pictures, voxels, wrong = zip(*results)
+    nodes = [{"case": case, **node} for case, rows in zip(names, found) for node in rows]
+    write_results(config, cases, nodes, dict(zip(names, pictures)),
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
     return say_skipped(dict(skipped))
 
 
 def load(config):
-    """nnU-Net's predictor; None where masks are there already."""
-    return None if config.predictions_dir else load_predictor(config.checkpoint, choose_device(config.device),
-                                                              config.mirror)
+    """nnU-Net's predictors; None where masks are there already."""
+    return None if config.predictions_dir else load_members(config.checkpoint, choose_device(config.device),
+                                                            config.mirror)
 
 
 def held_out(config):
@@ -85,19 +95,24 @@ def held_out(config):
     return cases
 
 
-def score_case(case, predictor, config):
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB); the mask is written on the CT's own grid."""
+def score_case(case, predictors, config):
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
+    mask is written on the CT's own grid."""
     region = read_region(config.prepared_dir / "regions" / f"{case}.json")
     ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
-    if predictor:
-        prediction = predict_crop(predictor, crop)
+    votes, voxels, wrong = None, Counter(), Counter()
+    if predictors:
+        prediction, votes = predict_members(predictors, crop)
     else:
         prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
     prediction = paste(prediction, region)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
+    if votes:
+        count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
+                    config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
     one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
     spacing = to_lps(ct).GetSpacing()
     nodes, false_positives = detection(one, other, spacing)
@@ -109,7 +124,15 @@ def score_case(case, predictor, config):
            "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": found,
            "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
            "lost_by_region_ml": region["report"]["lost_ml"]}
-    return row, nodes, three_planes(ct, region, reference, prediction)
+    return row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong
+
+
+def count_votes(votes, prediction, reference, voxels, wrong, path):
+    """Add an ensemble's errors to the Counters and write where its members disagree, all images of one grid."""
+    votes = np.stack([*map(sitk.GetArrayViewFromImage, votes)])
+    prediction, reference_zyx = (sitk.GetArrayViewFromImage(image) > 0 for image in (prediction, reference))
+    count_errors(votes, prediction != reference_zyx, voxels, wrong)
+    write_volume(image_from(vote_entropy(votes), geometry(reference)), path)
 
 
 def read_region(path):
@@ -126,15 +149,17 @@ def read_region(path):
     return region
 
 
-def write_results(config, cases, nodes, pictures):
+def write_results(config, cases, nodes, pictures, errors):
+    """errors: `error_table` of an ensemble."""
     out = config.output_dir
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
-    source = config.predictions_dir or config.checkpoint
+    source = config.predictions_dir or in_words(config.checkpoint)
     write_json(out / "summary.json", {
-        "checkpoint": None if config.predictions_dir else config.checkpoint, "predictions_dir": config.predictions_dir,
+        **({"checkpoint": None} if config.predictions_dir else as_fact(config.checkpoint)),
+        "predictions_dir": config.predictions_dir, **({"error_rates": errors} if errors else {}),
         "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
@@ -142,13 +167,16 @@ def write_results(config, cases, nodes, pictures):
         save_picture(path, pictures[row["case"]])
         figures[f"{row['case']}, Dice {row['dice']:.3f} (reference green, prediction red, region yellow)"] = path
     fold = model_dir(config) / f"fold_{config.fold}"
-    if (fold / "curves.png").exists():
+    if errors:
+        write_error_rates(out, errors)
+        figures["error rate of each split of the votes"] = out / "error_rate.png"
+    elif (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
     write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.prepared_dir.name}", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
-         "Nodes found, by short axis": by_size, "Cases": cases}, figures)
+         "Nodes found, by short axis": by_size, "Error rate by vote": errors, "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -19,9 +19,15 @@ def with_members(options, find, given=False):
     checkpoints were named, too, which is refused."""
     if options.ensemble is None:
         return options
-    if given:
+    return replace(options, checkpoint=members_of(options, find, given), ensemble=None)
+
+
+def members_of(options, find, given=None):
+    """The checkpoints that `ensemble` stands for. given: whether `checkpoint` was named, too; None: if it is not None.
+    """
+    if options.checkpoint is not None if given is None else given:
         raise InputError("--ensemble and --checkpoint: both name the networks. Leave one out.")
-    return replace(options, checkpoint=tuple(find(options.ensemble)), ensemble=None)
+    return tuple(find(options.ensemble))
 
 
 def find_members(folder, *patterns):

@@ -1,5 +1,6 @@
 """Several networks give their mean probability, and a map of where they disagree."""
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ def runs(run_dir, prepared, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folds")
     state = torch.load(run_dir / "last.pt", weights_only=True)
     network, config = load_network(run_dir / "last.pt")
+    config = replace(config, precision="32-true")
     stored = np.stack([read_slice(prepared / "P5" / "files" / f"{k}.npz")[0] for k in range(5)])
     logits = predict_logits(ready(network, "torch", config, torch.device("cpu")), stored, config, torch.device("cpu"))
     for number, share in enumerate((0.25, 0.5, 0.75), 1):

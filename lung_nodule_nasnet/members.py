@@ -1,0 +1,17 @@
+"""The networks that are asked together: one, or the folds."""
+from shared_data.ensembles import check_alike, find_members
+
+INPUT = ("size",)  # settings that decide what a network sees; members must agree on them
+
+
+def find_folds(runs_dir):
+    """best.npz of every fold that crossval.py left in a folder."""
+    return find_members(runs_dir, "fold*/best.npz", "*/best.npz")
+
+
+def load_members(paths, load):
+    """(networks, the Config of the first); load(path) gives (network, Config) of one. Raises InputError when they do
+    not see the same."""
+    loaded = [load(path) for path in paths]
+    check_alike(paths, [config for _, config in loaded], INPUT)
+    return [network for network, _ in loaded], loaded[0][1]

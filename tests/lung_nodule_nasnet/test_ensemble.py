@@ -1,0 +1,58 @@
+"""Folds give their mean probability, and a map of where they disagree."""
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from lung_nodule_nasnet import predict, test
+from lung_nodule_nasnet.checkpoint import load_checkpoint, load_network, save_checkpoint
+from lung_nodule_nasnet.inference import nodule_probability, segment, segment_members
+from shared_data.errors import InputError
+from shared_data.files import read_json
+
+
+@pytest.fixture(scope="module")
+def runs(run_dir, tmp_path_factory):
+    """Two folds, the second with another last layer."""
+    folder, path = tmp_path_factory.mktemp("folds"), run_dir / "last.npz"
+    state, groups = load_checkpoint(path)
+    for number, sign in ((1, 1), (2, -1)):
+        weights = [*groups["weights"]]
+        last = max(i for i, array in enumerate(weights) if array.ndim == 4)
+        weights[last] = sign * weights[last]
+        save_checkpoint(folder / f"fold{number}" / "best.npz", state, weights=weights)
+    return folder
+
+
+def test_members_give_their_mean_probability_and_their_votes(runs, luna):
+    networks = [load_network(path)[0] for path in sorted(runs.glob("*/best.npz"))]
+    config = load_network(next(runs.glob("fold1/*")))[1]
+    shape = (config.predict_batch, config.size, config.size, 1)
+    images = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    mean, each = nodule_probability(networks, images)
+    assert np.allclose(mean, (each[0] + each[1]) / 2) and not np.allclose(each[0], each[1])
+    ct = sitk.ReadImage(str(next(luna.rglob("*.mhd"))))
+    mask, probability, _, votes = segment_members(networks, ct, config)
+    alone = [segment(network, ct, config) for network in networks]
+    assert np.allclose(probability, np.mean([one[1] for one in alone], axis=0), atol=1e-5)
+    assert np.array_equal(votes, [one[0] for one in alone])
+
+
+def test_folds_predict_and_score_together(runs, luna, prepared, tmp_path):
+    scan = sorted(luna.rglob("*.mhd"))[0]
+    rule = ["--centre-distance", "0", "--min-pixels", "1"]
+    predict.main(["--input", str(scan), "--output", str(tmp_path / "mask.nii.gz"), "--device", "cpu", "--ensemble",
+                  str(runs), *rule])
+    facts = read_json(tmp_path / "mask.json")
+    mask, entropy = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
+                     for name in ("mask", "mask_uncertainty"))
+    assert len(facts["checkpoints"]) == 2 and mask.any() and (entropy > 0.69).any()
+    voxels = [nodule["volume_ml"] for nodule in facts["components"]]
+    assert np.average([nodule["disagreement"] for nodule in facts["components"]], weights=voxels) == pytest.approx(
+        entropy[mask > 0].mean(), abs=1e-4)
+    assert test.main(["--ensemble", str(runs), "--device", "cpu", *rule]) == 0
+    rates = read_json(runs / "ensemble" / "validation" / "summary.json")["error_rates"]
+    assert {row["votes"] for row in rates} == {"2", "1+1"}
+    scans = ["--scans", str(luna), "--bootstrap-samples", "5"]
+    assert test.main(["--ensemble", str(runs), "--device", "cpu", *scans]) == 0
+    with pytest.raises(InputError, match="--ensemble and --checkpoint: both name the networks"):
+        test.main(["--ensemble", str(runs), "--checkpoint", str(runs / "fold1" / "best.npz")])
