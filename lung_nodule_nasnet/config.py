@@ -32,6 +32,7 @@ class Config(Cluster):
     negatives_per_positive: float = 1.0  # slices without a nodule kept for each with one (ours)
     min_negatives: int = 2  # at least so many of each scan (ours)
     size: int = 400  # pixels along a side of the network's input: the central 400 of 512, resized (authors: 400)
+    window: int | None = None  # pixels along a side of the windows that learning from crops took, resized to `size`
 
     # Split
     split: Literal["patient", "slice"] = "patient"  # slice: neighbouring slices on both sides (authors)
@@ -91,6 +92,7 @@ class Config(Cluster):
         require(self, "lr", self.lr > 0, "must be positive")
         require(self, "decoder_width", 0 < self.decoder_width <= 8, "must lie above 0, up to 8")
         require(self, "size", 32 <= self.size <= 400, "must lie in 32..400")
+        require(self, "window", self.window is None or 16 <= self.window <= 128, "must lie in 16..128")
         require(self, "seed", self.seed < 2**32 - self.epochs, "must be below 4294967296 less --epochs")
         require(self, "encoder_filters", self.encoder_filters >= 96 and self.encoder_filters % 96 == 0,
                 "must be a multiple of 96")

@@ -29,7 +29,7 @@ from shared_data.volume import to_lps
 
 # Settings that decide what the slices look like; the others may change between runs over one folder.
 SLICE_SETTINGS = ("annotations", "consensus", "min_readers", "mask_rule", "list_convention", "negatives_per_positive",
-                  "min_negatives", "size", "seed")
+                  "min_negatives", "size", "window", "seed")
 
 
 def main(argv=None):
