@@ -8,7 +8,7 @@ from shared_data.settings import Cluster, at_least, require
 ROOT = Path(__file__).resolve().parents[1]
 Annotations = Literal["auto", "xml", "list", "luna16"]
 MaskRule = Literal["edge", "authors"]
-ThresholdRule = Literal["floor", "authors"]
+ThresholdRule = Literal["floor", "cut", "authors"]
 Device = Literal["auto", "cpu", "gpu"]
 
 
@@ -62,8 +62,9 @@ class Config(Cluster):
     bn_momentum: float | None = None  # of all batch normalisations; unset: 0.9997 encoder, 0.99 decoder (authors)
 
     # From probability to nodules
-    threshold_rule: ThresholdRule = "floor"  # authors: the two-means cut even where a slice holds nothing
+    threshold_rule: ThresholdRule = "floor"  # cut: one for all slices; authors: two-means even in empty ones
     centre_distance: float = 0.2  # floor: a slice whose two class centres are closer stays empty (ours)
+    cut: float = 0.5  # cut: the probability above which a pixel is nodule (ours)
     erode: bool = False  # erode the mask of a slice by 5x5 (authors: optional)
     min_pixels: int = 4  # a slice with fewer mask pixels counts as empty (authors: more than 3)
 
@@ -80,7 +81,7 @@ class Config(Cluster):
         at_least(self, 2, "encoder_blocks")
         at_least(self, 0, "workers", "worker_memory_gb", "seed", "split_seed", "min_negatives",
                  "negatives_per_positive", "min_lr", "rotate_degrees", "centre_distance")
-        for name in ("flip_probability", "momentum"):
+        for name in ("flip_probability", "momentum", "cut"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("validation_share", "lr_factor", "bn_momentum"):
             value = getattr(self, name)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from lung_nodule_nasnet.checkpoint import load_network
-from lung_nodule_nasnet.config import ROOT, Device, ThresholdRule
+from lung_nodule_nasnet.checkpoint import SHIPPED, load_network
+from lung_nodule_nasnet.config import Device, ThresholdRule
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.errors import run_script
@@ -26,11 +26,12 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions):
-    checkpoint: Path = ROOT / "runs" / "lung_nodule_nasnet" / "best.npz"  # of train.py, or a Keras .h5 of the authors
+    checkpoint: Path = SHIPPED  # of train.py, or a Keras .h5 of the authors; unset: the weights that ship (LIDC-IDRI)
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
+    cut: float | None = None  # probability above which a pixel is nodule, rule cut; unset: the checkpoint's
     erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
     min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
@@ -55,13 +56,16 @@ class Options(ResultOptions):
 
 
 def main(argv=None):
-    return predict(parse_options(Options, argv, __doc__), Method("NASNet-GCN", load, segment_ct))
+    options = parse_options(Options, argv, __doc__)
+    if options.checkpoint == SHIPPED:
+        print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
+    return predict(options, Method("NASNet-GCN", load, segment_ct))
 
 
 def load(options):
     """(network, its Config with the options, the reducer or None)"""
     network, config = prepare_network(options.checkpoint, options.device, set_options(
-        options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch"))
+        options, "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch"))
     return network, config, load_reducer(options.reducer) if options.reducer else None
 
 

@@ -34,6 +34,8 @@ SLICE_SETTINGS = ("annotations", "consensus", "min_readers", "mask_rule", "list_
 
 def main(argv=None):
     config = parse_options(Config, argv, __doc__)
+    if config.window:
+        raise InputError("--window: only for crops around nodules, not for whole scans. Leave it out.")
     check_apart(config.data_dir, config.prepared_dir)
     scans, skipped = find_scans(config.data_dir, config.workers)
     source = annotation_source(config, scans)

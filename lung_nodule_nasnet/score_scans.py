@@ -29,7 +29,7 @@ def score_scans(options, config, seen):
     listed = read_luna_annotations(annotations)
     excluded = read_luna_annotations(options.excluded) if options.excluded else {}
     scans, skipped = find_scans(options.scans)
-    fresh = [scan for scan in scans if options.seen_scans or scan.uid not in seen]
+    fresh = [scan for scan in scans if options.seen_scans or not {scan.uid, scan.patient} & seen]
     if not fresh:
         raise InputError(f"{options.scans}: training has seen all {len(scans)} scans. Keep some out with slice_idx.py "
                          "--leave-out, or score them nevertheless with --seen-scans.")

@@ -11,7 +11,8 @@ from shared_data.settings import CLUSTER, given_options, settings_of_run
 
 # What may change when a run goes on; everything else would make it another experiment.
 FREE = ("resume", "epochs", "device", "devices", "workers", *CLUSTER, "data_dir", "prepared_dir", "run_dir",
-        "predict_batch", "threshold_rule", "centre_distance", "erode", "min_pixels")
+        "predict_batch", "threshold_rule", "centre_distance", "cut", "erode",
+        "min_pixels")
 PREPARED = tuple(name for name in SLICE_SETTINGS if name != "seed")  # training has a seed of its own
 FINETUNE_LR = 1e-7  # authors
 
