@@ -36,7 +36,7 @@ def probability_map(forward, plane, wanted, config, least=1):
               if wanted[top:top + side, left:left + side].any()]
     hat = 1 - np.abs(np.arange(side) - (side - 1) / 2) / (side / 2)
     weight = np.outer(hat, hat).astype(np.float32)
-    total, weights = np.zeros(plane.shape, np.float32), np.full(plane.shape, 1e-6, np.float32)
+    total, weights = np.zeros(plane.shape, np.float32), np.zeros(plane.shape, np.float32)
     for first in range(0, len(places), BATCH):
         part = places[first:first + BATCH]
         batch = np.zeros((BATCH, config.size, config.size), np.float32)
@@ -45,7 +45,7 @@ def probability_map(forward, plane, wanted, config, least=1):
             seen = np.s_[top:top + side, left:left + side]
             total[seen] += weight * cv2.resize(probability, (side, side), interpolation=cv2.INTER_AREA)
             weights[seen] += weight
-    return total / weights * wanted
+    return total / np.maximum(weights, 1e-6) * wanted
 
 
 def starts(length, side):
