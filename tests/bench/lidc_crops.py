@@ -22,6 +22,7 @@ from lung_nodule_nasnet.windows import enlarged, scaled
 from shared_data.files import read_table, whole_folder, write_json, write_table
 from shared_data.settings import keep_config
 
+WINDOW = 48  # pixels
 CONSENSUS = 2  # votes of four
 PARTS = {"train": "train", "validation": "valid"}
 
@@ -30,7 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prepared-dir", type=Path, required=True)
-    parser.add_argument("--window", type=int, default=48)
+    parser.add_argument("--window", type=int, default=WINDOW)
     parser.add_argument("--size", type=int, default=96)
     parser.add_argument("--positives", type=int, default=2)
     parser.add_argument("--negatives", type=int, default=1)

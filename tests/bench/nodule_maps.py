@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.windows import probability_map
 from shared_data.files import whole_file
-from tests.bench.lidc_crops import read_crops
+from tests.bench.lidc_crops import WINDOW, read_crops
 
 
 def main():
@@ -56,7 +56,7 @@ def load_snet(options):
     def forward(windows):
         batch = torch.from_numpy((windows[:, None] + 1) / 3).contiguous(memory_format=torch.channels_last)
         return network.eval().main(batch)[:, 0].sigmoid().numpy()
-    return forward, replace(Config(), size=config.size, window=config.size // 2)
+    return forward, replace(Config(), size=config.size, window=WINDOW)
 
 
 if __name__ == "__main__":
