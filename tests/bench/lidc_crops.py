@@ -58,6 +58,14 @@ def read_crops(folder):
     return rows, images, votes
 
 
+def held_out(rows, votes):
+    """Indices of the crops to score: those with a consensus, all of the test patients, every third of the others."""
+    agreed = (votes >= CONSENSUS).any((1, 2))
+    test, valid = (np.array([k for k, row in enumerate(rows) if row["part"] == part and agreed[k]])
+                   for part in ("test", "valid"))
+    return np.concatenate([test, valid[::3]])
+
+
 def write_case(config, patient, images, votes, options):
     """Write the windows of a patient as preprocess.py writes a scan's slices; its name."""
     rng = np.random.default_rng([config.seed, *patient.encode()])

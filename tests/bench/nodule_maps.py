@@ -2,8 +2,8 @@
 
     python -m tests.bench.nodule_maps --data <lidc_crops> --checkpoint runs/nasnet/best.npz --output maps.npz
 
-In .venv-keras for NASNet-GCN and, with --unet, the plain U-Net; in .venv for S-Net (best.pt). All crops of the
-validation and test patients, each covered by overlapping windows in the way predict.py covers a CT.
+In .venv-keras for NASNet-GCN and, with --unet, the plain U-Net; in .venv for S-Net (best.pt). The crops of `held_out`,
+each covered by overlapping windows in the way predict.py covers a CT.
 """
 import argparse
 from dataclasses import replace
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.windows import probability_map
 from shared_data.files import whole_file
-from tests.bench.lidc_crops import WINDOW, read_crops
+from tests.bench.lidc_crops import WINDOW, held_out, read_crops
 
 
 def main():
@@ -25,8 +25,8 @@ def main():
     parser.add_argument("--unet", action="store_true")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    rows, images, _ = read_crops(options.data)
-    chosen = [k for k, row in enumerate(rows) if row["part"] != "train"]
+    rows, images, votes = read_crops(options.data)
+    chosen = held_out(rows, votes)
     load = load_snet if options.checkpoint.suffix == ".pt" else load_keras
     forward, config = load(options)
     everywhere = np.ones(images.shape[1:], bool)

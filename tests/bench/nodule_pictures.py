@@ -11,8 +11,7 @@ def draw_cases(path, images, slices, table, masks):
     """One row each of the best, median and worst patients: the median slice of each; readers green, network red."""
     by_patient = {}
     for row in table:
-        if row["agreed"]:
-            by_patient.setdefault(row["patient"], []).append(row)
+        by_patient.setdefault(row["patient"], []).append(row)
     dice = {patient: 2 * sum(row["overlap"] for row in rows) / sum(row["drawn"] + row["marked"] for row in rows)
             for patient, rows in by_patient.items()}
     order = sorted(dice, key=dice.get, reverse=True)
