@@ -15,9 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lung_nodule_nasnet import table
 from lung_nodule_nasnet.config import Config
-from lung_nodule_nasnet.table import read_columns
 from lung_nodule_nasnet.windows import enlarged, scaled
 from shared_data.files import read_table, whole_folder, write_json, write_table
 from shared_data.settings import keep_config
@@ -28,6 +26,7 @@ PARTS = {"train": "train", "validation": "valid"}
 
 
 def main():
+    from lung_nodule_nasnet import table  # not where S-Net's maps are made: PyTables is not there
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--prepared-dir", type=Path, required=True)
@@ -108,6 +107,7 @@ def places_without(vote, options, rng):
 
 
 def write_split(prepared_dir, patients):
+    from lung_nodule_nasnet.table import read_columns
     columns = read_columns(prepared_dir / "table.h5")
     split = {name: [i for i, patient in enumerate(columns["subject_ids"]) if patients[patient] == part]
              for name, part in PARTS.items()}
