@@ -1,6 +1,7 @@
 """Our checkpoints: one .npz of plain arrays and a JSON text; and Keras files of the authors. Nothing is executed."""
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from shared_data.errors import InputError
 from shared_data.settings import config_from_dict, note_constants, to_plain
 
 PROJECT = "lung_nodule_nasnet"
+SHIPPED = Path(__file__).parent / "weights" / "lidc_crops.npz"  # learnt from real patients, see README.md beside it
 KERAS_SUFFIXES = (".h5", ".hdf5")  # weights or a whole model, as Keras 2 wrote them
 
 

@@ -8,7 +8,7 @@ from shared_data.settings import Cluster, at_least, require
 ROOT = Path(__file__).resolve().parents[1]
 Annotations = Literal["auto", "xml", "list", "luna16"]
 MaskRule = Literal["edge", "authors"]
-ThresholdRule = Literal["floor", "authors"]
+ThresholdRule = Literal["floor", "cut", "authors"]
 Device = Literal["auto", "cpu", "gpu"]
 
 
@@ -35,6 +35,7 @@ class Slices:
     negatives_per_positive: float = 1.0  # slices without a nodule kept for each with one (ours)
     min_negatives: int = 2  # at least so many of each scan (ours)
     size: int = 400  # pixels along a side of the network's input: the central 400 of 512, resized (authors: 400)
+    window: int | None = None  # pixels along a side of the windows that learning from crops took, resized to `size`
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,9 @@ class Run(Prepared):
     resume: bool = False  # go on from last.npz of the run folder
 
     # From probability to nodules
-    threshold_rule: ThresholdRule = "floor"  # authors: the two-means cut even where a slice holds nothing
+    threshold_rule: ThresholdRule = "floor"  # cut: one for all slices; authors: two-means even in empty ones
     centre_distance: float = 0.2  # floor: a slice whose two class centres are closer stays empty (ours)
+    cut: float = 0.5  # cut: the probability above which a pixel is nodule (ours)
     erode: bool = False  # erode the mask of a slice by 5x5 (authors: optional)
     min_pixels: int = 4  # a slice with fewer mask pixels counts as empty (authors: more than 3)
 
@@ -121,7 +123,7 @@ class Config(Train, Split, Prepare):
         at_least(self, 2, "encoder_blocks")
         at_least(self, 0, "workers", "worker_memory_gb", "seed", "split_seed", "min_negatives",
                  "negatives_per_positive", "min_lr", "rotate_degrees", "centre_distance")
-        for name in ("flip_probability", "momentum"):
+        for name in ("flip_probability", "momentum", "cut"):
             require(self, name, 0 <= getattr(self, name) <= 1, "must lie in 0..1")
         for name in ("validation_share", "lr_factor", "bn_momentum"):
             value = getattr(self, name)
@@ -133,6 +135,7 @@ class Config(Train, Split, Prepare):
         require(self, "lr", self.lr > 0, "must be positive")
         require(self, "decoder_width", 0 < self.decoder_width <= 8, "must lie above 0, up to 8")
         require(self, "size", 32 <= self.size <= 400, "must lie in 32..400")
+        require(self, "window", self.window is None or 16 <= self.window <= 128, "must lie in 16..128")
         require(self, "seed", self.seed < 2**32 - self.epochs, "must be below 4294967296 less --epochs")
         require(self, "encoder_filters", self.encoder_filters >= 96 and self.encoder_filters % 96 == 0,
                 "must be a multiple of 96")

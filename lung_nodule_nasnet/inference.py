@@ -2,9 +2,10 @@
 import numpy as np
 import SimpleITK as sitk
 
-from lung_nodule_nasnet.lungs import network_slice, onto_slice
+from lung_nodule_nasnet.lungs import lung_mask, network_slice, onto_slice
 from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.scans import whole_hu
+from lung_nodule_nasnet.windows import ct_map
 from shared_data.volume import to_lps
 
 
@@ -12,7 +13,8 @@ def segment(networks, image, config, progress=iter):
     """(mask uint8, probability float32), both (z, y, x) on the LPS form of a CT in HU, and that form itself; of one
     network, or of the mean of several.
 
-    progress: wraps the batches, tqdm say. The cut of each slice is found on the network's own grid.
+    progress: wraps the batches, tqdm say. The cut of each slice is found on the network's own grid; of windows, on the
+    CT's.
     """
     return segment_members(networks if isinstance(networks, list) else [networks], image, config, progress)[:3]
 
@@ -21,6 +23,9 @@ def segment_members(networks, image, config, progress=iter):
     """The same, and of several networks each one's own mask (members, z, y, x), otherwise None."""
     ct = whole_hu(to_lps(image))
     hu = sitk.GetArrayViewFromImage(ct)
+    if config.window:
+        mask, probability, votes = segment_windows(networks, hu, ct.GetSpacing()[1::-1], config, progress)
+        return mask, probability, ct, votes
     mask, probability = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.float32)
     votes = np.zeros((len(networks), *hu.shape), np.uint8) if len(networks) > 1 else None
     for start in progress(range(0, len(hu), config.predict_batch)):
@@ -41,3 +46,24 @@ def nodule_probability(networks, images):
     """
     each = [network.predict_on_batch(images)[..., 1] for network in networks]
     return each[0] if len(each) == 1 else np.mean(each, axis=0), each
+
+
+def segment_windows(networks, hu, spacing_yx, config, progress):
+    """(mask, probability, votes as in `segment_members`) of HU (z, y, x) by small windows within the lungs."""
+    mask, probability = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.float32)
+    votes = np.zeros((len(networks), *hu.shape), np.uint8) if len(networks) > 1 else None
+    forwards = [on_windows(network) for network in networks]
+    for k in progress(range(len(hu))):
+        lungs = lung_mask(hu[k])
+        if lungs.any():
+            each = [ct_map(forward, hu[k], lungs, spacing_yx, config) for forward in forwards]
+            probability[k] = each[0] if len(each) == 1 else np.mean(each, axis=0)
+            mask[k] = slice_mask(probability[k], config)
+            for member, own in enumerate(each if votes is not None else ()):
+                votes[member, k] = slice_mask(own, config)
+    return mask, probability, votes
+
+
+def on_windows(network):
+    """Windows (n, size, size) -> nodule probabilities (n, size, size), for `probability_map`."""
+    return lambda windows: network.predict_on_batch(windows[..., None])[..., 1]

@@ -74,9 +74,19 @@ def onto_slice(values, shape_yx):
     matrix = np.zeros((MATRIX, MATRIX), values.dtype)
     nearest = cv2.INTER_NEAREST_EXACT if values.dtype == np.uint8 else cv2.INTER_LINEAR
     matrix[CROP, CROP] = cv2.resize(values, (CROP.stop - CROP.start,) * 2, interpolation=nearest)
+    return from_matrix(matrix, shape_yx, nearest)
+
+
+def lung_mask(hu):
+    """(Y, X) uint8 of a slice of any matrix in HU, on its own pixels."""
+    return from_matrix(extract_lungs(to_matrix(hu)).mask, hu.shape, cv2.INTER_NEAREST_EXACT)
+
+
+def from_matrix(matrix, shape_yx, interpolation):
+    """A slice of 512x512 back on `shape_yx`: undoes `to_matrix`."""
     side = max(shape_yx)
     if side != MATRIX:
-        matrix = cv2.resize(matrix, (side, side), interpolation=nearest)
+        matrix = cv2.resize(matrix, (side, side), interpolation=interpolation)
     top, left = ((side - n) // 2 for n in shape_yx)
     return matrix[top:top + shape_yx[0], left:left + shape_yx[1]]
 

@@ -1,7 +1,7 @@
 """The networks that are asked together: one, or the folds."""
 from shared_data.ensembles import check_alike, find_members
 
-INPUT = ("size",)  # settings that decide what a network sees; members must agree on them
+INPUT = ("size", "window")  # settings that decide what a network sees; members must agree on them
 
 
 def find_folds(runs_dir):

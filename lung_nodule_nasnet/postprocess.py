@@ -26,8 +26,9 @@ NODULE_COLUMNS = ("label", "coordX", "coordY", "coordZ", "diameter_mm", "volume_
 class Options:
     probability: Path  # probability volume
     output: Path  # the mask; its suffix is its format
-    threshold_rule: ThresholdRule = Config.threshold_rule  # authors: the cut even where a slice holds nothing
+    threshold_rule: ThresholdRule = Config.threshold_rule  # cut: one for all; authors: two-means even in empty slices
     centre_distance: float = Config.centre_distance  # floor: a slice whose two class centres are closer stays empty
+    cut: float = Config.cut  # cut: the probability above which a pixel is nodule
     erode: bool = Config.erode  # erode the mask of a slice by 5x5
     min_pixels: int = Config.min_pixels  # a slice with fewer mask pixels counts as empty
 
@@ -54,6 +55,8 @@ def slice_mask(probability, config):
     """(Y, X) uint8 of one slice's nodule probability."""
     if config.threshold_rule == "authors":
         mask = (probability > stopped_two_means_threshold(probability)).astype(np.uint8)
+    elif config.threshold_rule == "cut":
+        mask = (probability > config.cut).astype(np.uint8)
     else:
         low, high = two_means_centres(probability)
         if high - low < config.centre_distance:

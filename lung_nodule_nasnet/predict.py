@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from lung_nodule_nasnet.checkpoint import load_network
-from lung_nodule_nasnet.config import ROOT, Device, ThresholdRule
+from lung_nodule_nasnet.checkpoint import SHIPPED, load_network
+from lung_nodule_nasnet.config import Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
@@ -31,11 +31,12 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions, EnsembleOptions):
-    checkpoint: tuple[Path, ...] = (ROOT / "runs" / "lung_nodule_nasnet" / "best.npz",)  # or a Keras .h5 of the authors
+    checkpoint: tuple[Path, ...] = (SHIPPED,)  # of train.py, or a Keras .h5 of the authors; unset: what ships (LIDC)
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
+    cut: float | None = None  # probability above which a pixel is nodule, rule cut; unset: the checkpoint's
     erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
     min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
@@ -62,12 +63,14 @@ class Options(ResultOptions, EnsembleOptions):
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    if options.checkpoint == (SHIPPED,):
+        print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
     return predict(options, Method("NASNet-GCN", load, segment_ct))
 
 
 def load(options):
     """(networks, their Config with the options, the reducer or None)"""
-    changes = set_options(options, "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
+    changes = set_options(options, "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
     networks, config = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, changes))
     return networks, config, load_reducer(options.reducer) if options.reducer else None
 

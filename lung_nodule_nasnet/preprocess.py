@@ -30,6 +30,8 @@ from shared_data.volume import to_lps
 
 def main(argv=None):
     config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
+    if config.window:
+        raise InputError("--window: only for crops around nodules, not for whole scans. Leave it out.")
     check_apart(config.data_dir, config.prepared_dir)
     scans, skipped = find_scans(config.data_dir, config.workers)
     source = annotation_source(config, scans)

@@ -31,7 +31,7 @@ def score_scans(options, config, seen):
     listed = read_luna_annotations(annotations)
     excluded = read_luna_annotations(options.excluded) if options.excluded else {}
     scans, skipped = find_scans(options.scans)
-    fresh = [scan for scan in scans if options.seen_scans or scan.uid not in seen]
+    fresh = [scan for scan in scans if options.seen_scans or not {scan.uid, scan.patient} & seen]
     if not fresh:
         raise InputError(f"{options.scans}: training has seen all {len(scans)} scans. Keep some out with slice_idx.py "
                          "--leave-out, or score them nevertheless with --seen-scans.")
@@ -119,9 +119,9 @@ def write_results(options, results, candidates, pictures, n_seen):
             out / "overlays" / "contact_sheet.png")
     write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
         f"{in_words(options.checkpoint)}. A candidate within a nodule's radius of its centre is a hit; of several on "
-        "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven sensitivities. "
-        f"low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. {n_seen} scans of "
-        "the training were left out."],
+        "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven "
+        f"sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. "
+        f"{n_seen} scans of the training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)
     print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "

@@ -16,7 +16,7 @@ from shared_data.errors import run_script
 from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
 
-OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
+OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Options(EnsembleOptions, ScoringOptions):
     output_dir: Path | None = None  # unset: <run folder>/validation or /scans
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
+    cut: float | None = None  # probability above which a pixel is nodule, rule cut; unset: the checkpoint's
     erode: bool | None = None  # erode the mask of a slice by 5x5; unset: the checkpoint's
     min_pixels: int | None = None  # a slice with fewer mask pixels counts as empty; unset: the checkpoint's
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
