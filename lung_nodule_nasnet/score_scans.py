@@ -120,8 +120,8 @@ def write_results(options, results, candidates, pictures, n_seen):
     write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
         f"{in_words(options.checkpoint)}. A candidate within a nodule's radius of its centre is a hit; of several on "
         "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven "
-        f"sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with replacement. "
-        f"{n_seen} scans of the training were left out."],
+        f"sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
+        f"replacement. {n_seen} scans of the training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)
     print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "

@@ -87,7 +87,7 @@ def test_every_tensor_of_a_checkpoint_must_fit(golden, kind, name):
 
 
 def test_the_bottom_computes_in_float32():
-    """In bfloat16 its kernels of 3 over 2 slices give, on some CPUs and not each time, gradients that are no numbers."""
+    """In bfloat16 its kernels of 3 over 2 slices give, on some CPUs, now and then, gradients that are no numbers."""
     network, computed = build_network(Config(n_classes=3, base_channels=2)), {}
     for name in ("bottom", "encoder"):
         layer = next(layer for layer in getattr(network, name).modules() if isinstance(layer, torch.nn.Conv3d))
