@@ -9,7 +9,7 @@ NEIGHBOURHOOD = 128  # pixels along a side of the square whose grey values scale
 SPACING_MM = (0.5, 1.0)  # pixels of other sizes are resampled to
 USUAL_MM = 0.7
 LEAST_HU = 300  # between lung and soft tissue; closer classes are noise
-BATCH = 32  # windows at a time
+BATCH = 16  # windows at a time
 
 
 def scaled(crop, least=1):

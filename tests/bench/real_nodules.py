@@ -11,7 +11,7 @@ over patients.
 """
 import argparse
 import subprocess
-from itertools import product
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +139,7 @@ def report(slices, scores):
         cells = [interval(table, pooled_dice) for table in part.values()]
         print(f"| {low} to {high} mm | {len({(row['patient'], row['nodule']) for row in one})}, {len(one)} | "
               + " | ".join(cells) + " |")
-    names = list(scores)
-    for one, other in product(names[:1], names[1:]):
+    for one, other in combinations(scores, 2):
         print(f"{one} - {other}: Dice, all pixels {difference(scores[one], scores[other])}")
 
 
