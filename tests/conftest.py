@@ -15,6 +15,12 @@ from shared_data.volume import read_volume, write_volume
 sys.path.insert(0, str(Path(__file__).parent / "golden"))  # fill.py
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that fork this process come first: the threads of PyTorch and OpenVINO do not live on in a fork, which then
+    waits for them."""
+    items.sort(key=lambda item: item.path.name != "test_faults.py")
+
+
 @pytest.fixture(scope="session")
 def golden():
     """The folder with the reference values."""
