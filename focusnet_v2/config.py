@@ -19,6 +19,7 @@ BACKGROUND_WEIGHT, SMALL_WEIGHT = PDDCA["alpha"][0], PDDCA["alpha"][2]  # where 
 # The stages in order, each with the prefix of its own settings.
 STAGES = {"backbone": "backbone", "SOL": "sol", "backbone_heatmap": "joint", "autoencoder": "ae", "adversarial": "adv"}
 
+
 @dataclass(frozen=True)
 class Volumes:
     """What decides how the resampled volumes look: kept with them, taken over by what follows, recorded with a network.

@@ -209,7 +209,7 @@ def train_one_epoch(stage, fabric, networks, optimizers, loader, name, drift=Fal
         part.eval()
     sums, n_steps = {}, 0
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
-    watch = LossWatch(bar)
+    watch = LossWatch(bar, fabric.device)
     for batch in bar:
         terms = stage.step(fabric, networks, optimizers, batch)
         terms = {"loss": sum(terms.values()), **terms}

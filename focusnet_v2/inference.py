@@ -135,8 +135,8 @@ def fuse(prediction, config, shape=None, bring=lambda array, box: (array[box], b
 def _most_probable(probability, labels, shape, bring):
     """Of the interpolated maps of `labels`, background first, the highest at each voxel; the first of equal ones.
 
-    A map can be the highest only next to a voxel where it reaches the maps' mean: elsewhere it is not interpolated, a
-    tenth of the time on a fine CT. What is left over is background.
+    A map can be the highest only next to a voxel where it reaches the maps' mean: elsewhere it is not interpolated.
+    What is left over is background.
     """
     result, highest = np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
     least = sum(probability[label] for label in labels) / len(labels) - 1e-6  # less what rounding does

@@ -26,7 +26,7 @@ from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, to_lps
-from shared_data.votes import disagreement, vote_entropy
+from shared_data.votes import vote_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Options(ResultOptions, EnsembleOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (main network alone, OpenKBP, for research)")
     return predict(options, Method("FocusNet v2", load, segment))
@@ -63,16 +63,12 @@ def segment(loaded, ct, options, watch):
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
     result = segment_ct(networks, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(watch.network, unit="window"))
-    organs = with_places(list_organs(result["final"], ct.GetSpacing(), config.organs), result, config)
-    volumes = {}
-    if result["votes"] is not None:
-        entropy = vote_entropy(result["votes"])
-        of_organ = disagreement(entropy, result["final"], range(1, config.n_classes))
-        organs = [row | of_organ[row["label"]] for row in organs]
-        volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
+    entropy = None if result["votes"] is None else vote_entropy(result["votes"])
+    organs = with_places(list_organs(result["final"], ct.GetSpacing(), config.organs, entropy), result, config)
     return Prediction(
         labels=onto_scan(result["final"], scan), names=dict(enumerate(config.organs, 1)),
-        facts={**as_fact(options.checkpoint), "organs": organs}, volumes=volumes,
+        facts={**as_fact(options.checkpoint), "organs": organs},
+        volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(entropy, scan)},
         picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 
 

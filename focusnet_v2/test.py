@@ -24,7 +24,7 @@ from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
-from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
+from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
@@ -35,7 +35,7 @@ from shared_data.metrics import mean, overgrown
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_each
+from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
@@ -64,7 +64,7 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     if options.ensemble:
         options = replace(options, run_dir=options.ensemble / "ensemble")
-    options = with_members(options, find_folds, given=options.checkpoint is not None)
+    options = with_members(options, find_folds)
     options = replace(options, checkpoint=options.checkpoint or (find_checkpoint(options.run_dir),),
                       output_dir=options.output_dir or options.run_dir / options.split)
     loaded = load(options)
@@ -73,14 +73,11 @@ def main(argv=None):
     check_table(config)
     if options.split != "train":
         check_members_unseen(options.checkpoint, names, trained_on)
-    scored, skipped = score_each(score_case, names, loaded, load, options, options.checkpoint)
-    if not scored:
-        raise all_skipped(config.prepared_dir, dict(skipped))
-    names, results = zip(*scored)
-    organs, small, filled, voxels, wrong = zip(*results)
+    names, (organs, small, filled, voxels, wrong), skipped = score_all(
+        score_case, names, loaded, load, options, options.checkpoint, config.prepared_dir)
     write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
                   overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())))
-    return say_skipped(dict(skipped))
+    return say_skipped(skipped)
 
 
 def load(options):

@@ -23,7 +23,7 @@ STUDY = Study("NASNet-GCN", "lung_nodule_nasnet", ("dice", "mean_slice_dice", "s
     ("slices found", ("slices_found",), ("slices_with_nodule",)),
     ("empty slices marked", ("empty_slices_marked",), ("empty_slices",))))
 # Options of test.py that train.py has, too.
-OF_TEST = ("device", "threshold_rule", "centre_distance", "erode", "min_pixels", "predict_batch")
+OF_TEST = ("device", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)

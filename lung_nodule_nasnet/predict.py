@@ -62,7 +62,7 @@ class Options(ResultOptions, EnsembleOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
     return predict(options, Method("NASNet-GCN", load, segment_ct))

@@ -17,7 +17,7 @@ from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members, trained_on, turned_like
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
-from shared_data.cohort import all_skipped, say_skipped
+from shared_data.cohort import say_skipped
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
@@ -25,7 +25,7 @@ from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_each
+from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
@@ -62,15 +62,12 @@ def main(argv=None):
     names = held_out(config)
     if predictors:
         check_members_unseen(config.checkpoint, names, trained_on)
-    scored, skipped = score_each(score_case, names, predictors, load, config, config.checkpoint)
-    if not scored:
-        raise all_skipped(config.prepared_dir, dict(skipped))
-    names, results = zip(*scored)
-    cases, found, pictures, voxels, wrong = zip(*results)
+    names, (cases, found, pictures, voxels, wrong), skipped = score_all(
+        score_case, names, predictors, load, config, config.checkpoint, config.prepared_dir)
     nodes = [{"case": case, **node} for case, rows in zip(names, found) for node in rows]
     write_results(config, cases, nodes, dict(zip(names, pictures)),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())))
-    return say_skipped(dict(skipped))
+    return say_skipped(skipped)
 
 
 def load(config):

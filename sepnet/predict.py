@@ -24,7 +24,7 @@ from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, to_lps
-from shared_data.votes import disagreement, vote_entropy
+from shared_data.votes import vote_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Options(ResultOptions, EnsembleOptions, NetworkOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (one member, OpenKBP, for research)")
     return predict(options, Method("3D-SepNet", load, segment))
@@ -64,11 +64,8 @@ def segment(members, ct, options, watch):
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
     prediction = back(labels)
     entropy = vote_entropy(votes) if len(votes) > 1 else None
-    organs = list_organs(prediction, ct.GetSpacing(), config.classes[1:])
-    if entropy is not None:
-        on_ct = back(entropy)
-        of_organ = disagreement(on_ct, prediction, [row["label"] for row in organs])
-        organs = [row | of_organ[row["label"]] for row in organs]
+    on_ct = None if entropy is None else back(entropy)
+    organs = list_organs(prediction, ct.GetSpacing(), config.classes[1:], on_ct)
     return Prediction(
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
         facts={"checkpoints": options.checkpoint, "organs": organs},

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
 from sepnet.volumes import onto_lps
-from shared_data.cohort import all_skipped, overgrown_notes, say_skipped
+from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_members
 from shared_data.error_rates import count_errors, error_table, write_error_rates
@@ -32,7 +33,7 @@ from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_each
+from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
 from shared_data.volume import onto_scan, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
@@ -53,7 +54,7 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     if options.ensemble:
         options = replace(options, run_dir=options.ensemble / "ensemble")
-    options = with_members(options, find_folds, given=options.checkpoint is not None)
+    options = with_members(options, find_folds)
     checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
     options = replace(options, checkpoint=tuple(checkpoints))
     members = load(options)
@@ -66,13 +67,9 @@ def main(argv=None):
     check_table(members, prepared)
     if options.split != "train":
         check_members_unseen(checkpoints, [folder.name for folder in folders], trained_on)
-    scored, skipped = score_each(score_patient, folders, members, load, options, checkpoints, "patient")
-    skipped = {folder.name: reason for folder, reason in skipped}
-    if not scored:
-        raise all_skipped(prepared, skipped)
-    folders, results = zip(*scored)
+    folders, (organs, filled, voxels, wrong), skipped = score_all(
+        score_patient, folders, members, load, options, checkpoints, prepared, "patient", attrgetter("name"))
     patients = [folder.name for folder in folders]
-    organs, filled, voxels, wrong = zip(*results)
     write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())),
                   overgrown_notes(filled, members.config.classes))

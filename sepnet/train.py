@@ -149,7 +149,7 @@ def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
     model.train()
     losses = []
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
-    watch = LossWatch(bar)
+    watch = LossWatch(bar, fabric.device)
     for batch in bar:
         known = (batch["drawn"],) if isinstance(loss_function, PartlyDrawnLoss) else ()
         loss = loss_function(model(batch["image"]).float(), batch["label"], *known)

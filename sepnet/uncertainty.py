@@ -11,7 +11,7 @@ from sepnet.members import ChainOptions, patients_of
 from shared_data.errors import run_script
 from shared_data.settings import parse_options
 from shared_data.volume import check_same_grid, geometry, image_from, read_volume, write_volume
-from shared_data.votes import vote_entropy, vote_levels  # noqa: F401  vote_levels: by the name it had here
+from shared_data.votes import vote_entropy
 
 
 def main(argv=None):

@@ -14,18 +14,16 @@ class EnsembleOptions:
     ensemble: Path | None = None  # folder with the runs of the folds: the best of each, in place of --checkpoint
 
 
-def with_members(options, find, given=False):
-    """The options with `checkpoint` in place of `ensemble`; find(folder) gives the members' checkpoints. given: whether
-    checkpoints were named, too, which is refused."""
+def with_members(options, find):
+    """The options with `checkpoint` in place of `ensemble`; find(folder) gives the members' checkpoints."""
     if options.ensemble is None:
         return options
-    return replace(options, checkpoint=members_of(options, find, given), ensemble=None)
+    return replace(options, checkpoint=members_of(options, find), ensemble=None)
 
 
-def members_of(options, find, given=None):
-    """The checkpoints that `ensemble` stands for. given: whether `checkpoint` was named, too; None: if it is not None.
-    """
-    if options.checkpoint is not None if given is None else given:
+def members_of(options, find):
+    """The checkpoints that `ensemble` stands for. Raises InputError when others than the default are named, too."""
+    if options.checkpoint != type(options).checkpoint:
         raise InputError("--ensemble and --checkpoint: both name the networks. Leave one out.")
     return tuple(find(options.ensemble))
 

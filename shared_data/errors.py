@@ -53,6 +53,11 @@ def told(line):
     return line
 
 
+def concerns_all(error):
+    """Whether an error of one case will come with every other: a disk that is full, or may not be written to."""
+    return isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN)
+
+
 def _advice(number):
     if number in FULL:
         return "Free some space, or name another disk."

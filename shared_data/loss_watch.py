@@ -1,4 +1,4 @@
-"""The losses of an epoch's updates, looked at so seldom that a GPU need not wait after each."""
+"""The losses of an epoch's updates; those on a GPU are looked at so seldom that it need not wait after each."""
 import math
 
 from shared_data.errors import InputError
@@ -12,13 +12,14 @@ class LossWatch:
     what: of a batch, in the message.
     """
 
-    def __init__(self, bar, what="patches"):
+    def __init__(self, bar, device, what="patches"):
         self.bar, self.what, self.unseen = bar, what, []
+        self.every = 1 if device.type == "cpu" else EVERY
 
     def saw(self, loss, cases):
         """A loss (scalar tensor) and the cases of its batch."""
         self.unseen.append((loss.detach(), cases))
-        if len(self.unseen) == EVERY:
+        if len(self.unseen) == self.every:
             self.look()
 
     def look(self):

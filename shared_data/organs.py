@@ -6,6 +6,7 @@ import SimpleITK as sitk
 
 from shared_data.errors import InputError
 from shared_data.metrics import components
+from shared_data.votes import disagreement
 
 KEYS = ("organs", "small", "weights")
 EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weights": {"Mandible": 1, "Lens_L": 8}}'
@@ -85,8 +86,10 @@ def check_same_organs(organs, others, where):
                          "Use a checkpoint and cases of one label table.")
 
 
-def list_organs(labels_zyx, spacing_xyz, organs):
-    """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x)."""
+def list_organs(labels_zyx, spacing_xyz, organs, entropy=None):
+    """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x). With the
+    entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each."""
+    votes = {} if entropy is None else disagreement(entropy, labels_zyx, range(1, len(organs) + 1))
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(sitk.GetImageFromArray(labels_zyx))
     rows = []
@@ -97,7 +100,7 @@ def list_organs(labels_zyx, spacing_xyz, organs):
             organ = labels_zyx[z:z + nz, y:y + ny, x:x + nx] == label
             voxels, (_, parts) = int(organ.sum()), components(organ)
         rows.append({"label": label, "organ": name, "volume_ml": voxels * math.prod(spacing_xyz) / 1000,
-                     "components": parts})
+                     "components": parts, **votes.get(label, {})})
     return rows
 
 

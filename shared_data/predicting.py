@@ -18,7 +18,7 @@ from tqdm import tqdm
 from shared_data.cohort import each_case, fingerprint, printable, say_skipped
 from shared_data.cohort_report import write_cohort
 from shared_data.ct_cases import Case, find_cases, is_list
-from shared_data.errors import FORBIDDEN, FULL, InputError, explained, told
+from shared_data.errors import InputError, concerns_all, explained, told
 from shared_data.files import only_run_in, read_json, write_json
 from shared_data.results import ResultOptions, check_results, write_prediction
 from shared_data.scoring import kept, stamp_of
@@ -129,8 +129,7 @@ def _outcomes(jobs, options, method):
         bar = {"total": len(jobs), "unit": "CT", "disable": None}
         return zip(jobs, map(told, tqdm(_overlapped(jobs, options, method), **bar)))
     work = partial(predict_job, options=options, method=method, stamp=stamp_of(options.networks()))
-    return each_case(work, jobs, options.workers, "CT",
-                     options.scheduler, options.worker_memory_gb)
+    return each_case(work, jobs, options.workers, "CT", options.scheduler, options.worker_memory_gb)
 
 
 def predict_job(job, options, method, stamp):
@@ -169,7 +168,7 @@ def _or_reason(work):
         try:
             return work(given, *others)
         except Exception as error:  # whatever one CT brings about, the others go on
-            if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN):
+            if concerns_all(error):
                 raise
             return explained(error)
     return guarded

@@ -2,8 +2,8 @@
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
-from shared_data.cohort import each_case, fingerprint
-from shared_data.errors import FORBIDDEN, FULL, InputError, one_line
+from shared_data.cohort import all_skipped, each_case, fingerprint
+from shared_data.errors import InputError, concerns_all, one_line
 from shared_data.settings import Cluster, at_least
 
 
@@ -18,6 +18,17 @@ class ScoringOptions(Cluster):
     def alone(self):
         """Whether this process scores all cases, and a bar of its own can show how far a case is."""
         return not (self.workers or self.scheduler)
+
+
+def score_all(score, cases, loaded, load, options, networks, where, unit="case", name=str):
+    """(the cases scored, for each part of what `score` gives a tuple of theirs, {name: why another was left out}), as
+    `score_each` does it. Raises InputError, naming `where` the cases lie, when none could be scored."""
+    scored, skipped = score_each(score, cases, loaded, load, options, networks, unit)
+    skipped = {name(case): reason for case, reason in skipped}
+    if not scored:
+        raise all_skipped(where, skipped)
+    cases, results = zip(*scored)
+    return cases, tuple(zip(*results)), skipped
 
 
 def score_each(score, cases, loaded, load, options, networks, unit="case"):
@@ -45,7 +56,7 @@ def _or_reason(case, score, loaded, options):
     try:
         return score(case, loaded, options)
     except (InputError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN):
+        if concerns_all(error):
             raise
         return one_line(error)
 

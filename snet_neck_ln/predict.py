@@ -43,7 +43,7 @@ class Options(ResultOptions, EnsembleOptions):
 
 def main(argv=None):
     options = parse_options(Options, argv, __doc__)
-    options = with_members(options, find_folds, given=options.checkpoint != Options.checkpoint)
+    options = with_members(options, find_folds)
     return predict(options, Method("S-Net", load, segment))
 
 

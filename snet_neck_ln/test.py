@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from shared_data.cohort import all_skipped, say_skipped
+from shared_data.cohort import say_skipped
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
@@ -22,7 +22,7 @@ from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_each
+from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
@@ -59,7 +59,7 @@ def main(argv=None):
     options = parse_options(Options, argv, __doc__)
     run_dir = options.ensemble / "ensemble" if options.ensemble else (
         options.run_dir or build(Config, set_options(options, "val_fold")).run_dir)
-    options = with_members(options, find_folds, given=options.checkpoint is not None)
+    options = with_members(options, find_folds)
     options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or (run_dir / "best.pt",),
                       output_dir=options.output_dir or run_dir / options.split)
     loaded = load(options)
@@ -71,15 +71,12 @@ def main(argv=None):
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
     check_members_unseen(options.checkpoint, patients, trained_on)
-    scored, skipped = score_each(score_patient, patients, loaded, load, options, options.checkpoint, "patient")
-    if not scored:
-        raise all_skipped(config.prepared_dir, dict(skipped))
-    patients, results = zip(*scored)
-    cases, found, pictures, voxels, wrong = zip(*results)
+    patients, (cases, found, pictures, voxels, wrong), skipped = score_all(
+        score_patient, patients, loaded, load, options, options.checkpoint, config.prepared_dir, "patient")
     nodes = [{"case": patient, **node} for patient, rows in zip(patients, found) for node in rows]
     write_results(options, config, cases, nodes, dict(zip(patients, pictures)),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())))
-    return say_skipped(dict(skipped))
+    return say_skipped(skipped)
 
 
 def load(options):

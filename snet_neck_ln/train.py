@@ -102,7 +102,7 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
     model.train()
     history = []
     bar = tqdm(loader, name, unit="batch", leave=False, disable=None if fabric.is_global_zero else True)
-    watch = LossWatch(bar, "slices")
+    watch = LossWatch(bar, fabric.device, "slices")
     for batch in bar:
         outputs = model(batch["image"].contiguous(memory_format=torch.channels_last))
         terms = snet_loss(outputs, batch["mask"])

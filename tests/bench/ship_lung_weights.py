@@ -22,7 +22,7 @@ def main():
     state, groups = load_checkpoint(options.checkpoint)
     config = {name: value for name, value in state["config"].items() if not name.endswith("_dir") and name != "resume"}
     shipped = {"config": {**config, "threshold_rule": "cut", "cut": options.cut},
-               **{name: state[name] for name in ("train_series", "validation_series")}}
+               **{name: state[name] for name in ("train_series", "validation_series", "trained_on") if name in state}}
     weights = [array.astype(np.float16) if array.ndim > 1 else array for array in groups["weights"]]
     save_checkpoint(options.output, shipped, weights=weights)
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")

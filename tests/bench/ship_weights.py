@@ -9,7 +9,7 @@ import torch
 
 from shared_data.checkpoints import write_archive
 
-KEPT = ("project", "stage", "config", "constants", "model")
+KEPT = ("project", "stage", "config", "constants", "trained_on", "model")
 
 
 def main():

@@ -14,7 +14,7 @@ from sepnet.ensemble_seg import fuse
 from sepnet.error_rate import count_errors, error_table
 from sepnet.inference import autocast, predict_slices, ready, segment, window_starts
 from sepnet.networks import SepNet
-from sepnet.uncertainty import vote_entropy, vote_levels
+from shared_data.votes import vote_entropy, vote_levels
 
 
 @pytest.mark.parametrize("depth", [40, 41, 60])
