@@ -13,7 +13,7 @@ from lung_nodule_nasnet.nodules import disc, draw_nodule
 from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_readout
 from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
 from shared_data.cohort import each_case, say_skipped
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import write_table
 from shared_data.settings import Cluster, at_least, parse_options, require
 
@@ -45,8 +45,8 @@ def main(argv=None):
     work = partial(compare, readouts=readouts, share=options.consensus)
     for scan, outcome in each_case(work, scans, options.workers, "scan", options.scheduler,
                                    options.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[scan.uid] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[scan.uid] = outcome.reason
         else:
             rows += outcome
     if options.output:
@@ -60,13 +60,13 @@ def main(argv=None):
 
 
 def compare(scan, readouts, share):
-    """[{"seriesuid", "diameter_mm", "readers", Dice of each rule}] of a scan's nodules; a string: why it is skipped."""
+    """[{"seriesuid", "diameter_mm", "readers", Dice of each rule}] of a scan's nodules; or `Skipped`."""
     path = readouts[scan.uid]
     try:
         volume = read_scan(scan)
         nodules, _ = consensus_nodules(read_readout(path), volume, share, 1, path)
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
     rows, spacing = [], volume.image.GetSpacing()
     for nodule in nodules:
         centre = tuple(float(axis.mean()) for axis in np.unravel_index(nodule["voxels"], volume.hu_zyx.shape))

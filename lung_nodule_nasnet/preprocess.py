@@ -22,7 +22,7 @@ from lung_nodule_nasnet.nodules import (LUNA_COLUMNS, describe, list_nodules, lu
 from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_readout
 from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
 from shared_data.cohort import all_skipped, check_apart, each_case, fingerprint, say_skipped
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.volume import to_lps
@@ -47,8 +47,8 @@ def prepare_cohort(scans, skipped, source, config):
     rows, nodules = [], []
     for scan, outcome in each_case(work, scans, config.workers, "scan", config.scheduler,
                                    config.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[f"{scan.patient} {scan.uid}"] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[f"{scan.patient} {scan.uid}"] = outcome.reason
             continue
         rows.append({"seriesuid": scan.uid, "patient": scan.patient, "slices": len(outcome["slices"]),
                      "with_nodule": sum(outcome["has_nodule"]), "nodules": len(outcome["nodules"]),
@@ -88,7 +88,7 @@ def annotation_source(config, scans):
 
 
 def prepare_scan(scan, source, config):
-    """case.json of the scan, its slices written; or, as a string, why it has to be skipped."""
+    """case.json of the scan, its slices written; or `Skipped`."""
     case = config.prepared_dir / scan.uid
     try:
         facts = finished(case)
@@ -100,7 +100,7 @@ def prepare_scan(scan, source, config):
             write_case(case, facts, volume, nodules, unsure, config)
         return read_case(case)
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
 
 
 def annotation_files(scan, source):

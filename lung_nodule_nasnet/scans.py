@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from lung_nodule_nasnet.lungs import AIR_HU, OUTSIDE_HU
 from shared_data.cohort import each_case
 from shared_data.dicom import find_ct_series, read_slices
-from shared_data.errors import InputError, one_line
+from shared_data.errors import InputError, Skipped, one_line
 from shared_data.files import read_table
 from shared_data.folds import natural_sort
 from shared_data.volume import read_ct
@@ -55,8 +55,8 @@ def find_scans(data_dir, workers=0):
     folders = sorted({path.parent for path in files})
     scans, skipped = {}, {}
     for folder, found in each_case(ct_series, folders, workers if len(folders) > 50 else 0, "folder"):
-        if isinstance(found, str):
-            skipped[str(folder)] = found
+        if isinstance(found, Skipped):
+            skipped[str(folder)] = found.reason
             continue
         for scan in found:
             known = scans.get(scan.uid)
@@ -92,7 +92,7 @@ def files_below(folder):
 
 
 def ct_series(folder):
-    """The CT series whose files lie in a folder itself (not below); what cannot be read, as a string."""
+    """The CT series whose files lie in a folder itself (not below); `Skipped` where one cannot be read."""
     try:
         series = find_ct_series(folder, "*")
         for uid in series:
@@ -102,7 +102,7 @@ def ct_series(folder):
                      str(slices[0][1].get("SeriesNumber", "") or ""), tuple(file for file, _ in slices))
                 for uid, slices in series.items()]
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
 
 
 def read_scan(scan):

@@ -12,7 +12,7 @@ import numpy as np
 from lung_nodule_nasnet.config import ROOT
 from lung_nodule_nasnet.scans import find_scans, read_scan
 from shared_data.cohort import each_case, say_skipped
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import read_table
 from shared_data.folds import natural_sort
 from shared_data.settings import parse_options
@@ -45,7 +45,10 @@ def main(argv=None):
         raise InputError(f"{options.candidates}: {len(scans)} of its scans lie in {options.data_dir}; two are needed.")
     uids, skipped, patches = natural_sort(scans), {}, {}
     for uid, outcome in each_case(lambda uid: cut_patches(scans[uid], listed[uid]), uids, 0, "scan"):
-        (skipped if isinstance(outcome, str) else patches)[uid] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[uid] = outcome.reason
+        else:
+            patches[uid] = outcome
     held = set(list(patches)[-max(1, round(len(patches) * options.validation_share)):])
     parts = [[np.concatenate([patches[uid][k] for uid in patches if (uid in held) == side] or [np.zeros(0)])
               for k in (0, 1)] for side in (False, True)]
@@ -71,13 +74,13 @@ def read_candidates(path):
 
 
 def cut_patches(scan, rows):
-    """(patches, classes) of a scan's candidates; a string where the scan cannot be used."""
+    """(patches, classes) of a scan's candidates; `Skipped` where the scan cannot be used."""
     from lung_nodule_nasnet.reducer import cut_patch
     try:
         image = to_lps(read_scan(scan).image)
         return np.stack([cut_patch(image, row[:3]) for row in rows]), np.array([int(row[3]) for row in rows])
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
 
 
 def fit(options, train, validation):

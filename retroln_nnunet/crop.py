@@ -19,7 +19,7 @@ from retroln_nnunet.config import STEPS, Config, Crop, Region
 from retroln_nnunet.region import locate
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped)
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.rois import NODES, masks_of, read_rois
@@ -93,8 +93,8 @@ def crop_cohort(cases, config):
     """Crop every case and write the report; 1 when some had to be skipped."""
     rows, skipped = [], {}
     for case, outcome in crop_all(cases, config):
-        if isinstance(outcome, str):
-            skipped[printable(case)] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[printable(case)] = outcome.reason
         else:
             rows.append({"case": case, **outcome})
     if not rows:
@@ -139,7 +139,7 @@ def crop_all(cases, config):
 
 
 def crop_job(job, config):
-    """Row of the report of one case, its files written; or, as a string, why it has to be skipped."""
+    """Row of the report of one case, its files written; or `Skipped`."""
     case, *candidates = job
     try:
         check_case_name(Path(case))
@@ -157,7 +157,7 @@ def crop_job(job, config):
             write_json(kept, {"case": case, **region, "report": row, "sources": facts})
         return row
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
 
 
 def finished(kept, facts):

@@ -18,7 +18,7 @@ from typing import Literal
 from retroln_nnunet.config import ROOT, VERTEBRAE
 from retroln_nnunet.crop import case_id
 from shared_data.cohort import check_apart, check_case_name, each_case, printable
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, whole_folder, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import Cluster, at_least, parse_options
@@ -74,7 +74,7 @@ def segment_cohort(cts, program, options):
     for path, outcome in each_case(bind(segment, program=program, options=options), cts,
                                    options.num_processes if options.num_processes > 1 else 0, "case",
                                    options.scheduler, options.worker_memory_gb):
-        status, reason = ("failed", outcome) if isinstance(outcome, str) else outcome
+        status, reason = ("failed", outcome.reason) if isinstance(outcome, Skipped) else outcome
         rows.append({"case": printable(case_id(path)), "status": status, "reason": reason})
     write_table(options.output_dir / "summary.csv", rows)
     counts = Counter(row["status"] for row in rows)

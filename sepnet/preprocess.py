@@ -18,7 +18,7 @@ from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
 from shared_data.colour_tables import write_colour_tables
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
 from shared_data.rois import labels_of, read_rois
@@ -47,8 +47,8 @@ def prepare_cohort(cases, config):
     skipped, rows = {}, []
     for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
                                              config.scheduler, config.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[f"{part} {printable(folder.name)}"] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[f"{part} {printable(folder.name)}"] = outcome.reason
         else:
             rows.append(outcome)
             if outcome["note"]:
@@ -92,7 +92,7 @@ def find_cases(config):
 
 
 def prepare_case(case, config):
-    """Row of cases.csv, the volumes written; or, as a string, why the case has to be skipped."""
+    """Row of cases.csv, the volumes written; or `Skipped`."""
     part, folder = case
     target = config.prepared_dir / part / folder.name
     try:
@@ -104,7 +104,7 @@ def prepare_case(case, config):
         if not done:
             ct, label, notes = read_case(folder, files, drawn, config)
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
     if not done:
         facts = {"patient": folder.name, "sources": sources, "scan": geometry(ct)} | ({"notes": notes} if notes else {})
         write_case(target, to_lps(ct), to_lps(label), facts, config)

@@ -5,12 +5,15 @@ The framework's own calls come from the projects; nothing here imports one.
 import io
 import warnings
 import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from shared_data.errors import InputError
 from shared_data.files import whole_file
+from shared_data.named_types import StrPath
 
 
-def write_archive(path, save):
+def write_archive(path: StrPath, save: Callable[[BinaryIO], object]) -> None:
     """`save(stream)` into memory, then the file at once: a kill or a full disk leaves the old one."""
     buffer = io.BytesIO()
     save(buffer)
@@ -18,7 +21,7 @@ def write_archive(path, save):
         partial.write_bytes(buffer.getbuffer())
 
 
-def check_archive(path):
+def check_archive(path: StrPath) -> None:
     """Raise BadZipFile when a part of a zip archive does not fit its checksum; .pt files are such, and torch.load does
     not look. Files of other kinds pass."""
     if zipfile.is_zipfile(path):
@@ -27,7 +30,7 @@ def check_archive(path):
                 raise zipfile.BadZipFile(f"{path}: {damaged}")
 
 
-def read_archive(path, load):
+def read_archive(path: StrPath, load: Callable[[StrPath], Any]) -> dict[str, Any]:
     """load(path), a dict, of a checkpoint that is whole; InputError for anything else. `load` executes nothing from it.
     """
     try:
@@ -48,7 +51,7 @@ def read_archive(path, load):
     return loaded
 
 
-def check_origin(state, project, path):
+def check_origin(state: dict[str, Any], project: str, path: StrPath) -> None:
     """Raise InputError when the state of a checkpoint is not this project's, or holds no model with its settings."""
     if state.get("project") != project:
         raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {project}. "

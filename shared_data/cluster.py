@@ -5,17 +5,23 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import islice
 from multiprocessing import resource_tracker
+from typing import TypeVar
 from urllib.request import urlopen
 
 import SimpleITK as sitk
 
-from shared_data.errors import InputError, silenced
+from shared_data.errors import InputError, Skipped, silenced
 
-ENDED = ("its worker process was ended twice, for want of memory most likely. Use fewer workers, or give each more "
-         "memory.")
+Case = TypeVar("Case")
+Outcome = TypeVar("Outcome")
+
+ENDED = Skipped("its worker process was ended twice, for want of memory most likely. Use fewer workers, or give each "
+                "more memory.")
 # What the user has to know, we say.
 SILENCE = {"distributed.logging": dict.fromkeys(
     ("distributed", "distributed.client", "distributed.gc", "tornado.application", "asyncio"), "critical")}
@@ -36,11 +42,12 @@ SETTINGS = {  # of the cluster within this process
 }
 
 
-def finished(work, cases, workers, scheduler=None, memory_gb=0.0):
+def finished(work: Callable[[Case], Outcome], cases: Sequence[Case], workers: int, scheduler: str | None = None,
+             memory_gb: float = 0.0) -> Iterator[tuple[int, Outcome | Skipped]]:
     """Yield (index of the case, work(case)) as they come; what `work` raises is raised.
 
     A case whose worker process ended comes again when the others are done, alone; if that one ends, too, its outcome is
-    the string ENDED. scheduler: a cluster's address, in place of `workers` processes on this machine, each of which
+    ENDED. scheduler: a cluster's address, in place of `workers` processes on this machine, each of which
     may take memory_gb (0: its share).
     """
     import dask
@@ -71,11 +78,12 @@ def _outcomes(client, work, cases, at_once):
 
     submit(at_once)
     for future in running:
-        error = future.exception()
-        if error and not isinstance(error, KilledWorker):
-            raise error
+        try:
+            outcome = future.result()
+        except KilledWorker:  # or a worker that had gone on to another case took this outcome with it
+            outcome = ENDED
         submit(1)
-        yield index_of.pop(future), ENDED if error else future.result()
+        yield index_of.pop(future), outcome
 
 
 def _in_one_thread(work, case):
@@ -104,7 +112,7 @@ def _client(workers, scheduler, memory_gb):
 
 @contextmanager
 def _joined(scheduler):
-    from distributed import Client, CancelledError
+    from distributed import CancelledError, Client
     from distributed.client import ClosedClientError
     from distributed.comm import CommClosedError
     try:
@@ -126,14 +134,14 @@ def _joined(scheduler):
 
 def _local_cluster(workers, memory_gb):
     from distributed import LocalCluster
-    for last in (False, True):
-        try:
-            return LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
-                                dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-        except RuntimeError as error:  # a worker was ended before it was there
-            if last:
-                raise InputError("worker processes end while they start, for want of memory most likely. Use fewer."
-                                 ) from error
+    start = partial(LocalCluster, n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
+                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
+    with suppress(RuntimeError):  # a worker was ended before it was there: once more
+        return start()
+    try:
+        return start()
+    except RuntimeError as error:
+        raise InputError("worker processes end while they start, for want of memory most likely. Use fewer.") from error
 
 
 @contextmanager

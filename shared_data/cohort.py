@@ -1,30 +1,39 @@
 """What preparing a cohort has in common: one bad case stops no other, a finished one is not made again."""
 import os
 import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from shared_data.errors import Fault, InputError, explained, told
+from shared_data.errors import InputError, Skipped, explained, told
 from shared_data.folds import natural_sort
+from shared_data.named_types import Mask, StrPath
+
+Case = TypeVar("Case")
+Outcome = TypeVar("Outcome")
 
 
-def each_case(work, cases, workers, unit="case", scheduler=None, memory_gb=0.0):
+def each_case(work: Callable[[Case], Outcome], cases: Sequence[Case], workers: int, unit: str = "case",
+              scheduler: str | None = None, memory_gb: float = 0.0) -> Iterator[tuple[Case, Outcome | Skipped]]:
     """Yield (case, work(case)) in the order of the cases, with a progress bar.
 
     In `workers` processes of this machine (0: in this process), each of which may take memory_gb (0: its share), or on
-    the Dask cluster at `scheduler`. `work` is picklable and returns a string where the case has to be skipped: the
-    reason; one comes for a case that twice ended its process, too, and for one that meets a fault of the program, whose
-    traceback is printed. An InputError or OSError of `work` stops the run.
+    the Dask cluster at `scheduler`. `work` is picklable; where a case has to be left out it returns `Skipped`, which
+    comes for a case that twice ended its process, too, and for one that meets a fault of the program, whose traceback
+    is printed. An InputError or OSError of `work` stops the run.
     """
     work = partial(_or_fault, work)
-    if scheduler or workers and len(cases) > 1:
+    if scheduler or (workers and len(cases) > 1):
         from shared_data.cluster import finished  # Dask takes its time to import
         done = finished(work, cases, min(workers, len(cases)), scheduler, memory_gb)
     else:
         done = enumerate(map(work, cases))
-    waiting, index = {}, 0
+    waiting: dict[int, Outcome | Skipped] = {}
+    index = 0
     for number, outcome in tqdm(done, total=len(cases), unit=unit, disable=None):  # no bar where nobody watches
         waiting[number] = outcome
         while index in waiting:
@@ -36,37 +45,37 @@ def _or_fault(work, case):
     try:
         return work(case)
     except Exception as error:
-        line = explained(error)
-        if isinstance(line, Fault):
-            return line
+        skipped = explained(error)
+        if skipped.traceback:
+            return skipped
         raise
 
 
-def say_skipped(skipped):
+def say_skipped(skipped: Mapping[str, str]) -> int:
     """Name the skipped cases {case: reason} on standard error; the exit code: 1 when there are any."""
     for case, reason in skipped.items():
         print(f"skipped {printable(case)}: {reason}", file=sys.stderr)
     return 1 if skipped else 0
 
 
-def overgrown_notes(filled, classes):
+def overgrown_notes(filled: Sequence[Mask] | Mask, classes: Sequence[str]) -> list[str]:
     """A line for each class that fills more than half of a case, which no organ does; filled: boolean (cases, C)."""
     return [f"note: {name} fills more than half of {number} of {len(filled)} cases: not an organ yet"
             for name, number in zip(classes, np.sum(filled, axis=0, dtype=int)) if number]
 
 
-def all_skipped(folder, skipped):
+def all_skipped(folder: StrPath, skipped: Mapping[str, str]) -> InputError:
     """The error of a cohort without one usable case."""
     return InputError(f"{folder}: no case could be used. "
                       + " | ".join(f"{printable(case)}: {reason}" for case, reason in skipped.items()))
 
 
-def printable(name):
+def printable(name: str) -> str:
     """A file name as it can stand in a message, even one with line ends or bytes that are no text."""
     return name if name.isprintable() else ascii(name)
 
 
-def subfolders(folder):
+def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a cohort's folder, in natural order, hidden ones left out. Raises InputError without it.
     """
     if not folder.is_dir():
@@ -74,21 +83,21 @@ def subfolders(folder):
     return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
-def check_case_name(folder, reserved=()):
+def check_case_name(folder: Path, reserved: Collection[str] = ()) -> None:
     """Raise InputError when a folder of the same name cannot be made beside `reserved` in the prepared folder."""
     name = folder.name
     if name in ("", "..", *reserved) or not name.isprintable() or len(os.fsencode(name)) > 200:
-        raise InputError(f"{ascii(str(folder))}: a case of this name cannot be prepared. Rename it.")
+        raise InputError(f"{str(folder)!a}: a case of this name cannot be prepared. Rename it.")
 
 
-def check_apart(raw, prepared):
+def check_apart(raw: Path, prepared: Path) -> None:
     """Raise InputError when one of the two folders lies within the other."""
     first, second = raw.resolve(), prepared.resolve()
     if first == second or first in second.parents or second in first.parents:
         raise InputError(f"{prepared}: the prepared folder and {raw} must lie apart. Name another.")
 
 
-def fingerprint(path):
+def fingerprint(path: Path) -> list[list[int]]:
     """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]

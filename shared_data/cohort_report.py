@@ -1,17 +1,20 @@
 """What a predicted cohort looks like at a glance: cases.csv, and report.html with a contact sheet."""
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from shared_data.files import write_table
+from shared_data.named_types import Row
 from shared_data.pictures import contact_sheet, save_picture
 from shared_data.report import write_report
 
 PER_SHEET, WIDTH, AREA = 32, 1200, 300 * 300  # pixels of a sheet's width, and of an overlay in it
 
 
-def write_cohort(folder, title, notes, rows):
+def write_cohort(folder: Path, title: str, notes: Sequence[str], rows: Sequence[Row]) -> None:
     """Write both of the rows of the cases, in their order; `folder` holds the overlays of those that are done."""
     fullest = max(rows, key=len)
     write_table(folder / "cases.csv", rows, fullest)
@@ -29,6 +32,6 @@ def write_cohort(folder, title, notes, rows):
 
 
 def _small(path):
-    picture = cv2.imread(str(path))
+    picture = np.asarray(cv2.imread(str(path)))
     scale = (AREA / (picture.shape[0] * picture.shape[1])) ** 0.5  # strips are wide: as many pixels as a square has
     return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[..., ::-1]

@@ -1,8 +1,11 @@
 """The colours of labels, and tables of them beside label maps: for 3D Slicer and for ITK-SNAP."""
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 
 from shared_data.files import whole_file
+from shared_data.named_types import StrPath
 
 # 24 colours that can be told apart, eight hues in three shades; label 0 is never drawn.
 SHADES = ((235, 255), (110, 255), (255, 150))  # saturation, value
@@ -10,7 +13,7 @@ COLOURS = cv2.cvtColor(np.array([[(label * 3 % 8 * 22, *SHADES[label // 8 % 3]) 
                        cv2.COLOR_HSV2RGB)[0]
 
 
-def write_colour_tables(names, stem):
+def write_colour_tables(names: Mapping[int, str], stem: StrPath) -> None:
     """Write `<stem>.ctbl` (3D Slicer) and `<stem>.label` (ITK-SNAP) of {label: organ}, coloured as in our pictures."""
     colours = {label: " ".join(map(str, COLOURS[label % len(COLOURS)].tolist())) for label in names}
     slicer = ["# 3D Slicer colour table: label, name, red, green, blue, opacity", "0 background 0 0 0 0",

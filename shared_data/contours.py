@@ -1,16 +1,19 @@
 """Masks to outlines and back, in the pixels of a plane: a pixel's centre has whole coordinates, its edges lie half a
 pixel away. Polygons are arrays (n, 2) of (x, y), closed by themselves."""
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from skimage.measure import find_contours
+
+from shared_data.named_types import Floats, Mask
 
 ON_EDGE = 0.01  # pixels: so near to a line a pixel's centre lies on it
 INSET = 1e-3  # pixels
 SPARSE_MM = 10.0  # contours that skip slices stand for those between them up to this distance
 
 
-def outlines(mask):
+def outlines(mask: Mask) -> list[Floats]:
     """The polygons along the pixels' edges around a boolean plane (y, x), a hair within them: readers that round to
     whole pixels have nothing to choose.
 
@@ -32,7 +35,7 @@ def outlines(mask):
     return _with_keyholes(polygons)
 
 
-def filled(polygons, shape_yx):
+def filled(polygons: Sequence[Floats], shape_yx: tuple[int, int]) -> Mask:
     """The boolean plane (y, x) of the pixels whose centre lies within an odd number of polygons, or on a line.
 
     A polygon that is there twice counts as none. So what follows edges of pixels comes back exactly, and so does what
@@ -60,7 +63,7 @@ def filled(polygons, shape_yx):
     return plane
 
 
-def slabs(planes, spacing_mm):
+def slabs(planes: Floats, spacing_mm: float) -> tuple[Floats, Floats]:
     """(low, high): the stretch along the normal that each contoured plane stands for; planes: sorted, in slices.
 
     Half-way to the next plane where that lies in the next slice, or where planes follow each other at this distance

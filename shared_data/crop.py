@@ -1,24 +1,28 @@
 """The centre of slices, cut out and put back; each axis about its own middle, padded where it is shorter."""
+from collections.abc import Sequence
+
 import numpy as np
 
+from shared_data.named_types import Array, Box
 
-def centre_crop(volume, size, fill=0):
+
+def centre_crop(volume: Array, size: int, fill: float = 0) -> Array:
     """The central size x size of (..., y, x); missing margins are `fill`."""
     source, target = crop_boxes(volume.shape[-2:], size)
     cropped = np.full((*volume.shape[:-2], size, size), fill, volume.dtype)
-    cropped[(..., *target)] = volume[(..., *source)]
+    cropped[..., target[0], target[1]] = volume[..., source[0], source[1]]
     return cropped
 
 
-def undo_crop(cropped, shape_yx):
+def undo_crop(cropped: Array, shape_yx: Sequence[int]) -> Array:
     """Put what `centre_crop` took back into slices of the old shape; 0 outside."""
     source, target = crop_boxes(shape_yx, cropped.shape[-1])
     volume = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
-    volume[(..., *source)] = cropped[(..., *target)]
+    volume[..., source[0], source[1]] = cropped[..., target[0], target[1]]
     return volume
 
 
-def crop_boxes(shape_yx, size):
+def crop_boxes(shape_yx: Sequence[int], size: int) -> tuple[Box, Box]:
     """(slices in the volume, slices in the crop) that show the same voxels."""
     source, target = [], []
     for length in shape_yx:

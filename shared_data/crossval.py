@@ -8,15 +8,21 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from shared_data.cohort import fingerprint
+from shared_data.crossval_report import Study, write_study
 from shared_data.errors import InputError
-from shared_data.crossval_report import write_study
 from shared_data.files import only_run_in, read_json, write_json
+from shared_data.named_types import Dataclass, StrPath, Values
 from shared_data.processes import die_with_parent
 from shared_data.settings import at_least, build
+
+Options = TypeVar("Options", bound=Dataclass)
 
 SKIPPED = 1  # exit code of test.py: some cases were left out, and named
 POLL_SECONDS = 0.05
@@ -30,7 +36,7 @@ class FoldOptions:
     folds: tuple[int, ...] | None = None  # which folds; unset: all there are
     parallel: int | None = None  # folds at a time; unset: one for each GPU, or group of --devices GPUs; on a CPU one
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.parallel is not None:
             at_least(self, 1, "parallel")
 
@@ -40,16 +46,17 @@ class Fold:
     """What is to be done for a fold."""
 
     number: int
-    train: list | None  # options of train.py; None: trained
-    test: list  # options of test.py that scores the patients held out
+    train: list[str] | None  # options of train.py; None: trained
+    test: list[str]  # options of test.py that scores the patients held out
     scored: Path  # the folder it writes to
     run: Path  # the run's folder
-    checkpoints: tuple  # files that train.py writes and test.py takes
-    learnt_from: tuple  # the patients of the training cases
-    held_out: dict  # {case: its patient}
+    checkpoints: tuple[Path, ...]  # files that train.py writes and test.py takes
+    learnt_from: tuple[str, ...]  # the patients of the training cases
+    held_out: dict[str, str]  # {case: its patient}
 
 
-def fold_options(options_class, given, not_here=("val_fold", "run_dir", "resume")):
+def fold_options(options_class: type[Options], given: Values,
+                 not_here: Sequence[str] = ("val_fold", "run_dir", "resume")) -> tuple[Options, Values]:
     """(all options, those of the options `given` that are settings of train.py, {field: value}).
 
     options_class: FoldOptions and what the project's train.py reads; not_here: settings that each fold has its own of.
@@ -62,7 +69,7 @@ def fold_options(options_class, given, not_here=("val_fold", "run_dir", "resume"
     return build(options_class, given), {name: value for name, value in given.items() if name not in own}
 
 
-def chosen(folds, there, where):
+def chosen(folds: Collection[int] | None, there: Collection[int], where: StrPath) -> list[int]:
     """The folds to run, of those `there`. Raises InputError for one that is not."""
     for number in folds or ():
         if number not in there:
@@ -70,7 +77,7 @@ def chosen(folds, there, where):
     return sorted(set(folds or there))
 
 
-def as_arguments(settings):
+def as_arguments(settings: Values) -> list[str]:
     """Settings {field: value} as options of a command line; what is unset is left out."""
     words = []
     for name, value in settings.items():
@@ -82,7 +89,7 @@ def as_arguments(settings):
     return words
 
 
-def check_folds(folds):
+def check_folds(folds: Sequence[Fold]) -> None:
     """Raise InputError unless every patient is held out once at most, and by a network that does not learn from him."""
     places = {}
     for fold in folds:
@@ -93,7 +100,7 @@ def check_folds(folds):
             places[patient] = fold.number
 
 
-def cross_validate(study, folds, out, parallel, gpus):
+def cross_validate(study: Study, folds: Sequence[Fold], out: Path, parallel: int | None, gpus: Sequence[str]) -> int:
     """Do what is left of the folds and write the table of all patients to `out`; the exit code: 1 when cases had to be
     left out."""
     check_folds(folds)
@@ -103,16 +110,18 @@ def cross_validate(study, folds, out, parallel, gpus):
     return int(any(partly.values()))
 
 
-def run_folds(folds, package, out, parallel, gpus):
+def run_folds(folds: Sequence[Fold], package: str, out: Path, parallel: int | None,
+              gpus: Sequence[str]) -> dict[int, bool]:
     """Train and score what is not yet; {fold: whether test.py had to leave cases out}.
 
     gpus: names of the GPUs of each place where a fold can run, "0" or "0,1"; none on a CPU. With several places what
     the programs say goes to files in `out`. After a failure nothing new is started.
     """
-    places = deque((gpus or [None])[i % max(1, len(gpus))] for i in range(parallel or max(1, len(gpus))))
-    threads = max(1, os.cpu_count() // len(places)) if len(places) > 1 else None
-    waiting, running, partly = deque(folds), [], {}
-    failure = None
+    places = deque(gpus[i % len(gpus)] if gpus else None for i in range(parallel or max(1, len(gpus))))
+    threads = max(1, (os.cpu_count() or 1) // len(places)) if len(places) > 1 else None
+    waiting, partly = deque(folds), {}
+    running: list[Job] = []
+    failure = ""
     try:
         while running or (waiting and not failure):
             while waiting and places and not failure:
@@ -127,8 +136,7 @@ def run_folds(folds, package, out, parallel, gpus):
             time.sleep(POLL_SECONDS)
     finally:
         for job in running:
-            job.process.terminate()
-            job.process.wait()
+            job.stop()
     if failure:
         raise InputError(failure)
     return partly
@@ -137,18 +145,24 @@ def run_folds(folds, package, out, parallel, gpus):
 class Job:
     """A fold at work: its commands, one after the other."""
 
-    def __init__(self, fold, package, gpus, log, threads):
+    def __init__(self, fold: Fold, package: str, gpus: str | None, log: Path | None, threads: int | None) -> None:
         self.fold, self.package, self.gpus, self.log, self.threads = fold, package, gpus, log, threads
-        self.partly, self.failure = False, None
+        self.partly, self.failure = False, ""  # whether test.py left cases out; what ended the fold early
         self.steps = deque([("train", fold.train)] if fold.train is not None else [])
         self.steps.append(("test", fold.test))
         if log:
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text("")
-        self.process = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._next()
 
-    def ended(self):
+    def stop(self) -> None:
+        """End what is at work."""
+        if self.process:
+            self.process.terminate()
+            self.process.wait()
+
+    def ended(self) -> bool:
         """Whether nothing is left to do, or something failed; starts the next step where there is one."""
         while self.process and self.process.poll() is not None:
             code, step = self.process.returncode, self.step
@@ -177,21 +191,19 @@ class Job:
             environment["CUDA_VISIBLE_DEVICES"] = self.gpus
         elif self.log:  # several on one CPU
             environment.setdefault("OMP_NUM_THREADS", str(self.threads))
-        stream = open(self.log, "a") if self.log else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{self.package}.{self.step}", *options], env=environment, stdout=stream,
-            stderr=subprocess.STDOUT if stream else None, preexec_fn=die_with_parent)
-        if stream:
-            stream.close()
+        with open(self.log, "a") if self.log else nullcontext() as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", f"{self.package}.{self.step}", *options], env=environment, stdout=stream,
+                stderr=subprocess.STDOUT if stream else None, preexec_fn=die_with_parent)
 
 
-def made_from(fold):
+def made_from(fold: Fold) -> dict[str, Any]:
     """What decides on the scores of a fold, as JSON keeps it."""
     return {"checkpoints": [fingerprint(path) for path in fold.checkpoints], "options": list(map(str, fold.test)),
             "held_out": sorted(fold.held_out)}
 
 
-def is_scored(fold):
+def is_scored(fold: Fold) -> bool:
     """Whether these very networks have scored these cases with these options."""
     try:
         return read_json(fold.scored / MADE_FROM) == made_from(fold)
@@ -199,12 +211,12 @@ def is_scored(fold):
         return False
 
 
-def last_line(log):
+def last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no word"
 
 
-def gpu_places(n_gpus, devices):
+def gpu_places(n_gpus: int, devices: int) -> list[str]:
     """Names of the GPUs for each fold that can run at a time, `devices` in each; n_gpus: how many there are."""
     names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = names if len(names) >= n_gpus else list(map(str, range(n_gpus)))

@@ -1,16 +1,26 @@
 """One table of the patients of all folds, each scored once by the network that had not seen him."""
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
+from shared_data.named_types import Row
 from shared_data.report import write_report
 
+if TYPE_CHECKING:
+    from shared_data.crossval import Fold
+
 WORST, PICTURES = 10, 4
+
+
+# (name, parts, wholes): columns of cases.csv, sum of the parts over sum of the wholes.
+Pooled = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -19,12 +29,12 @@ class Study:
 
     name: str  # of the method
     package: str  # whose train.py and test.py do the work
-    scores: tuple  # columns of test.py's cases.csv; the first says which cases are worst
+    scores: tuple[str, ...]  # columns of test.py's cases.csv; the first says which cases are worst
     by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
-    pooled: tuple = ()  # (name, parts, wholes): columns of cases.csv, sum of the parts over sum of the wholes
+    pooled: tuple[Pooled, ...] = ()
 
 
-def write_study(study, folds, out):
+def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
     """Write cases.csv, folds.csv, with organs organs.csv and organs_of_cases.csv, summary.json and report.html."""
     cases = read_scores(folds, "cases.csv")
     absent = sorted(case for fold in folds for case in fold.held_out if not any(row["case"] == case for row in cases))
@@ -60,10 +70,11 @@ def write_study(study, folds, out):
     print(f"report: {out / 'report.html'}")
 
 
-def read_scores(folds, name):
+def read_scores(folds: Sequence["Fold"], name: str) -> list[Row]:
     """Rows of a table of every fold, with its number and the patient; numbers as floats. Raises InputError where a case
     is not the fold's, or stands in two."""
-    rows, seen = [], {}
+    rows: list[Row] = []
+    seen: dict[str, int] = {}
     for fold in folds:
         for row in read_table(fold.scored / name, ["case"]):
             case = row.pop("case")
@@ -75,7 +86,7 @@ def read_scores(folds, name):
     return rows
 
 
-def number(text):
+def number(text: str) -> float | str:
     """A cell of a CSV: a float where it is one, NaN where it is empty."""
     try:
         return float(text or "nan")
@@ -83,15 +94,15 @@ def number(text):
         return text
 
 
-def per_patient(rows, score):
+def per_patient(rows: Sequence[Row], score: str) -> list[float]:
     """The score of each patient: the mean of his cases' finite ones, else whatever they are."""
-    values = {}
+    values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["patient"], []).append(row[score])
     return [value[0] if math.isnan(mean(value)) else mean(value) for value in values.values()]
 
 
-def summarise(rows, scores):
+def summarise(rows: Sequence[Row], scores: Sequence[str]) -> list[Row]:
     """[{"score", "mean", "low", "high", "std", "median", "n"}] over the patients."""
     summary = []
     for score in scores:
@@ -103,13 +114,13 @@ def summarise(rows, scores):
     return summary
 
 
-def pooled_score(rows, name, parts, wholes):
+def pooled_score(rows: Sequence[Row], name: str, parts: Sequence[str], wholes: Sequence[str]) -> Row:
     """The row of `summarise` for the sum of some columns over the sum of others, interval over sets of patients."""
-    by_patient = {}
+    by_patient: dict[str, list[float]] = {}
     for row in rows:
-        sums = by_patient.setdefault(row["patient"], [0.0, 0.0])
+        of_patient = by_patient.setdefault(row["patient"], [0.0, 0.0])
         for i, columns in enumerate((parts, wholes)):
-            sums[i] += sum(row[column] for column in columns)
+            of_patient[i] += sum(row[column] for column in columns)
     sums = np.array(list(by_patient.values()))
     drawn = sums[np.random.default_rng(0).integers(0, len(sums), (10_000, len(sums)))].sum(1)
     drawn = drawn[drawn[:, 1] > 0]
@@ -119,13 +130,13 @@ def pooled_score(rows, name, parts, wholes):
             "n": int((sums[:, 1] > 0).sum())}
 
 
-def fold_row(name, rows, study):
+def fold_row(name: str, rows: Sequence[Row], study: Study) -> Row:
     """{"fold", "patients", the mean of each score}"""
     return {"fold": name, "patients": len({row["patient"] for row in rows}),
             **{score: mean(per_patient(rows, score)) for score in study.scores}}
 
 
-def organ_rows(rows):
+def organ_rows(rows: Sequence[Row]) -> list[Row]:
     """[{"organ", Dice with its interval, HD95, ASSD, how many cases have the scores}]"""
     summary = []
     for organ in dict.fromkeys(row["organ"] for row in rows):
@@ -139,7 +150,7 @@ def organ_rows(rows):
     return summary
 
 
-def figures(folds, worst, study):
+def figures(folds: Sequence["Fold"], worst: Sequence[Row], study: Study) -> dict[str, Path]:
     """{caption: picture}: the worst cases, where test.py drew each, else a sheet of each fold; how training went."""
     found, by_number = {}, {fold.number: fold for fold in folds}
     for row in worst[:PICTURES]:

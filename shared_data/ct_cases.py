@@ -3,6 +3,7 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class Case:
     problem: str = ""  # why it cannot be used, as far as is known without reading it
 
 
-def find_cases(source, output):
+def find_cases(source: Path, output: Path) -> list[Case]:
     """The cases of a folder or of a CSV, by name; what lies in the folder `output` is none. Raises InputError without
     any."""
     found = listed_cases(source) if is_list(source) else cases_below(source, source, output)
@@ -41,25 +42,25 @@ def find_cases(source, output):
     return [by_name[name] for name in natural_sort(by_name)]
 
 
-def is_list(path):
+def is_list(path: Path) -> bool:
     return path.suffix.lower() == ".csv"
 
 
-def listed_cases(table):
+def listed_cases(table: Path) -> list[Case]:
     """Cases of a CSV: a path in each line, or columns with a head: one of PATH_COLUMNS, `case` (names) and `series`
     (UIDs), both optional. Paths are relative to the CSV; a folder stands for all CTs in it."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
-            rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+            lines = [line for line in csv.reader(stream) if any(cell.strip() for cell in line)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: not a CSV table ({error}).") from error
-    head = [cell.strip().lower() for cell in rows[0]] if rows else []
+    head = [cell.strip().lower() for cell in lines[0]] if lines else []
     column = next((name for name in PATH_COLUMNS if name in head), None)
     if column is None:
         head, column = ["path"], "path"
     else:
-        rows = rows[1:]
-    rows = [{name: cell.strip() for name, cell in zip(head, row)} for row in rows]
+        lines = lines[1:]
+    rows = [{name: cell.strip() for name, cell in zip(head, line)} for line in lines]
     if not all(row.get(column) for row in rows):
         raise InputError(f"{table}: a line without a path. Write the path of a CT in each.")
     paths = [Path(os.path.abspath(table.parent / row[column])) for row in rows]
@@ -79,7 +80,7 @@ def _listed(path, root, series):
         f"{path}: no CT {f'series {series}' if series else ''} in it. Name another."))]
 
 
-def cases_below(folder, root, output=None):
+def cases_below(folder: Path, root: Path, output: Path | None = None) -> list[Case]:
     """Cases of the files and the DICOM series in a folder, at any depth, `output` and hidden ones left out; named by
     their paths below `root`. A damaged .dcm spoils the series around it."""
     files, cases = _walk(folder, root, output)
@@ -147,7 +148,7 @@ def _joined(path, root):
     return "_".join(path.relative_to(root).parts) or root.resolve().name
 
 
-def told_apart(cases):
+def told_apart(cases: Sequence[Case]) -> list[Case]:
     """The same cases under names that fit a file and of which no two are alike, not even in their case; what had to be
     changed, or was alike, ends with 8 digits of its path."""
     fit = ["".join(char if char.isprintable() and char not in "%/" else "_" for char in case.name).lstrip(".-")

@@ -2,19 +2,21 @@
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_name
 from shared_data.instances import COPIED
 from shared_data.mending import even, gap_after, mended
+from shared_data.named_types import StrPath
 
 NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
 # Which CT this is, for what comes later: kept with its image, under ITK's names for the tags.
@@ -23,7 +25,10 @@ TAGS = ["Modality", "ImageType", "PixelData", "SeriesNumber", "SeriesDescription
         "ReferencedFrameOfReferenceSequence", *IDENTITY, *NEEDED]
 
 
-def read_dicom_series(folder, series=None, files=()):
+Slice = tuple[Path, Dataset]  # (file, its header with TAGS)
+
+
+def read_dicom_series(folder: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
     """The CT series of that UID under `folder`, or the only one, as an image in HU, slices sorted by position along
     their normal. A tilted gantry and slices at several distances are mended, and a note says so. files: of the series,
     where they are known already.
@@ -33,13 +38,14 @@ def read_dicom_series(folder, series=None, files=()):
     return read_slices(series_slices(folder, series, files), folder, mend=True)[0]
 
 
-def series_slices(folder, series=None, files=()):
+def series_slices(folder: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> list[Slice]:
     """[(file, header)] of a series as of `read_dicom_series`."""
-    found = ct_series_of((file, read_header(file)) for file in files) if files else find_ct_series(folder)
+    headers = ((file, header) for file in files if (header := read_header(file)) is not None)
+    found = ct_series_of(headers) if files else find_ct_series(folder)
     return choose_series(found, folder, series)
 
 
-def choose_series(found, folder, series=None):
+def choose_series(found: Mapping[str, list[Slice]], folder: StrPath, series: str | None = None) -> list[Slice]:
     """[(file, header)] of the series of that UID, or of the only one of `find_ct_series`."""
     if not found:
         raise InputError(f"{folder}: no DICOM CT slices in this folder. Name a folder of slices, or a file.")
@@ -52,7 +58,7 @@ def choose_series(found, folder, series=None):
     raise InputError(f"{folder}: {len(found)} CT series: {listed}. Choose one with --series, or name its folder.")
 
 
-def read_slices(slices, folder, mend=False):
+def read_slices(slices: Sequence[Slice], folder: StrPath, mend: bool = False) -> tuple[sitk.Image, list[Slice]]:
     """(image in HU, [(file, header)] from the lowest to the highest) of one series of `find_ct_series`.
 
     Raises InputError as `read_dicom_series` does; `folder` names the series in it. mend: make a regular grid of slices
@@ -86,7 +92,7 @@ def read_slices(slices, folder, mend=False):
     return image, [(file, headers[file]) for file in files]
 
 
-def find_ct_series(folder, pattern="**/*"):
+def find_ct_series(folder: StrPath, pattern: str = "**/*") -> dict[str, list[Slice]]:
     """{series uid: [(file, header)]} of the CT slices under `folder`; overview images are left out.
 
     pattern: "*" looks at the files of the folder itself alone.
@@ -94,7 +100,7 @@ def find_ct_series(folder, pattern="**/*"):
     return ct_series_of(dicom_headers(folder, pattern))
 
 
-def ct_series_of(headers):
+def ct_series_of(headers: Iterable[Slice]) -> dict[str, list[Slice]]:
     """`find_ct_series` among what `dicom_headers` gives."""
     series = defaultdict(list)
     for file, header in headers:
@@ -103,14 +109,14 @@ def ct_series_of(headers):
     return dict(series)
 
 
-def dicom_headers(folder, pattern="**/*"):
+def dicom_headers(folder: StrPath, pattern: str = "**/*") -> Iterator[Slice]:
     """(file, header with TAGS) of every DICOM file under `folder`. Raises InputError for a .dcm that is none."""
     for file in sorted(Path(folder).glob(pattern)):
         if file.is_file() and (header := read_header(file)) is not None:
             yield file, header
 
 
-def read_header(file):
+def read_header(file: Path) -> Dataset | None:
     """The header with TAGS of a DICOM file; None for another. Raises InputError for a .dcm that is none."""
     try:
         with warnings.catch_warnings():
@@ -172,7 +178,7 @@ def _slice_grid(file, header):
     return np.concatenate([orientation, spacing, rows, columns, bits])
 
 
-def write_dicom_series(image, folder, modality="CT"):
+def write_dicom_series(image: sitk.Image, folder: StrPath, modality: str = "CT") -> None:
     """Write a 3-D image of whole numbers as one DICOM file per slice, geometry kept; for tests and trials."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,7 +206,7 @@ def write_dicom_series(image, folder, modality="CT"):
         slice_.save_as(folder / f"{k:04d}.dcm", enforce_file_format=True)
 
 
-def file_meta(sop_class, transfer_syntax):
+def file_meta(sop_class: UID, transfer_syntax: UID) -> FileMetaDataset:
     """The file meta information of a new instance."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, generate_uid()

@@ -1,15 +1,25 @@
 """DICOM SEG out: labels as a segmentation of the very slices of a CT, by highdicom."""
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
+import SimpleITK as sitk
 from pydicom.uid import generate_uid
 
 from shared_data.colour_tables import COLOURS
 from shared_data.errors import silenced
 from shared_data.files import whole_file
 from shared_data.instances import PRODUCT, ct_instances, labels_on, product_version
+from shared_data.named_types import StrPath
 from shared_data.organ_names import SPELLINGS, identity
 
+if TYPE_CHECKING:
+    from pydicom.sr.codedict import Concepts
+    from pydicom.sr.coding import Code
 
-def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=False):
+
+def write_seg(label_image: sitk.Image, names: Mapping[int, str], ct_files: Iterable[StrPath], path: StrPath,
+              algorithm: str = PRODUCT, labelmap: bool = False) -> None:
     """Write the labels {label: name} of an image as a DICOM SEG of the CT series in `ct_files` (in any order).
 
     labelmap: one plane of labels for each slice (DICOM 2024, small, not known to every reader) instead of one binary
@@ -40,7 +50,7 @@ def write_seg(label_image, names, ct_files, path, algorithm=PRODUCT, labelmap=Fa
         segmentation.save_as(partial)
 
 
-def _coded(name, codes):
+def _coded(name: str, codes: "Concepts") -> "tuple[Code, Code]":
     """(category, type) of what is called so, of pydicom's SNOMED codes."""
     what, _ = identity(name)
     category = codes.SCT.MorphologicallyAbnormalStructure if what == "Nodule" else codes.SCT.AnatomicalStructure

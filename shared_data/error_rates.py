@@ -1,12 +1,17 @@
 """How often an ensemble errs where its members agree, and where they do not."""
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from shared_data.files import whole_file, write_table
+from shared_data.named_types import Labels, Mask, Row
 from shared_data.votes import vote_entropy, vote_levels
 
 
-def count_errors(votes, wrong_voxels, voxels, wrong):
+def count_errors(votes: Labels, wrong_voxels: Mask, voxels: Counter[str], wrong: Counter[str]) -> None:
     """Add to the Counters `voxels` and `wrong` how many voxels, and wrong ones, each split of the votes has."""
     levels, splits = vote_levels(votes)
     for level, split in splits.items():
@@ -15,7 +20,7 @@ def count_errors(votes, wrong_voxels, voxels, wrong):
         wrong[split] += int((here & wrong_voxels).sum())
 
 
-def error_table(voxels, wrong):
+def error_table(voxels: Mapping[str, int], wrong: Mapping[str, int]) -> list[Row]:
     """[{"votes", "entropy", "voxels", "wrong", "error_rate"}] by rising entropy."""
     rows = []
     for split, number in voxels.items():
@@ -25,7 +30,7 @@ def error_table(voxels, wrong):
     return sorted(rows, key=lambda row: row["entropy"])
 
 
-def write_error_rates(folder, rows):
+def write_error_rates(folder: Path, rows: Sequence[Row]) -> None:
     """error_rate.csv and error_rate.png."""
     write_table(folder / "error_rate.csv", rows)
     figure = Figure(figsize=(max(6, 0.9 * len(rows)), 3.5), layout="constrained")

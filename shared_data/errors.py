@@ -4,19 +4,23 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn, TypeVar
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as torch says it
 _silence = threading.RLock()  # standard error is one for all threads
+Outcome = TypeVar("Outcome")
 
 
 class InputError(Exception):
     """A file or setting that cannot be used. The message: which, what is wrong, what to do."""
 
 
-def one_line(error):
+def one_line(error: BaseException) -> str:
     """The line shown for an `InputError` or an `OSError` (disk full, no permission, ...)."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
@@ -25,35 +29,35 @@ def one_line(error):
     return " ".join(str(error).split("InputError: ")[-1].split())
 
 
-class Fault(str):
-    """The line of an error that is a fault of the program, with the error's `traceback`, which somebody has to print.
-    """
+@dataclass(frozen=True)
+class Skipped:
+    """What comes of a case that has to be left out."""
 
-    traceback = ""
+    reason: str  # one line, for the user
+    traceback: str = ""  # of a fault of the program; somebody has to print it
 
 
-def explained(error):
-    """`one_line` of any error; a `Fault` where neither a file nor a setting is to blame."""
+def explained(error: BaseException) -> Skipped:
+    """`one_line` of any error as a reason; with the traceback, where neither a file nor a setting is to blame."""
     line = one_line(error)
     if isinstance(error, (InputError, OSError)):
-        return line
+        return Skipped(line)
     if any(word in line for word in LOST):
-        return "another process of this run ended. Its own message says why; start all again, with --resume"
+        return Skipped("another process of this run ended. Its own message says why; start all again, with --resume")
     if isinstance(error, MemoryError) or "out of memory" in line:
-        return f"out of memory: {line or 'no more to be had'}. Give it smaller batches, or more memory."
-    fault = Fault(f"a fault of the program, see the traceback: {type(error).__name__}: {line}")
-    fault.traceback = "".join(traceback.format_exception(error))
-    return fault
+        return Skipped(f"out of memory: {line or 'no more to be had'}. Give it smaller batches, or more memory.")
+    return Skipped(f"a fault of the program, see the traceback: {type(error).__name__}: {line}",
+                   "".join(traceback.format_exception(error)))
 
 
-def told(line):
-    """The same line; the traceback of a `Fault` is printed on standard error."""
-    if isinstance(line, Fault):
-        print(line.traceback, end="", file=sys.stderr)
-    return line
+def told(outcome: Outcome) -> Outcome:
+    """The same outcome of a case; the traceback of one that was skipped for a fault is printed on standard error."""
+    if isinstance(outcome, Skipped):
+        print(outcome.traceback, end="", file=sys.stderr)
+    return outcome
 
 
-def concerns_all(error):
+def concerns_all(error: BaseException) -> bool:
     """Whether an error of one case will come with every other: a disk that is full, or may not be written to."""
     return isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN)
 
@@ -65,7 +69,7 @@ def _advice(number):
 
 
 @contextmanager
-def silenced():
+def silenced() -> Iterator[None]:
     """Nothing written on standard error within the block is seen, not even by native code."""
     with _silence:
         shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -78,7 +82,7 @@ def silenced():
             os.close(nowhere)
 
 
-def run_script(main):
+def run_script(main: Callable[[], int | None]) -> NoReturn:
     """Exit with what `main()` returns (None is 0). An error: one line, exit code 2; the traceback before it, where it
     is a fault of the program."""
     try:
@@ -87,7 +91,7 @@ def run_script(main):
         print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        line = told(explained(error))
+        line = told(explained(error)).reason
         rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID"))  # one of several processes: torchrun, srun
         print(f"{os.path.basename(sys.argv[0])}: error: {f'rank {rank}: ' if rank else ''}{line}", file=sys.stderr)
         sys.exit(2)

@@ -6,19 +6,22 @@ import math
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
 from shared_data.errors import InputError
+from shared_data.named_types import Row, StrPath
 
 MAKE_IT = "Run the step that writes it, or name another."
 
 
 @contextmanager
-def whole_file(path):
+def whole_file(path: StrPath) -> Iterator[Path]:
     """Give a temporary path with the same suffixes; it becomes `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +39,7 @@ def whole_file(path):
 
 
 @contextmanager
-def only_run_in(folder, *parts):
+def only_run_in(folder: StrPath, *parts: StrPath) -> Iterator[None]:
     """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing.
 
     What killed runs, or killed workers of this one, left half written in the folder's `parts` is removed.
@@ -55,19 +58,19 @@ def only_run_in(folder, *parts):
             clear_partials(Path(folder) / part)
 
 
-def check_name(path):
+def check_name(path: StrPath) -> None:
     """Raise InputError for a name that is no text: ITK ends the program over it."""
     if str(path).encode(errors="replace").decode() != str(path):
         raise InputError(f"{path}: its name is no text (UTF-8). Rename it.")
 
 
-def check_free_space(folder, n_bytes):
+def check_free_space(folder: StrPath, n_bytes: float) -> None:
     """Raise OSError now rather than after the work, when `folder` has not so many bytes left."""
     if shutil.disk_usage(folder).free < n_bytes:
         raise OSError(errno.ENOSPC, f"less than {n_bytes / 1e6:.0f} MB free", str(folder))
 
 
-def write_json(path, values):
+def write_json(path: StrPath, values: object) -> None:
     """What JSON does not know becomes text; NaN and infinity, which no other reader takes, null."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str) + "\n",
@@ -82,7 +85,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path):
+def read_json(path: StrPath) -> Any:  # noqa: ANN401  what a file should hold, its reader knows
     """Raises InputError when the file is absent or no JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -92,7 +95,7 @@ def read_json(path):
         raise InputError(f"{path}: not valid JSON ({error}). Write it again.") from error
 
 
-def write_table(path, rows, columns=()):
+def write_table(path: StrPath, rows: Sequence[Row], columns: Iterable[str] = ()) -> None:
     """CSV of a list of dicts: `columns`, which are there without a row, too, then others in order of appearance."""
     columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
     with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
@@ -101,7 +104,7 @@ def write_table(path, rows, columns=()):
         writer.writerows(rows)
 
 
-def read_table(path, columns):
+def read_table(path: StrPath, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV as dicts of strings. Raises InputError when it is absent or lacks one of `columns`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
@@ -118,7 +121,7 @@ def read_table(path, columns):
 
 
 @contextmanager
-def whole_folder(path):
+def whole_folder(path: StrPath) -> Iterator[Path]:
     """Give an empty temporary folder; it becomes `path`, replacing what was there, when the block ends well."""
     path = Path(path)
     partial = path.parent / f".writing-{path.name}-{uuid4().hex[:8]}"  # two machines may have taken up the same case
@@ -132,13 +135,13 @@ def whole_folder(path):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def clear_partials(folder):
+def clear_partials(folder: StrPath) -> None:
     """Remove what a killed run left half written in `folder`."""
     for partial in Path(folder).glob(".writing-*"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def fresh_folder(folder, default):
+def fresh_folder(folder: Path, default: Path) -> None:
     """Make room for a demo: the default folder is emptied, another must be empty already."""
     if folder != default and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty. Name a new folder.")

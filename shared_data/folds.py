@@ -1,25 +1,27 @@
 """The same patients in the same fold everywhere: by name order, without chance."""
 import re
+from collections.abc import Collection, Iterable
 
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 
 N_FOLDS = 5
 
 
-def natural_sort(names):
+def natural_sort(names: Iterable[str]) -> list[str]:
     """P2 before P10."""
     return sorted(names, key=lambda name: ([(int(part), "") if part.isdecimal() else (-1, part.lower())
                                             for part in re.split(r"(\d+)", name)], name))
 
 
-def hold_out(patients, share):
+def hold_out(patients: Iterable[str], share: float) -> tuple[list[str], list[str]]:
     """(the others, the held-out), the latter the last `share` of the naturally sorted names, at least one."""
     patients = natural_sort(patients)
     n_held_out = max(1, round(len(patients) * share))
     return patients[:-n_held_out], patients[-n_held_out:]
 
 
-def make_folds(patients, n_folds=N_FOLDS):
+def make_folds(patients: Iterable[str], n_folds: int = N_FOLDS) -> list[list[str]]:
     """Runs of the naturally sorted names, sizes equal or one apart; fewer folds when there are fewer patients."""
     patients = natural_sort(patients)
     n_folds = min(n_folds, len(patients))
@@ -27,7 +29,7 @@ def make_folds(patients, n_folds=N_FOLDS):
     return [patients[start:stop] for start, stop in zip(ends, ends[1:])]
 
 
-def fold_numbers(patients, where):
+def fold_numbers(patients: Collection[str], where: StrPath) -> range:
     """The numbers of the folds, from 1. Raises InputError, naming the cohort, when training or validation would be
     without a patient."""
     n_folds = len(make_folds(patients))
@@ -37,7 +39,7 @@ def fold_numbers(patients, where):
     return range(1, n_folds + 1)
 
 
-def fold_parts(patients, fold, where):
+def fold_parts(patients: Collection[str], fold: int, where: StrPath) -> tuple[list[str], list[str]]:
     """(patients that train, patients held out) in a fold counted from 1. Raises InputError for one that is not there.
     """
     numbers = fold_numbers(patients, where)
@@ -47,7 +49,7 @@ def fold_parts(patients, fold, where):
     return [name for number, names in zip(numbers, folds) if number != fold for name in names], folds[fold - 1]
 
 
-def check_unseen(cases, seen, path):
+def check_unseen(cases: Iterable[str], seen: Iterable[str], path: StrPath) -> None:
     """Raise InputError when a network, `path` its checkpoint, has learnt from one of the `cases` that it is to be
     scored on; seen: names of those it learnt from."""
     if known := natural_sort(set(cases) & set(seen)):

@@ -1,11 +1,14 @@
 """What derived DICOM objects need of the CT they belong to: its very slices, and the labels on each of them."""
+from collections.abc import Iterable
 from importlib.metadata import version
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 
 from shared_data.errors import InputError
+from shared_data.named_types import Labels, StrPath
 
 PRODUCT = "small-target-ct-segmentation"
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
@@ -15,11 +18,11 @@ COPIED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyIn
           "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")
 
 
-def product_version():
+def product_version() -> str:
     return version(PRODUCT)
 
 
-def ct_instances(ct_files):
+def ct_instances(ct_files: Iterable[StrPath]) -> list[Dataset]:
     """The headers of the slices of one CT series, from the lowest to the highest. Raises InputError."""
     headers = []
     for file in ct_files:
@@ -38,7 +41,7 @@ def ct_instances(ct_files):
     return sorted(headers, key=lambda header: float(np.dot(np.array(header.ImagePositionPatient, float), normal)))
 
 
-def labels_on(label_image, header):
+def labels_on(label_image: sitk.Image, header: Dataset) -> Labels:
     """The labels (rows, columns) of an image at the pixels of a slice, wherever that lies: on a grid that was mended
     or turned, those of the nearest voxels."""
     row, column = np.reshape(header.ImageOrientationPatient, (2, 3)).astype(float)

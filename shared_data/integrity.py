@@ -4,6 +4,8 @@ import math
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -11,13 +13,14 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from shared_data.errors import InputError
+from shared_data.named_types import Array
 
 DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
 HEADER_BYTES = 1 << 20  # longer headers are refused
 METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
-def read_planes(path):
+def read_planes(path: Path) -> Iterator[Array]:
     """The slices (y, x) of a NIfTI file in stored order, one at a time, scaled as its header says, time points joined.
 
     Raises InputError for impossible geometry and values that are not finite, one of DAMAGE for a damaged file; a file
@@ -79,13 +82,13 @@ def _check_places(path):
             raise InputError(f"{path}: its data file {place!r} lies outside its folder. Put the two side by side.")
 
 
-def check_data(path):
+def check_data(path: Path) -> None:
     """Read the data of a compressed NRRD or MetaImage file to its checksum; of a plain MetaImage see that all is there:
     ITK would write lines of its own to standard error. One of DAMAGE when something is missing, InputError when the
     data lies outside the header's folder.
     """
     _check_places(path)
-    lines = []
+    lines: list[str] = []
     with open(path, "rb") as stream:
         while (line := stream.readline(1 << 16)).strip() and len(lines) < 1000:
             lines.append(os.fsdecode(line))

@@ -6,13 +6,15 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import shift as shifted
 
+from shared_data.named_types import Floats
 
-def even(steps):
+
+def even(steps: Floats) -> bool:
     """Whether steps (mm) between slices are equal, to a tenth."""
     return abs(steps - np.median(steps)).max() <= 0.1 * np.median(steps)
 
 
-def gap_after(steps):
+def gap_after(steps: Floats) -> int | None:
     """Number of the slice before a gap, of sorted slices with these steps (mm) between them; None where none is
     missing: the steps are even, or come in stretches of three and more, with one in between where they change."""
     if even(steps):
@@ -30,7 +32,7 @@ def gap_after(steps):
     return max(odd, key=lambda k: steps[k], default=None)
 
 
-def mended(image, places):
+def mended(image: sitk.Image, places: Floats) -> tuple[sitk.Image, str]:
     """(image on a regular grid, what was done) of a stack of parallel slices with the geometry of its first one.
 
     places (n, 3): where each slice lies from the first one on, along its rows, its columns and the normal, mm. Slices

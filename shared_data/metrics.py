@@ -1,30 +1,33 @@
 """Scores of label maps, thin over SimpleITK; distances in mm. Absent on both sides is NaN, never 0 or 1."""
 import math
 import statistics
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import SimpleITK as sitk
 from skimage.measure import regionprops
+
+from shared_data.named_types import Box, Floats, Labels, Mask, Range, Row
 
 from shared_data.votes import disagreement
 
 SHORT_AXIS_MM = {"all": (0, math.inf), "< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}
 
 
-def dice(reference, prediction):
+def dice(reference: Mask, prediction: Mask) -> float:
     """Dice of two boolean arrays; NaN when both are empty."""
     total = int(reference.sum()) + int(prediction.sum())
     return 2 * int((reference & prediction).sum()) / total if total else math.nan
 
 
-def overgrown(labels, n_classes):
+def overgrown(labels: Labels, n_classes: int) -> Mask:
     """(n_classes,) boolean: which classes, background never, fill more than half of a label map."""
     filled = 2 * np.bincount(labels.ravel(), minlength=n_classes) > labels.size
     filled[0] = False
     return filled
 
 
-def surface_distances(reference, prediction, spacing_xyz):
+def surface_distances(reference: Mask, prediction: Mask, spacing_xyz: Sequence[float]) -> dict[str, float]:
     """{"hd95_mm", "assd_mm"} of two boolean arrays (z, y, x).
 
     HD95 is the larger of the two directed 95th percentiles; ASSD the mean over all surface voxels of both.
@@ -41,14 +44,14 @@ def surface_distances(reference, prediction, spacing_xyz):
             "assd_mm": float(np.concatenate([there, back]).mean())}
 
 
-def components(mask):
+def components(mask: Mask) -> tuple[Labels, int]:
     """Connected components (26 neighbours) of a boolean array: (labels (z, y, x), their number)."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
     return labels, int(labels.max())
 
 
-def detection(reference, prediction, spacing_xyz):
+def detection(reference: Mask, prediction: Mask, spacing_xyz: Sequence[float]) -> tuple[list[Row], int]:
     """Node by node: which reference components a predicted one touches.
 
     Returns ([{"node", "short_axis_mm", "volume_ml", "found"}], number of predicted components touching none).
@@ -64,7 +67,7 @@ def detection(reference, prediction, spacing_xyz):
     return rows, n_predicted - len(touching)
 
 
-def detection_by_size(nodes):
+def detection_by_size(nodes: Sequence[Row]) -> list[Row]:
     """Sensitivity for all nodes of `detection` and by short axis."""
     rows = []
     for name, (low, high) in SHORT_AXIS_MM.items():
@@ -73,7 +76,7 @@ def detection_by_size(nodes):
     return rows
 
 
-def list_components(mask, grid, entropy=None):
+def list_components(mask: Mask, grid: sitk.Image, entropy: Floats | None = None) -> list[Row]:
     """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a boolean array (z, y, x) on the grid of an image in
     LPS order, largest first. With the entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each.
     """
@@ -88,7 +91,7 @@ def list_components(mask, grid, entropy=None):
     return sorted(rows, key=lambda row: -row["volume_ml"])
 
 
-def spread(values):
+def spread(values: Iterable[float | None]) -> Row:
     """{"mean", "std", "median" of the finite values, NaN for none, and "n", how many they are}"""
     finite = [float(value) for value in values if value is not None and math.isfinite(value)]
     if not finite:
@@ -97,12 +100,12 @@ def spread(values):
             "n": len(finite)}
 
 
-def mean(values):
+def mean(values: Iterable[float | None]) -> float:
     """Of the finite values; NaN for none."""
     return spread(values)["mean"]
 
 
-def bootstrap_interval(values, draws=10_000):
+def bootstrap_interval(values: Iterable[float], draws: int = 10_000) -> Range:
     """(low, high): 95 % interval of the mean of the finite values, one a patient, from sets of patients drawn with
     replacement (percentile bootstrap); NaN for none."""
     values = np.array([value for value in values if math.isfinite(value)])
@@ -112,7 +115,7 @@ def bootstrap_interval(values, draws=10_000):
     return tuple(np.percentile(means, [2.5, 97.5]).tolist())
 
 
-def short_axis_mm(node, spacing_xyz):
+def short_axis_mm(node: Mask, spacing_xyz: Sequence[float]) -> float:
     """Short axis of a boolean array (z, y, x): the minor axis of the ellipse with the same second moments,
     in the axial slice where the node is largest."""
     largest = node[node.sum(axis=(1, 2)).argmax()].astype(np.uint8)
@@ -129,7 +132,7 @@ def _surface(mask, spacing_xyz):
             "distance": np.abs(sitk.GetArrayFromImage(distance))}
 
 
-def _bounding_box(mask):
+def _bounding_box(mask: Mask) -> Box:
     """Slices around the True voxels."""
     axes = range(mask.ndim)
     used = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]

@@ -8,9 +8,11 @@ where the CT is not 0, which a network would learn in place of anatomy. So outsi
 counts as drawn where at least DRAWN of it lies inside.
 """
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from shared_data.cohort import subfolders
 from shared_data.errors import InputError
@@ -30,7 +32,7 @@ IMAGED = 0.8  # least share of a dose mask with a grey value above 0; published:
 CONSTANTS = {"DRAWN": DRAWN, "SMALLEST_ML": SMALLEST_ML, "IMAGED": IMAGED, "WATER": WATER}  # kept beside prepared cases
 
 
-def find_cases(root):
+def find_cases(root: Path) -> list[tuple[str, Path]]:
     """[(part, folder)] of a clone of OpenKBP, in natural order. Raises InputError for a folder that is none."""
     data = root / "provided-data" if "provided-data" in subfolders(root) else root
     absent = [name for name in PARTS.values() if name not in subfolders(data)]
@@ -39,7 +41,7 @@ def find_cases(root):
     return [(part, data / name / case) for part, name in PARTS.items() for case in subfolders(data / name)]
 
 
-def case_files(folder):
+def case_files(folder: Path) -> dict[str, Path]:
     """{stem: file} of what is read from a case. Raises InputError when one that must be there is absent."""
     files = {stem: folder / f"{stem}.csv" for stem in ("ct", "possible_dose_mask", "voxel_dimensions", *STRUCTURES)}
     absent = [path for stem, path in files.items() if stem not in STRUCTURES and not path.exists()]
@@ -48,7 +50,7 @@ def case_files(folder):
     return {stem: path for stem, path in files.items() if path.exists()}
 
 
-def read_case(folder, organs):
+def read_case(folder: Path, organs: Sequence[str]) -> tuple[sitk.Image, sitk.Image, list[str], list[str]]:
     """(CT in HU, int16 image in LPS, labels on its grid, uint8 image, [organs drawn], [notes]) of a case.
 
     organs: names of the labels 1, 2, ...; a later one stays where two overlap. Raises InputError for a damaged file, a
@@ -89,7 +91,8 @@ def _image(array, spacing_mm):
     """Axes to the back, left, down -> an image in LPS."""
     y, x, z = spacing_mm
     return image_from(np.ascontiguousarray(array.transpose(2, 0, 1)[::-1]), {
-        "spacing_xyz": [x, y, z], "origin_xyz": [0.0, 0.0, 0.0], "direction": [1.0, 0, 0, 0, 1, 0, 0, 0, 1]})
+        "size_xyz": [SHAPE[1], SHAPE[0], SHAPE[2]], "spacing_xyz": [x, y, z], "origin_xyz": [0.0, 0.0, 0.0],
+        "direction": [1.0, 0, 0, 0, 1, 0, 0, 0, 1]})
 
 
 def _read_mask(path):

@@ -10,13 +10,19 @@ import textwrap
 import tokenize
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import NoReturn
 
 from shared_data.errors import InputError
+from shared_data.named_types import Dataclass, Values
+
+Steps = Mapping[str, type[Dataclass]]  # {script: the class of its options}
 
 
-def given_options(config_class, argv=None, description=None, steps=None):
+def given_options(config_class: "type[Dataclass]", argv: Sequence[str] | None = None,
+                  description: str | None = None, steps: Steps | None = None) -> Values:
     """Only the options that stand on the command line, as {field: value}.
 
     Every field is an option: its type makes the parser, the comment behind it the help text. `-` and `_` in names are
@@ -37,9 +43,9 @@ def given_options(config_class, argv=None, description=None, steps=None):
 
 
 class _Parser(argparse.ArgumentParser):
-    steps = {}
+    steps: Steps = types.MappingProxyType({})
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         valid = [option for option in self._option_string_actions if option.startswith("--")]
         if message.startswith("unrecognized arguments: "):
             words = message.split()[2:]
@@ -83,7 +89,8 @@ def _comments(config_class):
     found = {}
     for parent in reversed(config_class.__mro__[:-1]):
         source = textwrap.dedent(inspect.getsource(parent))
-        ends = {node.end_lineno: node.target.id for node in ast.parse(source).body[0].body
+        ends = {node.end_lineno: node.target.id for definition in ast.parse(source).body
+                if isinstance(definition, ast.ClassDef) for node in definition.body
                 if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
         name, last, lines = None, 0, source.splitlines()
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -108,5 +115,5 @@ def _with_dashes(argv):
     return [dashed(word) for word in (sys.argv[1:] if argv is None else argv)]
 
 
-def shown(value):
+def shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

@@ -30,7 +30,7 @@ SIDES = {"left": "L", "right": "R", "lt": "L", "rt": "R", "l": "L", "r": "R"}
 SIDE = "|".join(SIDES)
 
 
-def identity(name):
+def identity(name: str) -> tuple[str, str]:
     """(what it is, "L", "R" or "") of a ROI's or an organ's name: equal for "Glnd_Submand_L", "left submandibular",
     "SUBMANDIBULAR LT" and "LSubmandibular". What it is: a key of SPELLINGS, or the letters and digits as they are."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)

@@ -1,15 +1,18 @@
 """Slices with their organs in colour, and the legend below."""
+from collections.abc import Mapping, Sequence
+
 import cv2
 import numpy as np
 
 from shared_data.colour_tables import COLOURS
+from shared_data.named_types import Floats, Labels, Rgb
 from shared_data.pictures import contact_sheet, magnified
 
 SIDE = 320  # pixels of width
 ENTRY = (20, 160)  # pixels of a legend's entry, y and x
 
 
-def organ_overlay(unit_yx, labels_yx, aspect=1.0):
+def organ_overlay(unit_yx: Floats, labels_yx: Labels, aspect: float = 1.0) -> Rgb:
     """RGB (height, SIDE, 3) of a slice in [0, 1], each label filled in its colour; aspect: a pixel's height over its
     width."""
     picture = magnified(unit_yx, SIDE, aspect)
@@ -18,7 +21,8 @@ def organ_overlay(unit_yx, labels_yx, aspect=1.0):
     return np.where((labels > 0)[..., None], blended, picture)
 
 
-def organ_sheet(unit_zyx, label_maps, chosen, names, aspect=1.0, below=()):
+def organ_sheet(unit_zyx: Floats, label_maps: Mapping[str, Labels], chosen: Sequence[int], names: Mapping[int, str],
+                aspect: float = 1.0, below: Sequence[tuple[Rgb, str]] = ()) -> Rgb:
     """Contact sheet of the slices `chosen`: a row for each {caption: labels (z, y, x)}, then `below` ((RGB, caption)
     pairs), then the legend of the labels that are shown; names: {label: organ}."""
     pictures = [(organ_overlay(unit_zyx[k], labels[k], aspect), f"{caption}, slice {k}")
@@ -28,7 +32,7 @@ def organ_sheet(unit_zyx, label_maps, chosen, names, aspect=1.0, below=()):
     return np.concatenate([sheet, legend({label: names[label] for label in shown if label}, sheet.shape[1])])
 
 
-def legend(names, width):
+def legend(names: Mapping[int, str], width: int) -> Rgb:
     """RGB (height, `width`, 3): the colour and the organ of each {label: organ}."""
     height, columns = ENTRY[0], max(1, width // ENTRY[1])
     strip = np.zeros((height * -(-len(names) // columns), width, 3), np.uint8)

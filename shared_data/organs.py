@@ -1,18 +1,39 @@
 """Which organs a project segments: a table that the user writes; what was found of them."""
 import json
 import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TypedDict
 
 import SimpleITK as sitk
 
 from shared_data.errors import InputError
 from shared_data.metrics import components
+from shared_data.named_types import Floats, Labels, Row, StrPath
 from shared_data.votes import disagreement
 
 KEYS = ("organs", "small", "weights")
+
+
+class LabelTable(TypedDict):
+    """What `read_label_table` gives."""
+
+    organs: tuple[str, ...]
+    small: tuple[str, ...]
+    weights: tuple[float, ...] | None
+
+
+class Found(TypedDict):
+    """What a `Prediction` says of the organs."""
+
+    found: str
+    row: Row
+
+
 EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weights": {"Mandible": 1, "Lens_L": 8}}'
 
 
-def read_label_table(path):
+def read_label_table(path: Path) -> LabelTable:
     """{"organs": names of the labels 1, 2, ... in order, "small": names, "weights": a number each, or None}, tuples.
 
     A JSON file such as EXAMPLE; small and weights may be absent. Raises InputError for repeated names or values, 0,
@@ -39,7 +60,7 @@ def read_label_table(path):
     unknown = [str(name) for name in [*small, *(weights or {})] if name not in organs]
     if unknown:
         raise InputError(f"{path}: {', '.join(unknown)} not among its organs. Spell them as there.")
-    names = tuple(sorted(organs, key=organs.get))
+    names = tuple(sorted(organs, key=organs.__getitem__))
     if weights is not None:
         absent = [name for name in names if name not in weights]
         wrong = [name for name, value in weights.items()
@@ -69,7 +90,7 @@ def _read(path):
     return table
 
 
-def check_organs(organs, small):
+def check_organs(organs: Sequence[str], small: Collection[str]) -> None:
     """Raise ValueError for settings in which an organ stands twice, or a small one not at all."""
     repeated = [name for name in organs if organs.count(name) > 1]
     if repeated:
@@ -79,14 +100,15 @@ def check_organs(organs, small):
         raise ValueError(f"--small {' '.join(unknown)}: not among the organs {' '.join(organs)}.")
 
 
-def check_same_organs(organs, others, where):
+def check_same_organs(organs: Sequence[str], others: Sequence[str], where: StrPath) -> None:
     """Raise InputError when a network's organs are not those that `where` was made with, `others`."""
     if organs != others:
         raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
                          "Use a checkpoint and cases of one label table.")
 
 
-def list_organs(labels_zyx, spacing_xyz, organs, entropy=None):
+def list_organs(labels_zyx: Labels, spacing_xyz: Sequence[float], organs: Sequence[str],
+                entropy: Floats | None = None) -> list[Row]:
     """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x). With the
     entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each."""
     votes = {} if entropy is None else disagreement(entropy, labels_zyx, range(1, len(organs) + 1))
@@ -104,7 +126,7 @@ def list_organs(labels_zyx, spacing_xyz, organs, entropy=None):
     return rows
 
 
-def organs_found(organs):
+def organs_found(organs: Sequence[Row]) -> Found:
     """What a `Prediction` says of [{"organ", "volume_ml", "components"}]: in a word, and as the row of a table. Of an
     ensemble's, with "disagreement", also which organ its members agree on least."""
     absent = [row["organ"] for row in organs if not row["components"]]

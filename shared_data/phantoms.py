@@ -4,6 +4,7 @@
 
 Drawn, not measured: good for trying the programs and for tests, not for any claim about patients.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from shared_data.errors import run_script
+from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
 from shared_data.phantoms_abdomen import write_abdomen_cohort
 from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
 from shared_data.phantoms_head import write_pddca_cohort, write_structseg_cohort
@@ -22,7 +24,7 @@ from shared_data.volume import write_volume
 FIELD_OF_VIEW_MM = 150.0
 
 
-def write_neck_cohort(folder, patients, seed=0, size=128, slices=24):
+def write_neck_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 128, slices: int = 24) -> None:
     """S-Net's layout: `<patient>/IM0001.nrrd` and `<patient>/Segmentation.nrrd`, patients P1, P2, ...
 
     size: pixels of a square slice of 150 mm; slices are 3 mm apart.
@@ -37,7 +39,7 @@ def write_neck_cohort(folder, patients, seed=0, size=128, slices=24):
             write_volume(image, Path(folder) / f"P{number}" / name)
 
 
-def neck(seed, shape_zyx, spacing_xyz):
+def neck(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing) -> tuple[Labels, Labels]:
     """An enhanced neck: (HU int16, node mask uint8), both (z, y, x).
 
     Nodes lie beside vessels that look like them in one slice and are tubes in 3-D; glands and muscle surround them.
@@ -93,13 +95,13 @@ class Options:
     size: int = 128  # pixels along x and y
     slices: int = 24  # slices of each CT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(self, 0, "seed")
         if min(self.patients, self.size // 32, self.slices // 4) < 1:
             raise ValueError("--patients must be at least 1, --size 32, --slices 4.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     COHORTS[options.kind](options.folder, options.patients, options.seed, options.size, options.slices)
     print(f"{options.patients} patients in {options.folder}")

@@ -5,13 +5,15 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
+
 from shared_data.volume import write_volume
 
 SIDE_MM = 260.0
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
 
 
-def write_abdomen_cohort(folder, patients, seed=0, size=96, slices=64):
+def write_abdomen_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 96, slices: int = 64) -> None:
     """RetroLN's layout: CT/<case>_0000.nii.gz, masks/<case>.nii.gz, vertebrae/<case>/vertebrae_T12.nii.gz ... L5.
 
     Cases P1, P2, ...; size: pixels of a square slice of 260 mm; the slices cover 240 mm.
@@ -28,7 +30,7 @@ def write_abdomen_cohort(folder, patients, seed=0, size=96, slices=64):
             write_volume(image, Path(folder) / path)
 
 
-def abdomen(seed, shape_zyx, spacing_xyz):
+def abdomen(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing) -> tuple[Labels, Labels, Labels]:
     """An enhanced abdomen: (HU int16, node mask uint8, vertebrae uint8 1-6 for T12-L5), all (z, y, x); z runs up.
 
     Nodes lie along aorta and vena cava, which look like them in one slice and are tubes in 3-D; bowel lies in front.

@@ -1,5 +1,6 @@
 """An artificial chest with nodules: the cohorts of lung_nodule_nasnet, in the layouts of LIDC-IDRI and LUNA16."""
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,14 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from shared_data.dicom import write_dicom_series
+from shared_data.named_types import Labels, Mask, Seed, Shape, StrPath
 
 FIELD_MM, SLICE_MM = 360.0, 4.0
 RATINGS = ("subtlety", "internalStructure", "calcification", "sphericity", "margin", "lobulation", "spiculation",
            "texture", "malignancy")
 
 
-def write_lidc_cohort(folder, patients, seed=0, size=128, slices=24):
+def write_lidc_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 128, slices: int = 24) -> None:
     """LIDC-IDRI: <patient>/<study>/<series>/*.dcm with the XML of four readers, and list3.2.csv for them all.
 
     Patients LIDC-IDRI-0001, ...; size: pixels of a square slice of 360 mm; slices are 4 mm apart.
@@ -37,7 +39,7 @@ def write_lidc_cohort(folder, patients, seed=0, size=128, slices=24):
     _write(folder / "list3.2.csv", columns, listed)
 
 
-def write_luna_cohort(folder, patients, seed=0, size=128, slices=24):
+def write_luna_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 128, slices: int = 24) -> None:
     """LUNA16: subset0/<series uid>.mhd with annotations.csv; each second scan is stored flipped."""
     folder, listed = Path(folder), []
     (folder / "subset0").mkdir(parents=True, exist_ok=True)
@@ -55,7 +57,7 @@ def write_luna_cohort(folder, patients, seed=0, size=128, slices=24):
     _write(folder / "annotations.csv", ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"], listed)
 
 
-def chest(seed, shape_zyx):
+def chest(seed: Seed, shape_zyx: Shape) -> tuple[Labels, list[Mask]]:
     """(HU int16 (z, y, x), [boolean mask of each nodule]): lungs with vessels that look like nodules in one slice.
 
     Some nodules lie at the wall of the lung, some beside a vessel, some are faint.
@@ -108,7 +110,7 @@ def chest(seed, shape_zyx):
     return hu, nodules
 
 
-def readings(nodules, headers, rng):
+def readings(nodules: Sequence[Mask], headers: Sequence[pydicom.Dataset], rng: np.random.Generator) -> str:
     """The XML of four readers, who outline each nodule a little differently; the fourth misses some, and marks one
     point as a nodule under 3 mm."""
     text = ['<?xml version="1.0" encoding="UTF-8"?>', '<LidcReadMessage xmlns="http://www.nih.gov"><ResponseHeader>'
@@ -127,7 +129,7 @@ def readings(nodules, headers, rng):
             for k in np.flatnonzero(drawn.any((1, 2))):
                 grown = ndimage.binary_dilation(drawn[k], np.ones((3, 3))).astype(np.uint8)
                 outlines, _ = cv2.findContours(grown, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-                text += [_roi(headers[k], outline[:, 0]) for outline in outlines]
+                text += [_roi(headers[int(k)], outline[:, 0]) for outline in outlines]
             text.append("</unblindedReadNodule>")
         if reader == 3:
             text.append("<unblindedReadNodule><noduleID>small</noduleID>" + _roi(headers[0], np.array([[40, 60]]))

@@ -5,6 +5,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
+
 from shared_data.volume import write_volume
 
 HEAD_FIELD_MM, HEAD_HEIGHT_MM = 210.0, 104.0
@@ -31,7 +33,7 @@ PDDCA_LABELS = {"BrainStem": (1,), "Chiasm": (8,), "Mandible": (21, 22), "OpticN
 PDDCA_MISSING = {2: ("Submandibular_R",), 4: ("Mandible", "Submandibular_L"), 0: ("Chiasm",)}
 
 
-def write_structseg_cohort(folder, patients, seed=0, size=96, slices=32):
+def write_structseg_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 96, slices: int = 32) -> None:
     """SepNet's layout: `<1, 2, ...>/data.nii.gz` and `label.nii.gz`, labels 0 to 22.
 
     size: pixels of a square slice of 210 mm; the slices share 104 mm.
@@ -46,7 +48,7 @@ def write_structseg_cohort(folder, patients, seed=0, size=96, slices=32):
             write_volume(image, Path(folder) / str(number) / name)
 
 
-def write_pddca_cohort(folder, patients, seed=0, size=96, slices=32):
+def write_pddca_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 96, slices: int = 32) -> None:
     """FocusNet's layout: `<case>/img.nrrd` and `<case>/structures/<name>.nrrd`, cases P1, P2, ...
 
     Every second patient misses some structures. size: pixels of a square slice of 210 mm; the slices share 104 mm.
@@ -63,7 +65,7 @@ def write_pddca_cohort(folder, patients, seed=0, size=96, slices=32):
             write_volume(image, Path(folder) / f"P{number}" / name)
 
 
-def head(seed, shape_zyx, spacing_xyz, glands=(0, 0)):
+def head(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing, glands: tuple[int, int] = (0, 0)) -> tuple[Labels, Labels]:
     """Jaw to brow: (HU int16, labels 0 to 22 uint8), both (z, y, x) with x to the left; every organ is there.
 
     Muscles, vessels and other bone look like the organs they lie beside; side is told by position alone.

@@ -1,21 +1,25 @@
 """Overlays, contact sheets and curves as PNG."""
+from collections.abc import Mapping, Sequence
+
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from shared_data.files import whole_file
+from shared_data.named_types import Array, Labels, Mask, Range, Rgb, Row, StrPath
 
 REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
 
 
-def magnified(unit_yx, side, aspect=1.0):
+def magnified(unit_yx: Array, side: int, aspect: float = 1.0) -> Rgb:
     """RGB (height, `side`, 3) uint8 of a slice in [0, 1]; aspect: a pixel's height over its width."""
     size = (side, max(1, round(side * aspect * unit_yx.shape[0] / unit_yx.shape[1])))
     grey = cv2.resize((np.clip(unit_yx, 0, 1) * 255).astype(np.uint8), size, interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
 
 
-def overlay(unit_yx, reference=None, prediction=None, side=512):
+def overlay(unit_yx: Array, reference: Labels | Mask | None = None, prediction: Labels | Mask | None = None,
+            side: int = 512) -> Rgb:
     """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red on top.
 
     The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
@@ -30,13 +34,13 @@ def overlay(unit_yx, reference=None, prediction=None, side=512):
     return picture
 
 
-def save_picture(path, rgb):
+def save_picture(path: StrPath, rgb: Rgb) -> None:
     """Write an RGB array (y, x, 3) as PNG."""
     with whole_file(path) as partial:
-        partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1])
+        partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
 
 
-def mask_sheet(volume, mask, window, tiles=8):
+def mask_sheet(volume: Array, mask: Mask, window: Range, tiles: int = 8) -> Rgb:
     """Contact sheet (RGB) of the slices of a volume (z, y, x) with most of a mask, or of slices through it when that is
     empty. window: (low, high), the values that become black and white."""
     area, (low, high) = mask.sum((1, 2), dtype=np.int64), window
@@ -45,7 +49,7 @@ def mask_sheet(volume, mask, window, tiles=8):
                            f"slice {k}") for k in sorted({int(k) for k in chosen})])
 
 
-def contact_sheet(pictures, columns=4):
+def contact_sheet(pictures: Sequence[tuple[Rgb, str]], columns: int = 4) -> Rgb:
     """(RGB, caption) pairs on one sheet: an RGB array."""
     tiles = [_captioned(picture, caption) for picture, caption in pictures]
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
@@ -58,7 +62,7 @@ def contact_sheet(pictures, columns=4):
     return sheet
 
 
-def draw_curves(history, path, panels):
+def draw_curves(history: Sequence[Row], path: StrPath, panels: Mapping[str, Sequence[str]]) -> None:
     """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts); where a
     column is not finite it has no point."""
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")

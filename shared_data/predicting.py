@@ -6,11 +6,12 @@ below .done/ how each result was made.
 import json
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 import SimpleITK as sitk
 from tqdm import tqdm
@@ -18,9 +19,10 @@ from tqdm import tqdm
 from shared_data.cohort import each_case, fingerprint, printable, say_skipped
 from shared_data.cohort_report import write_cohort
 from shared_data.ct_cases import Case, find_cases, is_list
-from shared_data.errors import InputError, concerns_all, explained, told
+from shared_data.errors import InputError, Skipped, concerns_all, explained, told
 from shared_data.files import only_run_in, read_json, write_json
-from shared_data.results import ResultOptions, check_results, write_prediction
+from shared_data.named_types import Row
+from shared_data.results import Prediction, ResultOptions, check_results, write_prediction
 from shared_data.scoring import kept, stamp_of
 from shared_data.settings import CLUSTER
 from shared_data.stopwatch import Stopwatch
@@ -34,8 +36,8 @@ class Method:
     """What a project supplies; functions of a module, so that other processes find them there."""
 
     name: str  # as DICOM objects call it
-    load: Callable  # (options) -> the network, on its device, and what goes with it
-    segment: Callable  # (loaded, CT as read, options of this CT, `Stopwatch`) -> Prediction
+    load: Callable[[Any], Any]  # options -> the network, on its device, and what goes with it: `loaded`
+    segment: Callable[[Any, sitk.Image, Any, Stopwatch], Prediction]  # of (loaded, CT as read, its options, watch)
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,14 @@ class Job:
 
     case: Case
     options: ResultOptions  # of this case alone
-    made_from: dict  # its files, the network's and the options, as JSON keeps them
+    made_from: dict[str, Any]  # its files, the network's and the options, as JSON keeps them
 
     @property
-    def record(self):
+    def record(self) -> Path:
         return self.options.output.parent / ".done" / f"{self.case.name}.json"
 
 
-def predict(options, method):
+def predict(options: ResultOptions, method: Method) -> int:
     """Segment what --input names; the exit code."""
     if not options.input.exists():
         raise InputError(f"{options.input}: no such file or folder.")
@@ -59,7 +61,7 @@ def predict(options, method):
     one = options.output.name.lower().endswith(SUFFIXES)
     if several and not one:
         return _predict_cohort(options, method)
-    if is_list(options.input) or several and _holds_volumes_alone(options.input):
+    if is_list(options.input) or (several and _holds_volumes_alone(options.input)):
         raise InputError(f"{options.output}: a single file for several CTs. Name a folder.")
     if options.format:
         raise InputError(f"--format {options.format}: the name of the output tells the format of one CT. Leave it out.")
@@ -124,7 +126,7 @@ def _finished(job):
 
 
 def _outcomes(jobs, options, method):
-    """(job, its row, or the reason why there is none)"""
+    """(job, its row or `Skipped`)"""
     if not (options.workers or options.scheduler):
         bar = {"total": len(jobs), "unit": "CT", "disable": None}
         return zip(jobs, map(told, tqdm(_overlapped(jobs, options, method), **bar)))
@@ -132,7 +134,7 @@ def _outcomes(jobs, options, method):
     return each_case(work, jobs, options.workers, "CT", options.scheduler, options.worker_memory_gb)
 
 
-def predict_job(job, options, method, stamp):
+def predict_job(job: Job, options: ResultOptions, method: Method, stamp: str) -> Row | Skipped:
     """The outcome of a job; its process keeps the network for the next one."""
     loaded = kept(method.load, options, stamp)
     return _write(_segment(_read(job), job, method, loaded), job, method)
@@ -149,7 +151,7 @@ def _overlapped(jobs, options, method):
 def _ahead(work, given):
     """work(*arguments) for each tuple of `given`, in order, in a thread that is one ahead."""
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque()
+        waiting: deque[Future[Any]] = deque()
         for arguments in given:
             waiting.append(thread.submit(work, *arguments))
             if len(waiting) > 1:
@@ -159,11 +161,11 @@ def _ahead(work, given):
 
 
 def _or_reason(work):
-    """`work`, but where it fails the reason why this case is left out, a string; one that comes in passes. A disk that
-    is full, or may not be written to, concerns all cases and stops the run."""
+    """`work`, but where it fails `Skipped`; one that comes in passes. A disk that is full, or may not be written to,
+    concerns all cases and stops the run."""
     @wraps(work)
     def guarded(given, *others):
-        if isinstance(given, str):
+        if isinstance(given, Skipped):
             return given
         try:
             return work(given, *others)
@@ -218,8 +220,8 @@ def _summarise(cases, outcomes, before, options, method):
     rows, failed = [], {}
     for case in cases:
         outcome = outcomes[case.name]
-        if isinstance(outcome, str):
-            failed[case.name] = outcome
+        if isinstance(outcome, Skipped):
+            failed[case.name] = outcome.reason
             outcome = {"seconds": None, "warnings": ""}
         rows.append({"case": case.name, "status": "failed" if case.name in failed else "done",
                      "reason": failed.get(case.name, "").encode(errors="backslashreplace").decode(), **outcome,

@@ -1,11 +1,13 @@
 """report.html: one page with tables (sortable), pictures and notes; opens from disk, without network."""
 import base64
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 
 from shared_data.files import whole_file
+from shared_data.named_types import Row, StrPath
 
 PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -37,7 +39,9 @@ for (const head of document.querySelectorAll("th")) head.onclick = () => {
 """)
 
 
-def write_report(path, title, notes=(), tables=None, pictures=None):
+def write_report(path: StrPath, title: str, notes: Iterable[str] = (),
+                 tables: Mapping[str, Sequence[Row]] | None = None,
+                 pictures: Mapping[str, StrPath] | None = None) -> None:
     """tables: {title: rows as dicts}, empty ones left out; pictures: {caption: PNG path}."""
     page = PAGE.render(
         title=title, notes=notes,

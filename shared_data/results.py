@@ -1,21 +1,26 @@
 """What predict.py of every project takes and writes: a CT in; its labels out, for programs and for the clinic."""
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy as np
 import SimpleITK as sitk
 
 from shared_data.colour_tables import write_colour_tables
 from shared_data.dicom import series_slices
 from shared_data.dicom_seg import write_seg
+from shared_data.ct_cases import Case
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.instances import ct_instances
+from shared_data.named_types import LabelNames, Rgb, Row
 from shared_data.pictures import save_picture
 from shared_data.rtstruct import write_rtstruct
 from shared_data.settings import Cluster, at_least
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import check_output, without_suffix, write_volume
+
+Options = TypeVar("Options", bound="ResultOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +34,21 @@ class ResultOptions(Cluster):
     seg: Path | None = None  # write the labels there too, as DICOM SEG (several: a folder); needs DICOM
     seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # each project has a default of its own
+        checkpoint: tuple[Path, ...] | Path
+
+    def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
 
-    def networks(self):
+    def networks(self) -> tuple[Path, ...]:
         """The files that decide on the result beside the CT."""
         return self.checkpoint if isinstance(self.checkpoint, tuple) else (self.checkpoint,)
 
-    def more_volumes(self):
+    def more_volumes(self) -> list[Path]:
         """The images that an option asks for beside the labels."""
         return []
 
-    def for_case(self, case):
+    def for_case(self: Options, case: Case) -> Options:
         """The options of one `Case` of several."""
         derived = {name: getattr(self, name) / f"{case.name}_{name}.dcm" for name in ("rtstruct", "seg")
                    if getattr(self, name)}
@@ -53,17 +61,17 @@ class Prediction:
     """All that is written of a CT."""
 
     labels: sitk.Image  # on the CT's own grid
-    names: dict  # {label: name}
-    facts: dict  # of the JSON file
-    picture: np.ndarray  # of the overlay: RGB (y, x, 3)
+    names: LabelNames
+    facts: dict[str, Any]  # of the JSON file
+    picture: Rgb  # of the overlay
     found: str  # in a word, for the user
-    row: dict  # of a table of several CTs: volumes and counts
-    warnings: list = field(default_factory=list)
-    volumes: dict = field(default_factory=dict)  # {path: image}, beside the labels
-    tables: dict = field(default_factory=dict)  # {path: (rows, columns)}
+    row: Row  # of a table of several CTs: volumes and counts
+    warnings: list[str] = field(default_factory=list)
+    volumes: dict[Path, sitk.Image] = field(default_factory=dict)  # {path: image}, beside the labels
+    tables: dict[Path, tuple[Sequence[Row], Sequence[str]]] = field(default_factory=dict)  # {path: (rows, columns)}
 
 
-def check_results(options, files=()):
+def check_results(options: ResultOptions, files: Sequence[Path] = ()) -> None:
     """Raise InputError now when `write_results` could not write later; files: the slices, where they are known."""
     volumes = [options.output, *options.more_volumes()]
     for path in volumes:
@@ -83,7 +91,8 @@ def check_results(options, files=()):
         ct_instances(_files(options, files))
 
 
-def write_results(labels, names, options, algorithm, files=()):
+def write_results(labels: sitk.Image, names: Mapping[int, str], options: ResultOptions, algorithm: str,
+                  files: Sequence[Path] = ()) -> None:
     """Write an image of the labels {label: name} as the options say; beside several, colour tables. Its grid is the
     CT's own, or that of the mended series: the DICOM objects go back to the true slices in any case."""
     write_volume(labels, options.output)
@@ -95,7 +104,8 @@ def write_results(labels, names, options, algorithm, files=()):
         write_seg(labels, names, _files(options, files), options.seg, algorithm, options.seg_type == "labelmap")
 
 
-def write_prediction(prediction, options, algorithm, watch, files=()):
+def write_prediction(prediction: Prediction, options: ResultOptions, algorithm: str, watch: Stopwatch,
+                     files: Sequence[Path] = ()) -> list[Path]:
     """Write all of a `Prediction`, last the JSON file with the seconds of a `Stopwatch`; the paths."""
     stem = without_suffix(options.output)
     summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")

@@ -6,6 +6,7 @@ rois.json: {"our organ": "a name" or ["names or patterns", ...]}, letters in any
 the organ together. Organs that it does not name go by common spellings, TG-263's among them (organ_names.py).
 """
 from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import reduce
@@ -19,16 +20,19 @@ from shared_data.cohort import say_skipped
 from shared_data.dicom import dicom_headers
 from shared_data.errors import InputError, one_line, run_script
 from shared_data.files import read_json
+from shared_data.named_types import StrPath
 from shared_data.organ_names import SPELLINGS, identity
 from shared_data.rtstruct import read_rtstruct
 from shared_data.settings import parse_options
 from shared_data.structure_sets import roi_names
 from shared_data.volume import read_ct
 
-NODES = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
+Patterns = dict[str, list[str]]  # {organ: names or patterns of the ROIs that make it}
+
+NODES: Patterns = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
 
 
-def read_rois(path, organs=None):
+def read_rois(path: StrPath | None, organs: Collection[str] | None = None) -> Patterns:
     """{organ: patterns} of a mapping file, {} for None. Raises InputError for others than `organs` (None: any)."""
     mapping = read_json(path) if path else {}
     if not isinstance(mapping, dict):
@@ -42,7 +46,8 @@ def read_rois(path, organs=None):
     return mapping
 
 
-def choose_rois(names, organs, mapping, path):
+def choose_rois(names: Collection[str], organs: Iterable[str], mapping: Mapping[str, list[str]],
+                path: StrPath) -> dict[str, list[str]]:
     """{organ: ROI names that make it} of those found among `names`. Raises InputError where there is a choice."""
     chosen = {}
     for organ in organs:
@@ -60,7 +65,8 @@ def choose_rois(names, organs, mapping, path):
     return chosen
 
 
-def masks_of(path, ct, organs, mapping):
+def masks_of(path: StrPath, ct: sitk.Image, organs: Iterable[str],
+             mapping: Mapping[str, list[str]]) -> tuple[dict[str, sitk.Image], list[str]]:
     """({organ: uint8 mask on the CT's grid} in the order of `organs`, names of the ROIs left aside) of an RTSTRUCT.
 
     An organ of several ROIs is all of them together. Raises InputError when no organ is found.
@@ -77,7 +83,8 @@ def masks_of(path, ct, organs, mapping):
             [name for name in names if name not in used])
 
 
-def labels_of(folder, rtstruct, series, organs, mapping):
+def labels_of(folder: StrPath, rtstruct: StrPath, series: str | None, organs: Sequence[str],
+              mapping: Mapping[str, list[str]]) -> tuple[sitk.Image, sitk.Image, list[str], list[str]]:
     """(CT, label map of `organs` 1, 2, ... on its grid, [organs in it], [ROIs left aside]) of a DICOM case.
 
     Where two organs overlap, the later label stays. Raises InputError when no organ is found.
@@ -100,9 +107,11 @@ class Options:
     rois: Path | None = None  # JSON {organ: names or patterns}: shows them behind the ROIs, else what we know of a name
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
-    mapping, counts, skipped, taken_for = read_rois(options.rois), Counter(), {}, defaultdict(set)
+    mapping, skipped = read_rois(options.rois), {}
+    counts: Counter[str] = Counter()
+    taken_for: defaultdict[str, set[str]] = defaultdict(set)
     files = [file for file, header in dicom_headers(options.data_dir) if header.get("Modality") == "RTSTRUCT"]
     if not files:
         raise InputError(f"{options.data_dir}: no RTSTRUCT below it.")

@@ -4,6 +4,7 @@ By pydicom alone: rt-utils draws through the centres of the outermost pixels and
 loses the contours of sagittal and oblique ones (tests/bench/rtstruct_libraries.py).
 """
 import sys
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 import numpy as np
@@ -20,6 +21,7 @@ from shared_data.dicom import IDENTITY, file_meta
 from shared_data.errors import InputError
 from shared_data.files import whole_file
 from shared_data.instances import COPIED, PRODUCT, ct_instances, labels_on, product_version
+from shared_data.named_types import StrPath
 from shared_data.structure_sets import open_rtstruct, readable, referred, rois_of
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
@@ -29,7 +31,7 @@ FLAT = 0.05  # voxels that a contour may stray from its plane
 SAME_PLANE_MM = 0.05
 
 
-def read_rtstruct(path, ct_image, names=None):
+def read_rtstruct(path: StrPath, ct_image: sitk.Image, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
     """{ROI name: uint8 mask of 0 and 1 on the CT's grid} of the ROIs called `names` (None: all) with closed contours.
 
     A voxel belongs to a ROI when its centre lies inside an odd number of its contours (`contours.filled`); slices
@@ -85,7 +87,7 @@ def _check_identity(structures, ct_image, path):
 def _contours(item, name, path):
     """([points (n, 3) in mm] of the closed contours of an item of ROIContourSequence, what else it holds)."""
     contours, others = [], set()
-    for contour in item and item.get("ContourSequence") or []:
+    for contour in (item and item.get("ContourSequence")) or []:
         kind = contour.get("ContourGeometricType", "")
         if kind not in CLOSED:
             others.add(kind or "unknown contours")
@@ -130,7 +132,8 @@ def _mask(contours, ct_image, name, path):
                      for points in contours)
 
 
-def write_rtstruct(label_image, names, ct_files, path, algorithm=PRODUCT):
+def write_rtstruct(label_image: sitk.Image, names: Mapping[int, str], ct_files: Iterable[StrPath], path: StrPath,
+                   algorithm: str = PRODUCT) -> None:
     """Write the labels {label: name} of an image as a structure set of the CT series in `ct_files` (in any order).
 
     Outlines run along the edges of the CT's own pixels, slice by slice: of a label map on a mended grid too, holes by

@@ -1,37 +1,51 @@
 """The loop of every test.py over the cases held out: in this process, in several, on a cluster."""
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 from shared_data.cohort import all_skipped, each_case, fingerprint
-from shared_data.errors import InputError, concerns_all, one_line
+from shared_data.errors import InputError, Skipped, concerns_all, one_line
+from shared_data.named_types import StrPath
 from shared_data.settings import Cluster, at_least
+
+Case = TypeVar("Case")
+Loaded = TypeVar("Loaded")
+Result = TypeVar("Result")
+Options = TypeVar("Options", bound="ScoringOptions")
+AnyOptions = TypeVar("AnyOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Cluster):
     workers: int = 0  # processes, each with a network and a case of its own; 0: this one, case after case
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
 
     @property
-    def alone(self):
+    def alone(self) -> bool:
         """Whether this process scores all cases, and a bar of its own can show how far a case is."""
         return not (self.workers or self.scheduler)
 
 
-def score_all(score, cases, loaded, load, options, networks, where, unit="case", name=str):
+def score_all(score: Callable[[Case, Loaded, Options], tuple[Any, ...]], cases: Sequence[Case], loaded: Loaded,
+              load: Callable[[Options], Loaded], options: Options, networks: Iterable[Path], where: StrPath,
+              unit: str = "case",
+              name: Callable[[Case], str] = str) -> tuple[tuple[Case, ...], tuple[Any, ...], dict[str, str]]:
     """(the cases scored, for each part of what `score` gives a tuple of theirs, {name: why another was left out}), as
     `score_each` does it. Raises InputError, naming `where` the cases lie, when none could be scored."""
     scored, skipped = score_each(score, cases, loaded, load, options, networks, unit)
-    skipped = {name(case): reason for case, reason in skipped}
+    reasons = {name(case): reason for case, reason in skipped}
     if not scored:
-        raise all_skipped(where, skipped)
-    cases, results = zip(*scored)
-    return cases, tuple(zip(*results)), skipped
+        raise all_skipped(where, reasons)
+    return tuple(case for case, _ in scored), tuple(zip(*(result for _, result in scored))), reasons
 
 
-def score_each(score, cases, loaded, load, options, networks, unit="case"):
+def score_each(score: Callable[[Case, Loaded, Options], Result], cases: Sequence[Case], loaded: Loaded,
+               load: Callable[[Options], Loaded], options: Options, networks: Iterable[Path],
+               unit: str = "case") -> tuple[list[tuple[Case, Result]], list[tuple[Case, str]]]:
     """([(case, score(case, loaded, options))], [(case, why it was left out)]), both in the order of the cases.
 
     score, load: functions of a module; other processes call load(options) once for a `loaded` of their own, networks:
@@ -44,7 +58,10 @@ def score_each(score, cases, loaded, load, options, networks, unit="case"):
         work = partial(_in_worker, score=score, load=load, options=options, stamp=stamp_of(networks))
     scored, skipped = [], []
     for case, outcome in each_case(work, cases, options.workers, unit, options.scheduler, options.worker_memory_gb):
-        (skipped if isinstance(outcome, str) else scored).append((case, outcome))
+        if isinstance(outcome, Skipped):
+            skipped.append((case, outcome.reason))
+        else:
+            scored.append((case, outcome))
     return scored, skipped
 
 
@@ -58,15 +75,15 @@ def _or_reason(case, score, loaded, options):
     except (InputError, OSError) as error:
         if concerns_all(error):
             raise
-        return one_line(error)
+        return Skipped(one_line(error))
 
 
 @lru_cache(maxsize=1)
-def kept(load, options, stamp):
+def kept(load: Callable[[AnyOptions], Loaded], options: AnyOptions, stamp: str) -> Loaded:
     """load(options), which a process keeps for its next case. stamp: `stamp_of` the files; changed, they are read anew.
     """
     return load(options)
 
 
-def stamp_of(networks):
+def stamp_of(networks: Iterable[Path]) -> str:
     return repr([fingerprint(path) for path in networks if path.is_file()])

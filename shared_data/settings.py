@@ -4,13 +4,20 @@ import math
 import os
 import types
 import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from shared_data.errors import InputError
 from shared_data.files import read_json, write_json
-from shared_data.options import given_options, shown
+from shared_data.named_types import Dataclass, StrPath, Values
+from shared_data.options import Steps, given_options, shown
+
+Settings = TypeVar("Settings", bound=Dataclass)
+Run = TypeVar("Run", bound="RunSettings")
+Built = TypeVar("Built")
 
 Device = typing.Literal["auto", "cpu", "cuda", "mps"]
 Precision = typing.Literal["auto", "32-true", "bf16-mixed", "16-mixed"]  # Lightning Fabric's names
@@ -27,12 +34,33 @@ class Cluster:
     worker_memory_gb: float = 0.0  # what each of these may take before it is ended; 0: its share
 
 
-def parse_options(config_class, argv=None, description=None, steps=None):
+class Machines(Protocol):
+    """What settings of a training say of the processes that share it."""
+
+    @property
+    def devices(self) -> int: ...
+
+    @property
+    def num_nodes(self) -> int: ...
+
+
+class RunSettings(Dataclass, Protocol):
+    """What settings of a training say of its folders."""
+
+    @property
+    def run_dir(self) -> Path: ...
+
+    @property
+    def prepared_dir(self) -> Path: ...
+
+
+def parse_options(config_class: type[Settings], argv: Sequence[str] | None = None, description: str | None = None,
+                  steps: Steps | None = None) -> Settings:
     """The command line as an instance of `config_class`; steps: as for `given_options`."""
     return build(config_class, given_options(config_class, argv, description, steps))
 
 
-def build(config_class, values):
+def build(config_class: Callable[..., Built], values: Values) -> Built:
     """`config_class(**values)`; a value it refuses (ValueError), or that is not finite, becomes an InputError."""
     for name, value in values.items():
         for number in value if isinstance(value, tuple) else (value,):
@@ -44,24 +72,25 @@ def build(config_class, values):
         raise InputError(str(error)) from error
 
 
-def require(config, name, holds, what):
+def require(config: object, name: str, holds: bool, what: str) -> None:
     """Raise ValueError with the option's name, its value and `what` it "must be", unless it `holds`."""
     if not holds:
         raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
 
 
-def at_least(config, lowest, *names):
+def at_least(config: object, lowest: float, *names: str) -> None:
     for name in names:
         values = getattr(config, name)
         lowest_given = min(values) if isinstance(values, tuple) else values
         require(config, name, lowest_given >= lowest, f"must be at least {lowest}")
 
 
-def names_of(config_class):
+def names_of(config_class: type[Dataclass]) -> tuple[str, ...]:
     return tuple(field.name for field in fields(config_class))
 
 
-def keep_config(config, path, fixed=None, constants=None, part=None):
+def keep_config(config: Dataclass, path: StrPath, fixed: Iterable[str] | None = None,
+                constants: Values | None = None, part: type[Dataclass] | None = None) -> None:
     """Write the settings to `path` once, or a `part` of them, a class that `config` inherits from; raise, naming the
     fields, when a later run differs in one of the `fixed` (None: in any), or in one of the code's `constants`,
     {name: value}, that shape what is written."""
@@ -77,31 +106,32 @@ def keep_config(config, path, fixed=None, constants=None, part=None):
                          "folder.")
 
 
-def note_constants(recorded, constants, path):
+def note_constants(recorded: Values | None, constants: Values | None, path: StrPath) -> None:
     """Say which of the code's `constants` are no longer those `recorded` in a checkpoint; what it does not record
     passes."""
     if said := _other_constants(recorded, constants):
         print(f"note: {path}: trained with {said}; this code shows it something else.")
 
 
-def note_differences(kept, used, names, path, who="the network"):
+def note_differences(kept: object, used: object, names: Iterable[str], path: StrPath, who: str = "the network") -> None:
     """Say which of the settings `names` cases were prepared with (kept, from `path`) are others than in `used`."""
     if other := [name for name in names if getattr(kept, name) != getattr(used, name)]:
         print(f"note: {path}: prepared with " + ", ".join(
             f"{name} {shown(getattr(kept, name))} ({who}: {shown(getattr(used, name))})" for name in other) + ".")
 
 
-def to_plain(config):
+def to_plain(config: Dataclass) -> Values:
     """The settings as JSON-like values: a checkpoint holds no classes."""
     return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
 
 
-def load_config(config_class, path, changes=None):
+def load_config(config_class: type[Settings], path: StrPath, changes: Values | None = None) -> Settings:
     """Settings written by `keep_config`, with `changes` on top."""
     return config_from_dict(config_class, read_json(path), path, changes)
 
 
-def config_from_dict(config_class, values, source, changes=None):
+def config_from_dict(config_class: type[Settings], values: Values, source: StrPath,
+                     changes: Values | None = None) -> Settings:
     """Settings from plain JSON values (`source` names them in errors), with `changes` on top. What they lack has its
     default, or its value in the class's UNRECORDED: what was meant before it could be set."""
     types_ = typing.get_type_hints(config_class)
@@ -117,7 +147,8 @@ def config_from_dict(config_class, values, source, changes=None):
     return build(config_class, {**values, **(changes or {})})
 
 
-def as_prepared(config_class, given, path, names, defaults=()):
+def as_prepared(config_class: type[Dataclass], given: Values, path: Path, names: Iterable[str],
+                defaults: Iterable[str] = ()) -> Values:
     """`given` with the settings `names` as preparation kept them at `path`: later steps must know of them. What
     preparation kept of the settings `defaults` gives way to `given`.
 
@@ -136,12 +167,12 @@ def as_prepared(config_class, given, path, names, defaults=()):
     return {**before, **given, **after}
 
 
-def with_changes(config, changes):
+def with_changes(config: Settings, changes: Values) -> Settings:
     """`config` with `changes`; what it refuses becomes an InputError."""
     return build(partial(replace, config), changes)
 
 
-def changed_config(config, changes, free, path):
+def changed_config(config: Settings, changes: Values, free: Collection[str], path: StrPath) -> Settings:
     """`config` of an earlier run with `changes`, of which only the `free` may differ from it."""
     other = with_changes(config, changes)
     locked = [name for name in changes if name not in free and getattr(config, name) != getattr(other, name)]
@@ -151,7 +182,9 @@ def changed_config(config, changes, free, path):
     return other
 
 
-def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults=()):
+def settings_of_run(config_class: type[Run], given: Values, last: StrPath, free: Collection[str],
+                    kept: Callable[[Path], Values], prepared: Collection[str] = (),
+                    defaults: Collection[str] = ()) -> Run:
     """The settings of a training run: the options `given`, or, with `resume`, as the run keeps them.
 
     last: its checkpoint, below `run_dir`; kept(path): the settings in that, as plain values; free: names of those that
@@ -170,7 +203,7 @@ def settings_of_run(config_class, given, last, free, kept, prepared=(), defaults
         _check_prepared(config, prepared)
         return config
     if prepared:
-        path = given.get("prepared_dir", config_class.prepared_dir) / "config.json"
+        path = given.get("prepared_dir", getattr(config_class, "prepared_dir", Path())) / "config.json"
         given = as_prepared(config_class, given, path, prepared, defaults)
     config = build(config_class, given)
     last = config.run_dir / last
@@ -189,20 +222,20 @@ def _check_prepared(config, names):
                              "Name that folder, or start another run.")
 
 
-def set_options(options, *names):
+def set_options(options: object, *names: str) -> Values:
     """{name: value} of the options named that are not None: what goes on top of a checkpoint's settings."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def check_started(config):
+def check_started(config: Machines) -> None:
     """Raise InputError when torchrun started another number of processes than the settings say."""
-    started, wanted = int(os.environ.get("WORLD_SIZE", 1)), config.devices * config.num_nodes
+    started, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.devices * config.num_nodes
     if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
         raise InputError(f"torchrun started {started} processes, --devices {config.devices} --num-nodes "
                          f"{config.num_nodes} are {wanted}. Let them agree.")
 
 
-def device_there(name, there):
+def device_there(name: str, there: Mapping[str, bool]) -> str:
     """`name`, or for "auto" the first device of `there`, {name: whether this machine has it}. Raises InputError when
     it has none."""
     here = [device for device, available in there.items() if available]
@@ -230,7 +263,7 @@ def _from_json(value, kind):
             raise ValueError(f"{value!r} is none of {', '.join(map(repr, parts))}")
         return value
     if parts:
-        parts = [parts[0]] * len(value) if Ellipsis in parts else parts
+        parts = (parts[0],) * len(value) if Ellipsis in parts else parts
         return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
     if kind in (bool, int) and type(value) is not kind:
         raise ValueError(f"{value!r} is no {kind.__name__}")

@@ -1,8 +1,11 @@
 """How long the parts of one CT's way from file to mask take."""
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
+Batch = TypeVar("Batch")
 PARTS = ("read", "prepare", "network", "finish", "write")
 
 
@@ -12,18 +15,18 @@ class Stopwatch:
     desc, disable: of the progress bar, as tqdm's.
     """
 
-    def __init__(self, desc=None, disable=None):
+    def __init__(self, desc: str | None = None, disable: bool | None = None) -> None:
         self.parts, self.bar = dict.fromkeys(PARTS, 0.0), {"desc": desc, "disable": disable}
         self.goes_on()
 
-    def goes_on(self):
+    def goes_on(self) -> None:
         self.since = time.perf_counter()
 
-    def ends(self, part):
+    def ends(self, part: str) -> None:
         self.parts[part] += time.perf_counter() - self.since
         self.goes_on()
 
-    def network(self, batches, unit="batch"):
+    def network(self, batches: Iterable[Batch], unit: str = "batch") -> Iterator[Batch]:
         """The batches, under a progress bar; what is done with them is the network's part, what came before prepares.
         """
         self.ends("prepare")
@@ -31,6 +34,6 @@ class Stopwatch:
         self.ends("network")
 
     @property
-    def seconds(self):
+    def seconds(self) -> dict[str, float]:
         """{part: seconds so far}, "total" last."""
         return {part: round(seconds, 3) for part, seconds in (*self.parts.items(), ("total", sum(self.parts.values())))}

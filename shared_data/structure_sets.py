@@ -1,19 +1,22 @@
 """Structure sets as files: found by what they refer to, read to their end, and what is in them; no geometry."""
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pydicom
 from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
 
 from shared_data.dicom import ct_series_of, dicom_headers
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 
 MAX_ROIS = 1000
 
 
-def find_rtstruct(folder):
+def find_rtstruct(folder: StrPath) -> tuple[Path, str] | None:
     """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder referring to a CT series in it,
     None where there is none. Raises InputError for several, and for one of another CT."""
     headers = list(dicom_headers(folder))
@@ -38,7 +41,7 @@ def find_rtstruct(folder):
     return path, fitting[path][0]
 
 
-def referred(structures):
+def referred(structures: Dataset) -> tuple[set[str], set[str]]:
     """(UIDs of the frames of reference, UIDs of the series) that a structure set refers to."""
     frames = structures.get("ReferencedFrameOfReferenceSequence") or []
     series = [item.get("SeriesInstanceUID", "") for frame in frames
@@ -48,7 +51,7 @@ def referred(structures):
             | {structures.get("FrameOfReferenceUID", "")}) - {""}, set(series)
 
 
-def open_rtstruct(path):
+def open_rtstruct(path: StrPath) -> Dataset:
     """The data set of an RTSTRUCT file, read to its end. Raises InputError."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file.")
@@ -65,14 +68,14 @@ def open_rtstruct(path):
     return structures
 
 
-def roi_names(path):
+def roi_names(path: StrPath) -> dict[str, int]:
     """{ROI name: number of its contours} of a structure set."""
     structures = open_rtstruct(path)
     with readable(path):
-        return {name: len(item and item.get("ContourSequence") or []) for name, _, item in rois_of(structures, path)}
+        return {name: len((item and item.get("ContourSequence")) or []) for name, _, item in rois_of(structures, path)}
 
 
-def rois_of(structures, path):
+def rois_of(structures: Dataset, path: StrPath) -> list[tuple[str, str, Dataset | None]]:
     """[(name, UID of its frame of reference, its item of ROIContourSequence or None)] of every ROI."""
     rois = structures.get("StructureSetROISequence") or []
     if len(rois) > MAX_ROIS:
@@ -83,7 +86,7 @@ def rois_of(structures, path):
 
 
 @contextmanager
-def readable(path):
+def readable(path: StrPath) -> Iterator[None]:
     """Whatever pydicom raises of what is no DICOM, damaged or cut short, as an InputError."""
     try:
         yield

@@ -5,6 +5,7 @@ ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z,
 import errno
 import math
 import os
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,13 +18,15 @@ from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
 from shared_data.integrity import DAMAGE, check_data, read_planes
+from shared_data.named_types import Array, Geometry, StrPath
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
+Grid = sitk.Image | sitk.ImageFileReader  # what knows size, spacing, origin and direction
 
 
-def read_volume(path, series=None, files=()):
+def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
     """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
 
     series, files: of `read_dicom_series`. Raises InputError for what is absent, empty, cut short, not an image, not
@@ -41,7 +44,7 @@ def read_volume(path, series=None, files=()):
     return image
 
 
-def open_volume(path, series=None):
+def open_volume(path: StrPath, series: str | None = None) -> tuple[sitk.Image | sitk.ImageFileReader, Iterator[Array]]:
     """(grid, slices) of what `read_volume` gives, without holding it: an object with GetSize, GetSpacing, GetOrigin,
     GetDirection and GetPixelID; the slices (y, x) in stored order, one at a time.
 
@@ -67,14 +70,14 @@ def open_volume(path, series=None):
     return image, iter(sitk.GetArrayViewFromImage(image))
 
 
-def read_ct(path, series=None, files=()):
+def read_ct(path: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
     """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
     image = read_volume(path, series, files)
     check_hu(image, path)
     return image
 
 
-def check_hu(image, path):
+def check_hu(image: sitk.Image, path: StrPath) -> None:
     """Raise InputError when an image cannot be (a part of) a CT: a value not finite, all the same, or all air."""
     smallest, largest = _extremes(image, path)
     if smallest == largest:
@@ -83,7 +86,7 @@ def check_hu(image, path):
         raise InputError(f"{path}: nothing but air (at most {largest:g} HU). A CT in Hounsfield units is needed.")
 
 
-def read_mask(path, foreground=(1,), any_label=False):
+def read_mask(path: StrPath, foreground: Collection[int] = (1,), any_label: bool = False) -> sitk.Image:
     """`read_volume`, as uint8: 0 and the foreground labels. Any other label raises InputError.
 
     any_label: whatever is above 0 becomes 1 (masks that number their nodes).
@@ -99,7 +102,7 @@ def read_mask(path, foreground=(1,), any_label=False):
     return sitk.Cast(image, sitk.sitkUInt8)
 
 
-def check_labels(labels, path, foreground=(1,)):
+def check_labels(labels: set[float], path: StrPath, foreground: Collection[int] = (1,)) -> None:
     """Raise InputError when a mask holds others than 0 and the foreground labels."""
     unknown = sorted(labels - {0, *foreground})
     if unknown:
@@ -107,7 +110,7 @@ def check_labels(labels, path, foreground=(1,)):
                          f"The mask may hold 0 and {', '.join(map(str, foreground))}.")
 
 
-def check_same_grid(image, mask, mask_path):
+def check_same_grid(image: Grid, mask: Grid, mask_path: StrPath) -> None:
     """Raise InputError when two images do not share size, spacing, origin and direction."""
     spacing = np.array(image.GetSpacing())
     for what, one, other, tolerance in (
@@ -121,12 +124,12 @@ def check_same_grid(image, mask, mask_path):
                              "Resample the mask onto the CT.")
 
 
-def to_lps(image):
+def to_lps(image: sitk.Image) -> sitk.Image:
     """The same voxels stored so that x runs to the left, y to posterior, z to superior; z slices are axial."""
     return sitk.DICOMOrient(image, "LPS")
 
 
-def onto_scan(labels_zyx, scan):
+def onto_scan(labels_zyx: Array, scan: Geometry) -> sitk.Image:
     """Labels (z, y, x) on the LPS form of a scan -> an image on the scan's own grid, given as by `geometry`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan["direction"])
     reference = image_from(np.zeros(scan["size_xyz"][::-1], np.uint8), scan)
@@ -137,13 +140,13 @@ def onto_scan(labels_zyx, scan):
     return labels
 
 
-def geometry(image):
+def geometry(image: Grid) -> Geometry:
     """Size, spacing, origin and direction as plain lists, for JSON."""
     return {"size_xyz": list(image.GetSize()), "spacing_xyz": list(image.GetSpacing()),
             "origin_xyz": list(image.GetOrigin()), "direction": list(image.GetDirection())}
 
 
-def image_from(array_zyx, kept):
+def image_from(array_zyx: Array, kept: Geometry) -> sitk.Image:
     """The image of an array with the geometry kept by `geometry`."""
     image = sitk.GetImageFromArray(array_zyx)
     image.SetSpacing(kept["spacing_xyz"])
@@ -152,13 +155,13 @@ def image_from(array_zyx, kept):
     return image
 
 
-def without_suffix(path):
+def without_suffix(path: StrPath) -> str:
     """A path or name as text, without the suffix of a volume."""
     text = str(path)
     return next((text[:-len(suffix)] for suffix in SUFFIXES if text.lower().endswith(suffix)), text)
 
 
-def check_output(path, source=None):
+def check_output(path: StrPath, source: StrPath | None = None) -> None:
     """Raise InputError when `write_volume` could not write there, or would overwrite `source`."""
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
@@ -173,7 +176,7 @@ def check_output(path, source=None):
             raise InputError(f"{path}: its data would overwrite {data[0].name}. Name another file.")
 
 
-def write_volume(image, path):
+def write_volume(image: sitk.Image, path: StrPath) -> None:
     """Write compressed, format by suffix; it gets its name only after it was read back equal."""
     check_output(path)
     suffix = next(suffix for suffix in SUFFIXES if str(path).lower().endswith(suffix))
@@ -261,6 +264,7 @@ def _read_file(path):
 def _read_nearly_orthonormal(path):
     """A NIfTI file whose axes are off the right angle by rounding, which ITK refuses; more than 1 % is an error."""
     nifti = nibabel.load(path)
+    assert isinstance(nifti, nibabel.spatialimages.SpatialImage)
     matrix = np.diag([-1.0, -1.0, 1.0]) @ nifti.affine[:3]  # RAS to LPS
     spacing = np.linalg.norm(matrix[:, :3], axis=0)
     if not np.isfinite(matrix).all() or spacing.min() == 0:
@@ -272,8 +276,8 @@ def _read_nearly_orthonormal(path):
     array = np.asanyarray(nifti.dataobj)
     if array.ndim != 3:
         raise InputError(f"{path}: its size is {array.shape}. A 3-D volume is needed.")
-    return image_from(array.T, {"spacing_xyz": spacing.tolist(), "origin_xyz": matrix[:, 3].tolist(),
-                                "direction": direction.ravel().tolist()})
+    return image_from(array.T, {"size_xyz": list(array.shape), "spacing_xyz": spacing.tolist(),
+                                "origin_xyz": matrix[:, 3].tolist(), "direction": direction.ravel().tolist()})
 
 
 def _extremes(image, path):

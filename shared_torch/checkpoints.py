@@ -1,35 +1,39 @@
 """Checkpoints of PyTorch networks: plain tensors, written whole, read without executing anything."""
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
 from shared_data.checkpoints import check_origin, read_archive, write_archive
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 
 
-def save_checkpoint(path, project: str, **state) -> None:
+def save_checkpoint(path: StrPath, project: str, **state: object) -> None:
     """Write `state` and the project's name; a kill or a full disk leaves the old file."""
     write_archive(path, partial(torch.save, {"project": project, **state}))
 
 
-def read_checkpoint(path) -> dict:
+def read_checkpoint(path: StrPath) -> dict[str, Any]:
     """The dict in a checkpoint file, without executing anything from it (weights_only)."""
     return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))
 
 
-def load_checkpoint(path, project: str) -> dict:
+def load_checkpoint(path: StrPath, project: str) -> dict[str, Any]:
     """The state of one of a project's checkpoints. Raises InputError for a damaged file or another project's."""
     state = read_checkpoint(path)
     check_origin(state, project, path)
     return state
 
 
-def trained_on(path) -> list[str]:
+def trained_on(path: StrPath) -> list[str]:
     """Names of the patients that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
     return read_checkpoint(path).get("trained_on", [])
 
 
-def load_strictly(network: torch.nn.Module, tensors: dict, where, names: dict | None = None) -> None:
+def load_strictly(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: StrPath,
+                  names: Mapping[str, str] | None = None) -> None:
     """Load every tensor into a network; one that is unknown, absent, of another shape or not finite raises
     InputError under its name in `names`. Batch normalisation's counters may be absent: old files lack them."""
     names, own = names or {}, network.state_dict()

@@ -1,15 +1,18 @@
 """What networks run on, and in which precision."""
 import logging
-from typing import TYPE_CHECKING, ContextManager
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from shared_data.settings import device_there
+from shared_data.settings import Machines, Precision, device_there
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
+Chosen = Literal["32-true", "bf16-mixed", "16-mixed"]  # what a `Precision` comes to
+DTYPES: dict[str, torch.dtype | None] = {
+    "32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
 AMPERE = 8  # first generation of NVIDIA GPUs with bfloat16
 
 
@@ -19,7 +22,7 @@ def choose_device(name: str) -> torch.device:
         "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
-def choose_precision(name: str, device: torch.device) -> str:
+def choose_precision(name: Precision, device: torch.device) -> Chosen:
     """Fabric's precision for "auto": bf16-mixed where the device has instructions for it, on older NVIDIA GPUs
     16-mixed, else 32-true."""
     if name != "auto":
@@ -31,14 +34,14 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def autocast(device: torch.device, precision: str) -> ContextManager:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
-def start_fabric(config, device: torch.device, precision: str) -> "Fabric":
+def start_fabric(config: Machines, device: torch.device, precision: Chosen) -> "Fabric":
     """Fabric on the devices and machines of the settings; the other processes start here."""
     from lightning_fabric import Fabric  # what predicts needs it not
 

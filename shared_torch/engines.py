@@ -2,20 +2,26 @@
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 
 from shared_data.errors import InputError
+from shared_data.named_types import Array, Floats
+
+if TYPE_CHECKING:
+    from openvino import InferRequest
 
 Engine = Literal["auto", "torch", "openvino"]
 HINTS = {"32-true": "f32", "bf16-mixed": "bf16", "16-mixed": "f16"}  # OpenVINO's names of the precisions
 KEPT_SHAPES = 4  # compiled networks kept: the windows of a CT have one or two shapes
 
 
-def choose_engine(name, device_type):
+def choose_engine(name: str, device_type: str) -> Literal["torch", "openvino"]:
     """"torch" or "openvino" of an `Engine`: auto is OpenVINO on a CPU where it is installed. Raises InputError."""
     if name == "torch" or (name == "auto" and device_type != "cpu"):
         return "torch"
@@ -51,7 +57,7 @@ class Compiled:
     that comes.
     """
 
-    def __init__(self, trace, precision, threads):
+    def __init__(self, trace: Callable[[], torch.jit.ScriptModule], precision: str, threads: int) -> None:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
         with warnings.catch_warnings():
@@ -61,9 +67,9 @@ class Compiled:
         self.converted, self.owner = frontend.convert(frontend.load(decoder)), decoder  # whose weights it looks at
         self.hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads,
                       "ENABLE_CPU_PINNING": False}  # pinned, processes side by side would share the first core
-        self.requests = OrderedDict()
+        self.requests: OrderedDict[tuple[int, ...], InferRequest] = OrderedDict()
 
-    def __call__(self, x):
+    def __call__(self, x: Array) -> tuple[Floats, ...]:
         x = np.ascontiguousarray(x)
         return self._request(x.shape).infer([x]).to_tuple()
 

@@ -1,5 +1,9 @@
 """The losses of an epoch's updates; those on a GPU are looked at so seldom that it need not wait after each."""
 import math
+from collections.abc import Iterable
+
+import torch
+from tqdm import tqdm
 
 from shared_data.errors import InputError
 
@@ -12,17 +16,18 @@ class LossWatch:
     what: of a batch, in the message.
     """
 
-    def __init__(self, bar, device, what="patches"):
-        self.bar, self.what, self.unseen = bar, what, []
+    def __init__(self, bar: tqdm, device: torch.device, what: str = "patches") -> None:
+        self.bar, self.what = bar, what
+        self.unseen: list[tuple[torch.Tensor, Iterable[str]]] = []
         self.every = 1 if device.type == "cpu" else EVERY
 
-    def saw(self, loss, cases):
+    def saw(self, loss: torch.Tensor, cases: Iterable[str]) -> None:
         """A loss (scalar tensor) and the cases of its batch."""
         self.unseen.append((loss.detach(), cases))
         if len(self.unseen) == self.every:
             self.look()
 
-    def look(self):
+    def look(self) -> None:
         """Raise InputError for the first loss since the last look that is not finite."""
         unseen, self.unseen = self.unseen, []
         if unseen and not math.isfinite(sum(loss for loss, _ in unseen)):

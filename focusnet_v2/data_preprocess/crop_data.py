@@ -16,7 +16,7 @@ from focusnet_v2.config import STEPS, Config, Crop, CropConfig, Table, Volumes
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.grids import AIR_HU, CONSTANTS, cut_image, seen_box
 from shared_data.cohort import all_skipped, each_case, say_skipped
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.settings import as_prepared, build, given_options, names_of
@@ -61,8 +61,8 @@ def crop_cohort(pairs, config):
     skipped, rows, notes = {}, [], {}
     for name, outcome in each_case(partial(crop_case, config=config), wanted, config.workers, "case",
                                    config.scheduler, config.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[name] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[name] = outcome.reason
             continue
         rows.append({"case": name, **dict(zip(config.classes, outcome["presence"]))})
         notes[name] = "; ".join(outcome["notes"])
@@ -84,7 +84,7 @@ def crop_cohort(pairs, config):
 
 
 def crop_case(name, config):
-    """{"presence", "notes"} of a case, its crop written; or, as a string, why it has to be skipped."""
+    """{"presence", "notes"} of a case, its crop written; or `Skipped`."""
     source, target = config.prepared_dir / "resampled" / name, config.prepared_dir / "cropped" / name
     try:
         made_with = {"sources": read_json(source / "case.json")["sources"],
@@ -98,7 +98,7 @@ def crop_case(name, config):
             return done
         image, label = read_volume(source / "image.nrrd"), read_volume(source / "label.nrrd")
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
     if by_landmarks(config):
         start, shape, notes = head_region(sitk.GetArrayViewFromImage(label), config)
     else:
@@ -106,7 +106,7 @@ def crop_case(name, config):
     cropped = cut_image(label, start, shape)
     present = np.unique(sitk.GetArrayViewFromImage(cropped))
     if not present.any():
-        return f"{source}: no organ is left at {config.spacing_xyz} mm. Check the label files."
+        return Skipped(f"{source}: no organ is left at {config.spacing_xyz} mm. Check the label files.")
     done = {"presence": presence_flags(present, config.n_classes), "notes": notes, "made_with": made_with,
             "constants": constants}
     with whole_folder(target) as folder:

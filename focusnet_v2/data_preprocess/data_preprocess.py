@@ -17,7 +17,7 @@ from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped, subfolders)
 from shared_data.colour_tables import write_colour_tables
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
 from shared_data.rois import labels_of, read_rois
@@ -52,8 +52,8 @@ def prepare_cohort(cases, config):
     skipped, organs = {}, []
     for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
                                           config.scheduler, config.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[folder.name] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[folder.name] = outcome.reason
             continue
         organs += outcome["organs"]
         missing = [name for name in config.organs if name not in outcome["organs"]]
@@ -69,7 +69,7 @@ def prepare_cohort(cases, config):
 
 
 def prepare_case(case, config):
-    """What case.json holds, the volumes written; or, as a string, why the case has to be skipped."""
+    """What case.json holds, the volumes written; or `Skipped`."""
     part, folder = case
     target = config.prepared_dir / "resampled" / folder.name
     try:
@@ -89,7 +89,7 @@ def prepare_case(case, config):
             ct = read_ct(ct_path)
             labels, organs = merge_structures(ct, structures, config.organs)
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
     scan, ct, labels = geometry(ct), to_lps(ct), to_lps(labels)
     facts = {"case": folder.name, "part": part, "sources": sources, "scan": scan, "organs": organs, "ignored": ignored,
              "notes": notes}

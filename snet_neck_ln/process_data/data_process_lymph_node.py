@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped,
                                 subfolders)
-from shared_data.errors import InputError, one_line, run_script
+from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import build, given_options, keep_config, names_of
@@ -42,8 +42,8 @@ def prepare_cohort(folders, config):
     skipped, rows = {}, []
     for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient",
                                      config.scheduler, config.worker_memory_gb):
-        if isinstance(outcome, str):
-            skipped[folder.name] = outcome
+        if isinstance(outcome, Skipped):
+            skipped[folder.name] = outcome.reason
         else:
             rows += outcome
     replace_table(config.prepared_dir, rows)
@@ -74,7 +74,7 @@ def patient_folders(data_dir):
 
 
 def prepare_patient(folder, config):
-    """Rows of the slice table, the slices written; or, as a string, why the patient has to be skipped."""
+    """Rows of the slice table, the slices written; or `Skipped`."""
     case = config.prepared_dir / folder.name
     try:
         ct_path, mask_path, series = find_pair(folder, config)
@@ -89,7 +89,7 @@ def prepare_patient(folder, config):
             scan_grid, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
             check_same_grid(ct, mask, mask_path)
     except (InputError, OSError) as error:
-        return one_line(error)
+        return Skipped(one_line(error))
     if not done:
         write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan_grid}, config)
     return [{"patient": folder.name, "slice": k, "path": f"{folder.name}/files/{k}.npz", "has_node": int(node)}

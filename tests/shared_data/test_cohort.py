@@ -6,11 +6,11 @@ import pytest
 
 from shared_data.cluster import ENDED
 from shared_data.cohort import all_skipped, check_apart, check_case_name, each_case, fingerprint, say_skipped
-from shared_data.errors import InputError
+from shared_data.errors import InputError, Skipped
 
 
 def halved(number):
-    return number // 2 if number % 2 == 0 else "odd"
+    return number // 2 if number % 2 == 0 else Skipped("odd")
 
 
 def die_of_some(case):
@@ -24,7 +24,7 @@ def die_of_some(case):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_cases_come_back_in_order(workers):
-    assert list(each_case(halved, [4, 3, 2], workers)) == [(4, 2), (3, "odd"), (2, 1)]
+    assert list(each_case(halved, [4, 3, 2], workers)) == [(4, 2), (3, Skipped("odd")), (2, 1)]
 
 
 def broken_for_2(number):
@@ -35,7 +35,7 @@ def broken_for_2(number):
 def test_a_fault_of_the_program_names_the_case_tells_where_and_stops_no_other(workers, capfd):
     outcomes = dict(each_case(broken_for_2, [1, 2, 3], workers))
     assert (outcomes[1], outcomes[3]) == ("one", "three")
-    assert outcomes[2] == "a fault of the program, see the traceback: KeyError: 2"
+    assert outcomes[2].reason == "a fault of the program, see the traceback: KeyError: 2"
     said = capfd.readouterr().err
     assert said.count("Traceback") == 1 and "in broken_for_2" in said and said.rstrip().endswith("KeyError: 2")
 
