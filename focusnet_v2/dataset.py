@@ -1,4 +1,6 @@
 """Prepared cases, held in memory, to batches of patches (networks) or of small-organ masks (auto-encoder)."""
+import math
+
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -46,7 +48,7 @@ class Order(Sampler):
         self.rank, self.world_size, self.epoch = rank, world_size, 0
 
     def __len__(self):
-        return -(-self._share() // self.batch_size)
+        return math.ceil(self._share() / self.batch_size)
 
     def __iter__(self):
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.n_items)

@@ -167,7 +167,7 @@ def _train(stage, config, fabric, folder):
         history.append(row)
         score = stage.score(row) if any(name.startswith("val_") for name in row) else math.nan
         is_best = score > best or best == -math.inf  # the latest, until one could be validated
-        best = score if score > best else best
+        best = max(best, score)
         if fabric.is_global_zero:
             state = {"stage": stage.name, "config": to_plain(config), "constants": CONSTANTS, "history": history,
                      "best": best, "trained_on": natural_sort(seen),

@@ -44,11 +44,12 @@ def main(argv=None):
     train.main([*prepared, *small])
     test.main(["--run-dir", str(run)])
     test.main(["--run-dir", str(run), "--scans", str(luna)])
-    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    scan = min((luna / "subset0").glob("*.mhd"))
     predict.main(["--input", str(scan), "--output", str(options.folder / "mask.nii.gz"),
                   "--checkpoint", str(run / "best.npz")])
     for name in ("run/validation/report.html", "run/scans/report.html", "run/curves.png", "mask_overlay.png"):
         print(f"look at {options.folder / name}")
+    return 0
 
 
 if __name__ == "__main__":

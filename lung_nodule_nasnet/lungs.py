@@ -52,7 +52,7 @@ def plausible_lungs(dark):
     """Lung mask (uint8) of what is dark (uint8): opened, components of lung-like place and size, grown by 10x10."""
     opened = cv2.dilate(cv2.erode(dark, ERODE, anchor=(1, 1)), DILATE, anchor=(4, 4))
     _, components, boxes, _ = cv2.connectedComponentsWithStats(opened, connectivity=8, ltype=cv2.CV_16U)
-    left, top, width, height, _ = boxes.T
+    _, top, width, height, _ = boxes.T
     kept = (height < 475) & (width < 475) & (top > 40) & (top + height < 472)
     kept[0] = False
     return cv2.dilate(kept.astype(np.uint8)[components], DILATE, anchor=(4, 4))

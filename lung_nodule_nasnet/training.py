@@ -27,7 +27,7 @@ ENCODER_BN_MOMENTUM = 0.9997  # NASNet's own
 def train(config):
     """All epochs, from the start or from last.npz."""
     last = config.run_dir / "last.npz"
-    columns, train_slices, val_slices, used = build_sequences(config)
+    _, train_slices, val_slices, used = build_sequences(config)
     warn_of_lag(len(train_slices), config)
     strategy = choose_strategy(config.device, config.devices)
     keras.utils.set_random_seed(config.seed)

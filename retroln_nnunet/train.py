@@ -117,7 +117,7 @@ def train(config, device, results):
         if "--c" not in command:  # what predict.py needs to know of crop.py lies beside the plans
             write_json(results.parent / "region.json", {name: getattr(config, name) for name in REGION_SETTINGS})
         done = subprocess.run(command, env={**os.environ, "nnUNet_n_proc_DA": str(config.num_processes)}, text=True,
-                              stderr=subprocess.PIPE, errors="replace", preexec_fn=die_with_parent)
+                              stderr=subprocess.PIPE, errors="replace", preexec_fn=die_with_parent, check=False)
     if done.returncode:
         said = [line.strip() for line in (done.stderr or "").splitlines() if line.strip()]
         full = any(words in line for line in said for words in DISK_FULL)

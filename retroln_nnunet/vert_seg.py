@@ -148,7 +148,7 @@ def run(program, ct_path, folder, options):
     command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder),
                "--device", options.device, "--roi_subset", *(f"vertebrae_{name}" for name in VERTEBRAE),
                *(["--fast"] if options.fast else [])]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace",
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,
                           env={**os.environ, "TOTALSEG_DISABLE_USAGE_STATS": "1"})
     if done.returncode == 0:
         return

@@ -46,9 +46,8 @@ def plan(number, given, folder):
     apart = {name: value for name, value in settings.items() if name != "weights"}  # as many as the cases have organs
     settings["run_dir"] = folder if given.get("all_members") else folder / build(Config, apart).run_dir.name
     settings["resume"] = True
-    configs = []
-    for member in member_settings(settings):
-        configs.append(read_settings({**member, "resume": (member["run_dir"] / "last.pt").exists()}))
+    configs = [read_settings({**member, "resume": (member["run_dir"] / "last.pt").exists()})
+               for member in member_settings(settings)]
     settings["resume"] = any(config.resume for config in configs)
     finished = all(config.resume and is_finished(config) for config in configs)
     learnt_from, held_out = ([place.name for place in case_folders(configs[0], part)] for part in ("train", "valid"))

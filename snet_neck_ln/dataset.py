@@ -1,4 +1,5 @@
 """Prepared slices to tensors."""
+import math
 import zipfile
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class BalancedSampler(Sampler):
         self.epoch = 0  # no set_epoch(): Fabric would call it with its own count, which forgets a resumed run
 
     def __len__(self):
-        return -(-(self.n_positive + self.n_drawn) // self.world_size)
+        return math.ceil((self.n_positive + self.n_drawn) / self.world_size)
 
     def __iter__(self):
         rng = np.random.default_rng([self.seed, self.epoch])

@@ -73,7 +73,7 @@ def test_make_refuses_what_no_step_would_get(words, message):
 
 
 def test_the_scripts_for_clusters_are_sound():
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"), re.M | re.S)
+    blocks = re.findall(r"(?ms)^```bash\n(.*?)^```", (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8"))
     for block in blocks:
         assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).stderr == ""
     assert len(blocks) == 3

@@ -123,7 +123,8 @@ def find_files(folder, config):
         files = files_by_stem(inside, organ)
         if len(files) > 1:
             raise InputError(f"{inside}: {organ} stands there {len(files)} times. Keep one.")
-        structures |= {organ: file for file in files}
+        if files:
+            structures[organ] = files[0]
     others = natural_sort(path.name for path in inside.iterdir()
                           if path.name[0] != "." and path not in structures.values())
     if not structures:

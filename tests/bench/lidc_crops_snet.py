@@ -37,7 +37,7 @@ def main():
     parts = {"train": split["train_patients"], "valid": split["validation_patients"], "test": []}
     with whole_folder(options.prepared_dir / "folds") as folds:
         write_fold(folds / "fold1", parts, rows)
-    print(f"{len(rows)} windows of {len(set(row['patient'] for row in rows))} patients: {options.prepared_dir}")
+    print(f"{len(rows)} windows of {len({row['patient'] for row in rows})} patients: {options.prepared_dir}")
 
 
 if __name__ == "__main__":

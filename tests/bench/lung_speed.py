@@ -20,7 +20,7 @@ SLICES = 4
 
 
 def run():
-    hu, nodules = chest(3, (12, 256, 256))
+    hu, _ = chest(3, (12, 256, 256))
     slices = [to_matrix(np.maximum(hu[k], -1024)) for k in np.linspace(2, 9, SLICES).astype(int)]
     centres = [slice_[CENTRE, CENTRE].ravel() for slice_ in slices]
     ours, exact = timed(lambda: [two_means_threshold(values) for values in centres], 20)
@@ -87,8 +87,7 @@ def plain_lungs(hu, starts):
         top, left, bottom, right = part.bbox
         if bottom - top < 475 and right - left < 475 and top > 40 and bottom < 472:
             kept += labels == part.label
-    mask = morphology.dilation(kept, np.ones((10, 10)))
-    return mask
+    return morphology.dilation(kept, np.ones((10, 10)))
 
 
 def plain_wand(image, center, min_radius, max_radius, roughness=2):

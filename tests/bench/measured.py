@@ -14,8 +14,7 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def measured(command):
     """(seconds, peak GB) of a process that ends well."""
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", WAIT, *map(str, command)], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "-c", WAIT, *map(str, command)], capture_output=True, text=True)
     seconds = time.perf_counter() - start
     code, kilobytes = map(int, done.stdout.split())
     assert code == 0, done.stderr[-2000:]

@@ -150,7 +150,7 @@ def compare(reference, found, names, spacing):
 
 
 def main():
-    global TOOLS
+    global TOOLS  # noqa: PLW0603  the readers below look it up
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--patients", type=int)

@@ -2,7 +2,7 @@
 import shutil
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
+from collections.abc import Callable
 
 from tests.faults.bad_files import SERIES_FAULTS, cut_short
 
@@ -213,7 +213,7 @@ def _luna_faults(bad):
     def spoil(raw, path):
         shutil.rmtree(raw)
         write_luna_cohort(raw, 2, size=64, slices=10)
-        good = sorted(raw.rglob("*.mhd"))[0]
+        good = min(raw.rglob("*.mhd"))
         for part in (good, good.with_suffix(".raw")):
             part.unlink()
         for part in path.parent.glob(f"{path.stem}.*raw"):

@@ -112,7 +112,7 @@ class Suite:
         prepared, run_dir = self.folder / "damaged", self.folder / "run on damaged"
         for pattern, what in self.some(product(self.project.trained_on, DAMAGES), 3):
             shutil.copytree(self.prepared, prepared)
-            path = sorted(prepared.rglob(pattern))[0]
+            path = min(prepared.rglob(pattern))
             path.write_bytes(DAMAGES[what](path.read_bytes()))
             outcome = attempt(*self.project.train(prepared, run_dir)[0])
             self.expect("prepared", f"{path.name}, {what}", outcome, code=1 if outcome.code == 1 else 2,  # 1: skipped

@@ -107,7 +107,8 @@ def test_the_chain_killed_in_every_stage_equals_the_uninterrupted(training, tmp_
     options += ["--run-dir", str(tmp_path / "killed")]
     for stage in STAGES:
         table = tmp_path / "killed" / stage / "last.pt"
-        assert attempt("focusnet_v2.train", options, kill_when=lambda _: table.exists()).code == -signal.SIGKILL
+        killed = attempt("focusnet_v2.train", options, kill_when=lambda _, table=table: table.exists())
+        assert killed.code == -signal.SIGKILL
         assert len(history(table.parent)) < 3
     assert attempt("focusnet_v2.train", options).code == 0
     for stage in STAGES:

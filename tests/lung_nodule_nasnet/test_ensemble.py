@@ -31,14 +31,14 @@ def test_members_give_their_mean_probability_and_their_votes(runs, luna):
     mean, each = nodule_probability(networks, images)
     assert np.allclose(mean, (each[0] + each[1]) / 2) and not np.allclose(each[0], each[1])
     ct = sitk.ReadImage(str(next(luna.rglob("*.mhd"))))
-    mask, probability, _, votes = segment_members(networks, ct, config)
+    _, probability, _, votes = segment_members(networks, ct, config)
     alone = [segment(network, ct, config) for network in networks]
     assert np.allclose(probability, np.mean([one[1] for one in alone], axis=0), atol=1e-5)
     assert np.array_equal(votes, [one[0] for one in alone])
 
 
 def test_folds_predict_and_score_together(runs, luna, prepared, tmp_path):
-    scan = sorted(luna.rglob("*.mhd"))[0]
+    scan = min(luna.rglob("*.mhd"))
     rule = ["--centre-distance", "0", "--min-pixels", "1"]
     predict.main(["--input", str(scan), "--output", str(tmp_path / "mask.nii.gz"), "--device", "cpu", "--ensemble",
                   str(runs), *rule])

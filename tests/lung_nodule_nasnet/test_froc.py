@@ -31,13 +31,13 @@ def test_a_hand_worked_example():
 def test_thousands_of_candidates_agree_with_a_second_computation():
     rng = np.random.default_rng(0)
     scans, everything = [], []
-    for scan in range(60):
+    for _ in range(60):
         nodules = [(*rng.uniform(0, 300, 3), rng.uniform(4, 25)) for _ in range(rng.integers(0, 5))]
         excluded = [(*rng.uniform(0, 300, 3), rng.choice([-1.0, 8.0])) for _ in range(4)]
         places = [(*rng.uniform(0, 300, 3), round(rng.random(), 2)) for _ in range(80)]
         for finding in nodules + excluded:
-            for _ in range(rng.integers(0, 4)):
-                places.append((*(np.array(finding[:3]) + rng.normal(0, 4, 3)), round(rng.random() ** 0.5, 2)))
+            places += [(*(np.array(finding[:3]) + rng.normal(0, 4, 3)), round(rng.random() ** 0.5, 2))
+                       for _ in range(rng.integers(0, 4))]
         scans.append(match(places, nodules, excluded))
         everything.append((places, nodules, excluded))
     assert sum(len(places) for places, _, _ in everything) > 5000

@@ -98,7 +98,7 @@ def test_scans_of_the_training_are_left_out(checkpoint, run_dir, raw, prepared, 
 
 def test_without_a_scan_with_a_nodule_there_is_no_score(checkpoint, run_dir, luna, tmp_path):
     shutil.copytree(luna, tmp_path / "luna")
-    uid = sorted((luna / "subset0").glob("*.mhd"))[0].stem
+    uid = min((luna / "subset0").glob("*.mhd")).stem
     (tmp_path / "luna" / "subset0" / f"{uid}.raw").write_bytes(b"cut")
     write_table(tmp_path / "nodules.csv", [row for row in rows(luna / "annotations.csv") if row["seriesuid"] == uid])
     with pytest.raises(InputError, match=f"every scan with a nodule was skipped. {uid}: .*damaged or cut short"):
@@ -115,7 +115,7 @@ def test_two_processes_score_as_one(scored, checkpoint, run_dir, luna, tmp_path)
 
 
 def test_predict_equals_test(scored, checkpoint, luna, tmp_path):
-    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    scan = min((luna / "subset0").glob("*.mhd"))
     run_predict(checkpoint, scan, tmp_path / "mask.nii.gz")
     ours = rows(tmp_path / "mask_nodules.csv")
     theirs = [row for row in rows(scored / "candidates.csv") if row["seriesuid"] == scan.stem]
@@ -125,7 +125,7 @@ def test_predict_equals_test(scored, checkpoint, luna, tmp_path):
 
 
 def test_settings_of_the_cut_may_differ_from_the_checkpoints(checkpoint, luna, tmp_path):
-    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    scan = min((luna / "subset0").glob("*.mhd"))
     assert not sitk.GetArrayFromImage(run_predict(checkpoint, scan, tmp_path / "m.nrrd", "--min-pixels", "9999")).any()
 
 
@@ -155,7 +155,7 @@ def test_dicom_outputs_hold_the_same_mask(checkpoint, luna, check_dicom_outputs)
 
 
 def test_postprocess_cuts_a_saved_probability_on_the_grid_of_the_ct(checkpoint, luna, tmp_path):
-    scan = sorted((luna / "subset0").glob("*.mhd"))[0]
+    scan = min((luna / "subset0").glob("*.mhd"))
     run_predict(checkpoint, scan, tmp_path / "a.nii.gz", "--save-probability", str(tmp_path / "p.nii.gz"))
     postprocess.main(["--probability", str(tmp_path / "p.nii.gz"), "--output", str(tmp_path / "b.nii.gz"),
                       "--centre-distance", "0"])
@@ -197,9 +197,9 @@ def test_the_reducer_learns_and_rates(luna, scored, checkpoint, tmp_path):
     fpr = tmp_path / "fpr.npz"
     assert train_fpr.main(["--data-dir", str(luna), "--candidates", str(candidates), "--output", str(fpr), "--epochs",
                            "3", "--validation-share", "0.5"]) == 0
-    run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer", str(fpr))
+    run_predict(checkpoint, min((luna / "subset0").glob("*.mhd")), tmp_path / "m.nrrd", "--reducer", str(fpr))
     with pytest.raises(InputError, match="of the kind segmentation, not reducer"):
-        run_predict(checkpoint, sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd", "--reducer",
+        run_predict(checkpoint, min((luna / "subset0").glob("*.mhd")), tmp_path / "m.nrrd", "--reducer",
                     str(checkpoint))
 
 
@@ -244,7 +244,7 @@ def test_bad_checkpoints_are_refused(checkpoint, luna, tmp_path, monkeypatch):
                        ("pickled", "damaged"), ("cut", "damaged"), ("text", "damaged"), ("empty", "damaged"),
                        ("absent", "no such checkpoint")):
         with pytest.raises(InputError, match=word):
-            run_predict(tmp_path / f"{name}.npz", sorted((luna / "subset0").glob("*.mhd"))[0], tmp_path / "m.nrrd")
+            run_predict(tmp_path / f"{name}.npz", min((luna / "subset0").glob("*.mhd")), tmp_path / "m.nrrd")
     assert not (tmp_path / "m.nrrd").exists()
 
 

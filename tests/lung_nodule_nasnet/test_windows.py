@@ -99,7 +99,7 @@ def test_crops_become_a_table_with_patients_apart(tmp_path, monkeypatch):
 
 def test_without_a_checkpoint_the_weights_that_ship_mark_on_the_grid_of_the_ct(luna, tmp_path, capsys):
     assert SHIPPED.stat().st_size < 12e6
-    scan, output = sorted(luna.rglob("*.mhd"))[0], tmp_path / "mask.nii.gz"
+    scan, output = min(luna.rglob("*.mhd")), tmp_path / "mask.nii.gz"
     predict.main(["--input", str(scan), "--output", str(output), "--device", "cpu"])
     assert "weights: " in capsys.readouterr().out
     ct, mask = sitk.ReadImage(str(scan)), sitk.ReadImage(str(output))

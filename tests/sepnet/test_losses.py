@@ -61,7 +61,7 @@ def test_focal_loss_without_focus_is_the_cross_entropy(case):
 
 
 def test_small_alpha_stresses_hard_voxels(case):
-    probabilities, labels, _ = case
+    probabilities, _, _ = case
     weights = [(probabilities * ((probabilities - 1) / alpha).exp()).detach() for alpha in (0.5, 1.0)]
     easy = probabilities > 0.6
     assert ((weights[0] / weights[1])[easy].min() > (weights[0] / weights[1])[~easy].max()).item()

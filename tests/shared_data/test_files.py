@@ -77,7 +77,7 @@ def test_errors_of_the_system_are_one_line_with_advice(tmp_path):
     assert one_line(PermissionError(13, "Permission denied", "/x")).startswith("/x: Permission denied. Change its perm")
     assert "space" in one_line(OSError(28, "No space left on device", "/x"))
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="exists"):
         write_json(tmp_path / "file" / "a.json", {})
 
 
@@ -92,9 +92,9 @@ def test_a_folder_belongs_to_one_run_and_a_killed_one_holds_nothing(tmp_path):
             "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)")
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match=f"{tmp_path}: another run is at work here. Wait for it, or name another"):
-        with only_run_in(tmp_path):
-            pass
+    refused = pytest.raises(InputError, match=f"{tmp_path}: another run is at work here. Wait for it, or name another")
+    with refused, only_run_in(tmp_path):
+        pass
     other.kill()
     other.communicate()
     (tmp_path / ".writing-x").mkdir()

@@ -83,7 +83,7 @@ def test_a_chest_in_both_layouts(tmp_path):
     for path in sorted((tmp_path / "luna" / "subset0").glob("*.mhd")):
         scan = read_ct(path)
         directions.add(scan.GetDirection())
-        for uid, x, y, z, diameter in (row.split(",") for row in rows if row.startswith(path.stem + ",")):
+        for _uid, x, y, z, diameter in (row.split(",") for row in rows if row.startswith(path.stem + ",")):
             at = [round(v) for v in scan.TransformPhysicalPointToContinuousIndex((float(x), float(y), float(z)))]
             assert scan[at] > -500 and 5 < float(diameter) < 40
     assert len(directions) == 2

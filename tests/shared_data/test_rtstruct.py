@@ -152,7 +152,7 @@ def test_contours_that_are_there_twice_cancel_each_other(case):
 
 
 def test_what_is_written_says_what_it_is(case):
-    ct, files, path, _ = case
+    _, files, path, _ = case
     structures, slices = pydicom.dcmread(path), [pydicom.dcmread(file) for file in files]
     assert structures.ApprovalStatus == "UNAPPROVED" and structures.Modality == "RTSTRUCT"
     assert [str(roi.ROIName) for roi in structures.StructureSetROISequence] == ["one", "two", "drei ü"]
@@ -270,7 +270,7 @@ def test_files_that_are_no_structure_sets(case, tmp_path):
 
 
 def test_the_structure_set_of_a_series_is_found_by_its_references(case, ct, tmp_path):
-    _, files, path, labels = case
+    _, files, path, _ = case
     uid = pydicom.dcmread(files[0]).SeriesInstanceUID
     assert find_rtstruct(tmp_path) == (path, uid)
     write_dicom_series(ct, tmp_path / "other")
@@ -284,7 +284,7 @@ def test_the_structure_set_of_a_series_is_found_by_its_references(case, ct, tmp_
 
 
 def test_nothing_is_written_half(case, readonly_folder, monkeypatch, tmp_path):
-    ct, files, _, labels = case
+    _, files, _, labels = case
     for bad, message in ((files + [tmp_path / "no"], "no: not a readable"), ([], "0 CT files")):
         with pytest.raises(InputError, match=message):
             write_rtstruct(labels, {1: "a"}, bad, tmp_path / "rs.dcm")
@@ -296,7 +296,7 @@ def test_nothing_is_written_half(case, readonly_folder, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("plastimatch"), reason="apt-get install plastimatch")
 def test_plastimatch_reads_ours_and_we_read_its(case, tmp_path):
-    ct, _, path, labels = case
+    ct, _, path, _ = case
     blocks = np.kron(np.random.default_rng(2).integers(0, 2, (2, 4, 5)), np.ones((2, 4, 4)))
     blocks = labels_on(ct, np.pad(blocks, [(1, 1), (2, 2), (2, 2)]))  # it does not close contours at the border
     write_rtstruct(blocks, {1: "blocks"}, sorted((tmp_path / "ct").glob("*.dcm")), path)

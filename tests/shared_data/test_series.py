@@ -32,7 +32,7 @@ def tilted(stack, degrees, **how):
 @pytest.mark.parametrize("degrees", [-20, 12])
 def test_a_tilted_gantry_is_sheared_back(ball, stack, tmp_path, capsys, degrees):
     positions, orientation = tilted(stack, degrees)
-    files, masks = ball.draw(tmp_path, positions, orientation)
+    files, _ = ball.draw(tmp_path, positions, orientation)
     image = read_ct(tmp_path)
     assert f"{tmp_path}: gantry tilt of {abs(degrees)}.0 degrees sheared back" in capsys.readouterr().err
     assert image.GetSize()[2] == len(files)

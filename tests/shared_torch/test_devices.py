@@ -5,7 +5,8 @@ from shared_data.errors import InputError
 from shared_torch.devices import autocast, choose_device, choose_precision
 
 
-@pytest.mark.parametrize("generation, precision", [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
+@pytest.mark.parametrize("generation, precision", [
+    ((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
 def test_gpus_train_in_half_precision_by_default(monkeypatch, generation, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
     assert choose_precision("auto", torch.device("cuda")) == precision
