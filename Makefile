@@ -45,7 +45,8 @@ endif
 help:
 	@echo "make demo              phantom cohort -> prepare -> train -> test -> predict for snet, under 5 minutes"
 	@echo "make demo-<project>    the same for one of: $(PROJECTS); demo-all: for each"
-	@echo "make test-all          every test"
+	@echo "make test-all          every test, and lint"
+	@echo "make lint              rules and types of the code (ruff, mypy), a minute at most"
 	@echo "make prepare-<project> DATA=folder [PREPARE_ARGS=...] raw cohort to training cases"
 	@echo "make train-<project> [DATA=folder] [PREPARE_ARGS=...] [GPUS=n] [ARGS=...]  prepare DATA if given, then train"
 	@echo "   PREPARED=folder is for both; CROP_ARGS (focusnet), SPLIT_ARGS (lung) are for crop_data.py, slice_idx.py"
@@ -93,7 +94,7 @@ $(PROJECTS:%=test-%): test-%: installed-%
 JOBS := 2
 at_once = OMP_NUM_THREADS=1 $(MAKE) -k -j$(JOBS) --no-print-directory $(if $(filter output-sync,$(.FEATURES)),-Otarget)
 test-all: $(PROJECTS:%=installed-%) .venv/.installed-tests .venv-keras/.installed-tests
-	@$(at_once) test-sepnet test-focusnet test-snet test-lung test-retroln test-shared
+	@$(at_once) test-sepnet test-focusnet test-snet test-lung test-retroln test-shared lint
 	@$(at_once) $(patsubst %,faults-%,$(filter-out retroln,$(FAULTS))) ARGS=--quick
 
 # Bad files and settings, full disks, kills for what prepares, trains, scores and predicts: counts, and what was not
@@ -108,6 +109,13 @@ $(PROJECTS:%=faults-%): faults-%: installed-%
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests
 	.venv/bin/python -m pytest tests/shared_data tests/shared_torch tests/test_repository.py $(ARGS)
+
+# What reads the code without running it: rules and types, in pyproject.toml. mypy knows the libraries of .venv; Keras and
+# TensorFlow, which have next to no types, it takes as they are.
+.PHONY: lint
+lint: $(filter-out installed-lung,$(PROJECTS:%=installed-%)) .venv/.installed-tests
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
 
 bench: $(PROJECTS:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)

@@ -1,11 +1,16 @@
 """Which cases train, which choose the epoch, which are scored; which organs each of them has."""
-from focusnet_v2.config import Config
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from focusnet_v2.config import Config, CropConfig, Prepared
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.folds import fold_parts, hold_out, natural_sort
+from shared_data.named_types import Array
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences
 
+Pair = tuple[str, str]  # (case, part)
 PARTS = ("train", "valid", "test")
 HELD_OUT = 0.2  # of the training cases, to choose the epoch
 
@@ -17,7 +22,8 @@ OFF_SITE = "0555 0576 0598 0659 0661 0667 0669 0708 0727 0746".split()
 ON_SITE = "0788 0806 0845 0857 0878".split()
 
 
-def assign_parts(names, config, published=None):
+def assign_parts(names: Sequence[str], config: CropConfig,
+                 published: Mapping[str, str] | None = None) -> tuple[list[Pair], str | None]:
     """([(case, part)], a note or None): a case in two parts stands there twice (`--split authors` only).
 
     published: {case: part} of a layout that comes with its own.
@@ -41,7 +47,7 @@ def assign_parts(names, config, published=None):
             None if config.split == "names" else note)
 
 
-def pddca_split(names, split):
+def pddca_split(names: Collection[str], split: str) -> list[Pair]:
     """"challenge": 25 + 8 cases train, a fifth of them held out, 10 + 5 test. "authors": 25 + 8 + 5 train, and the 10
     both choose the epoch and are scored."""
     def of(*groups):
@@ -56,7 +62,7 @@ def pddca_split(names, split):
     return [(name, part) for part, cases in zip(PARTS, parts) for name in cases]
 
 
-def own_split(names, path):
+def own_split(names: Collection[str], path: Path) -> list[Pair]:
     """(case, part) of a table with these columns; its cases must be there, others of the cohort are left out."""
     pairs = [(row["case"], row["part"]) for row in read_table(path, ["case", "part"])]
     for name, part in pairs:
@@ -70,7 +76,7 @@ def own_split(names, path):
     return pairs
 
 
-def check_table(config):
+def check_table(config: Config) -> None:
     """Raise InputError when the cases were prepared with another label table than the network has; say when their
     voxels are others."""
     path = config.prepared_dir / "config.json"
@@ -79,7 +85,7 @@ def check_table(config):
     note_differences(kept, config, ("spacing_xyz", "resample_axes"), path)
 
 
-def cases_of(config, part):
+def cases_of(config: Config, part: str) -> list[str]:
     """Names of the cases of a part. With `val_fold` train and valid are those of a patient fold, made of both; what is
     a test case stays apart."""
     rows = read_prepared(config, "cases.csv", ["case", "part"])
@@ -92,13 +98,13 @@ def cases_of(config, part):
     return names
 
 
-def fold_patients(rows):
+def fold_patients(rows: Iterable[Mapping[str, str]]) -> list[str]:
     """The patients that folds are made of, from the rows of cases.csv."""
     test = {row["case"] for row in rows if row["part"] == "test"}
     return list(dict.fromkeys(row["case"] for row in rows if row["case"] not in test))
 
 
-def read_presence(config):
+def read_presence(config: Config) -> dict[str, list[int]]:
     """{case: [1 or 0 for each class]}"""
     rows = read_prepared(config, "presence.csv", ["case", *config.classes])
     if any(row[name] not in ("0", "1") for row in rows for name in config.classes):
@@ -106,7 +112,7 @@ def read_presence(config):
     return {row["case"]: [int(row[name]) for name in config.classes] for row in rows}
 
 
-def read_prepared(config, name, columns):
+def read_prepared(config: Prepared, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a table that crop_data.py wrote."""
     path = config.prepared_dir / name
     if not path.exists():
@@ -114,7 +120,7 @@ def read_prepared(config, name, columns):
     return read_table(path, columns)
 
 
-def presence_flags(labels, n_classes):
+def presence_flags(labels: Collection[int] | Array, n_classes: int) -> list[int]:
     """1 for each class whose label is there; the background counts only when every organ does."""
     organs = [int(label in labels) for label in range(1, n_classes)]
     return [int(all(organs)), *organs]

@@ -1,12 +1,16 @@
 """Checkpoints, and the networks in them."""
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.networks import build_network
 from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_data.settings import config_from_dict, note_constants
 from shared_torch import checkpoints
 from shared_torch.checkpoints import load_strictly
@@ -18,7 +22,7 @@ STAGE_OF = {"snet": "backbone", "focusnet": "backbone_heatmap", "focusnet_sos": 
 save_checkpoint = partial(checkpoints.save_checkpoint, project=PROJECT)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: StrPath) -> dict[str, Any]:
     """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
     state = checkpoints.load_checkpoint(path, PROJECT)
     if state.get("stage") not in STAGES:
@@ -26,7 +30,7 @@ def load_checkpoint(path):
     return state
 
 
-def load_network(path):
+def load_network(path: StrPath) -> tuple[torch.nn.Module, Config, str]:
     """(network in eval mode, its Config, its stage) of our checkpoint or the authors'; theirs get the defaults.
 
     Raises InputError for the auto-encoder's, which segments nothing.
@@ -49,12 +53,12 @@ def load_network(path):
     return network.eval(), config, state["stage"]
 
 
-def refuse_autoencoder(stage, path):
+def refuse_autoencoder(stage: str, path: StrPath) -> None:
     if stage == "autoencoder":
         raise InputError(f"{path}: the auto-encoder, which segments nothing. Name a checkpoint of another stage.")
 
 
-def load_stage(config, stage, network, part=False):
+def load_stage(config: Config, stage: str, network: torch.nn.Module, part: bool = False) -> None:
     """Load `best.pt` of an earlier stage of the same run. part: it holds a part of the network, the rest stays.
 
     Raises InputError when there is none, or when it was made for another grid.

@@ -1,18 +1,21 @@
 """Every setting of FocusNet: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared_data import openkbp
+from shared_data.named_types import Values
 from shared_data.organs import check_organs, read_label_table
 from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # By layout: labels 1, 2, ..., which of them are small, the weight of each class in the focal loss, background first.
-PDDCA = {"organs": ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
-                    "Submandibular_L", "Submandibular_R"),
-         "small": ("Chiasm", "OpticNerve_L", "OpticNerve_R"), "alpha": (0.5, 1, 8, 1, 8, 8, 1, 1, 2, 2)}  # authors
+PDDCA: dict[str, Any] = {
+    "organs": ("BrainStem", "Chiasm", "Mandible", "OpticNerve_L", "OpticNerve_R", "Parotid_L", "Parotid_R",
+               "Submandibular_L", "Submandibular_R"),
+    "small": ("Chiasm", "OpticNerve_L", "OpticNerve_R"), "alpha": (0.5, 1, 8, 1, 8, 8, 1, 1, 2, 2)}  # authors
 TABLES = {"pddca": PDDCA, "openkbp": {"organs": openkbp.ORGANS, "small": (), "alpha": None}}
 BACKGROUND_WEIGHT, SMALL_WEIGHT = PDDCA["alpha"][0], PDDCA["alpha"][2]  # where a label table names no weights
 
@@ -43,26 +46,31 @@ class Table:
 
 @dataclass(frozen=True)
 class Organs(Volumes, Table):
+    if TYPE_CHECKING:  # never None once they are filled in
+        organs: tuple[str, ...] = ()
+        small: tuple[str, ...] = ()
+        alpha: tuple[float, ...] = ()
+
     @property
-    def classes(self):
+    def classes(self) -> tuple[str, ...]:
         """Names of the classes 0, 1, ..."""
         return ("background", *self.organs)
 
     @property
-    def n_classes(self):
+    def n_classes(self) -> int:
         return len(self.classes)
 
     @property
-    def small_labels(self):
+    def small_labels(self) -> tuple[int, ...]:
         return tuple(self.classes.index(name) for name in self.small)
 
     @property
-    def n_small(self):
+    def n_small(self) -> int:
         return len(self.small)
 
-    def fill_in_organs(self):
+    def fill_in_organs(self) -> None:
         """The layout's table where nothing else is said; weights by what is small."""
-        table = TABLES[self.layout]
+        table, filled = TABLES[self.layout], dict[str, Any]()
         if self.organs in (None, table["organs"]):
             filled = {name: getattr(self, name) or table[name] for name in ("organs", "alpha")}
             filled["small"] = table["small"] if self.small is None else self.small
@@ -95,7 +103,7 @@ class Seen:
     patch_zyx: tuple[int, int, int] = (40, 192, 192)  # voxels; z even, y and x divisible by 4 (authors)
     window_side: int | None = None  # of the central square that is segmented, voxels (authors: 192); unset: the head
 
-    def check_seen(self):
+    def check_seen(self) -> None:
         require(self, "patch_zyx", self.patch_zyx[0] % 2 == 0 and all(n % 4 == 0 for n in self.patch_zyx[1:]),
                 "must be even along z and divisible by 4 along y and x")
         if self.window_side is not None:
@@ -120,7 +128,7 @@ class Crop(Seen, Prepared, Cluster):
 class CropConfig(Crop, Organs):
     """What crop_data.py works with."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.fill_in_organs()
         self.check_seen()
         at_least(self, 0, "workers", "worker_memory_gb", "crop_anterior", "crop_below", "crop_above")
@@ -219,7 +227,12 @@ class Train(Seen, Table, Run):
 class Config(Train, Crop, Prepare):
     """Every setting, as checkpoints keep them."""
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # as above
+        run_dir: Path = ROOT
+        small: tuple[str, ...] = ()
+        alpha: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
         self.fill_in_organs()
         if self.run_dir is None:
             folder = ROOT / "runs" / "focusnet_v2"
@@ -258,16 +271,16 @@ class PrepareOptions(Prepare):
 STEPS = {"data_preprocess.py": PrepareOptions, "crop_data.py": Crop, "train.py": Train}
 
 
-def given_settings(argv, description):
+def given_settings(argv: Sequence[str] | None, description: str | None) -> Values:
     """data_preprocess.py's options, a label table among them as the settings `organs`, `small` and `alpha`."""
     given = given_options(PrepareOptions, argv, description, STEPS)
     if path := given.pop("label_table", None):
         table = read_label_table(path)
-        weights = table.pop("weights")
-        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(table["organs"], table["small"])
-        given = {**table, "alpha": alpha, **given}
+        organs, small, weights = table["organs"], table["small"], table["weights"]
+        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(organs, small)
+        given = {"organs": organs, "small": small, "alpha": alpha, **given}
     return given
 
 
-def default_weights(organs, small):
+def default_weights(organs: Sequence[str], small: Collection[str]) -> tuple[float, ...]:
     return (BACKGROUND_WEIGHT, *(SMALL_WEIGHT if name in small else 1.0 for name in organs))

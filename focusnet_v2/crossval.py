@@ -5,6 +5,7 @@ trained, resumes killed ones, scores each one's held-out patients (test.py --spl
 cases.csv, folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals
 over patients, the worst cases. Stopped at any moment, the same command goes on.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
+from shared_data.named_types import Values
 from shared_data.settings import given_options
 from shared_torch.devices import choose_device
 
@@ -31,7 +33,7 @@ class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/focusnet_v2
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
     runs = options.runs_dir or ROOT / "runs" / "focusnet_v2"
     cases = fold_patients(read_prepared(options, "cases.csv", ["case", "part"]))
@@ -41,7 +43,7 @@ def main(argv=None):
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
 
 
-def plan(number, given, run):
+def plan(number: int, given: Values, run: Path) -> Fold:
     settings = {**given, "val_fold": number, "run_dir": run}
     stages = chain(prepared_settings(settings))
     finished = True

@@ -2,6 +2,7 @@
 
 Coarse voxels, a narrow network, short stages; everything lands in demo/focusnet_v2.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SHORT = ("--min-slices 16 --box-zyx 8 16 16 --window-step 6 --patches-per-case 4
          "--adv-code-weight 0.5 --adv-top-offsets 4 --heatmap-threshold 0.3").split()
 
 
-def settings(n):
+def settings(n: int) -> list[str]:
     """Options of train.py for short stages, of 2 n to 12 n epochs."""
     epochs = {"backbone": 3 * n, "sol": 6 * n, "ae": 12 * n, "adv": 2 * n}
     milestones = {"backbone": (9 * n // 4, 3 * n - 1), "sol": (3 * n, 5 * n)}
@@ -38,12 +39,12 @@ class Options:
     size: int = 72  # pixels along x and y
     epochs: int = 4  # half of the last stage's; the others get 3, 6 and 12 times as many
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patients < 3 or self.epochs < 1 or not 32 <= self.size <= 512:
             raise ValueError("--patients must be at least 3, --epochs 1, --size 32 to 512.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"

@@ -1,13 +1,18 @@
 """Slices with their organs in colour."""
+from collections.abc import Mapping
+
 import numpy as np
 import SimpleITK as sitk
+
+from focusnet_v2.config import Config
+from shared_data.named_types import Labels, Rgb
 
 from shared_data.organ_pictures import organ_sheet
 
 WINDOW_HU = (-160, 240)
 
 
-def case_sheet(ct, label_maps, config, tiles=4):
+def case_sheet(ct: sitk.Image, label_maps: Mapping[str, Labels], config: Config, tiles: int = 4) -> Rgb:
     """Contact sheet of slices of a CT image, spread over the organs, and of the one with most of the small ones; a row
     for each {caption: labels (z, y, x)}; what lies around the patient is left out."""
     hu, (x_mm, y_mm, _) = sitk.GetArrayViewFromImage(ct), ct.GetSpacing()

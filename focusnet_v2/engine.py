@@ -1,27 +1,37 @@
 """The training loop that all stages share: epochs, validation, checkpoints, resume, history, curves."""
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_v2.config import STAGES, STEPS, Config, Run, Table, Train, Volumes
-from focusnet_v2.dataset import build_loader
+from focusnet_v2.dataset import Case, Loader, MaskDataset, Order, PatchDataset, build_loader
 from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.validation import validate_volumes
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Row, Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly, trained_on
 from shared_torch.devices import choose_device, choose_precision, start_fabric
 from shared_torch.loss_watch import LossWatch
 
+Networks = dict[str, _FabricModule]  # by their names in `Stage.networks`
+Optimizers = Sequence[torch.optim.Optimizer]
+Batch = dict[str, Any]
+Terms = dict[str, torch.Tensor]  # of a loss
 OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
 
 
@@ -34,54 +44,62 @@ class Stage:
     """
 
     name = ""
-    frozen = ()
-    batch_size = None  # unset: config.batch_size
+    config: Config
+    networks: dict[str, torch.nn.Module]
+    frozen: Sequence[torch.nn.Module] = ()
+    dataset: PatchDataset | MaskDataset
+    batch_size: int | None = None  # unset: config.batch_size
+    optimizers: list[tuple[str, torch.optim.Optimizer]]
+    cases: list[Case]
 
-    def rates(self, epoch):
+    def __init__(self, config: Config) -> None:
+        raise NotImplementedError
+
+    def rates(self, epoch: int) -> list[float]:
         """Learning rate of each optimiser in this epoch, counted from 0."""
         raise NotImplementedError
 
-    def loss_terms(self, networks, batch):
+    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
         """The named, weighted terms of a batch."""
         raise NotImplementedError
 
-    def validate(self, fabric, network):
+    def validate(self, fabric: Fabric, network: torch.nn.Module) -> dict[str, float]:
         """{"val_...": score} of the model in eval mode."""
         return validate_volumes(fabric, network, self.cases, self.config)
 
-    def score(self, row):
+    def score(self, row: Row) -> float:
         """What the best epoch has most of; NaN when nothing could be validated."""
         return row["val_dice"]
 
-    def step(self, fabric, networks, optimizers, batch):
+    def step(self, fabric: Fabric, networks: Networks, optimizers: Optimizers, batch: Batch) -> Terms:
         """One update; the terms of the loss."""
         terms = self.loss_terms(networks, batch)
         self.update(fabric, terms, optimizers)
         return terms
 
     @staticmethod
-    def update(fabric, terms, optimizers):
+    def update(fabric: Fabric, terms: Terms, optimizers: Optimizers) -> None:
         for optimizer in optimizers:
             optimizer.zero_grad()
-        fabric.backward(sum(terms.values()))
+        fabric.backward(torch.as_tensor(sum(terms.values())))
         for optimizer in optimizers:
             optimizer.step()
 
 
-def run_script_of(stage, argv, description):
+def run_script_of(stage: type[Stage], argv: Sequence[str] | None, description: str | None) -> None:
     """main() of a stage's script."""
     config = read_settings(stage, given_options(Train, argv, description, STEPS))
     train_stage(stage, config, launch(config))
 
 
-def launch(config):
+def launch(config: Config) -> Fabric:
     """Fabric on the machine that the settings name; other processes start here."""
     check_started(config)
     device = choose_device(config.device)
     return start_fabric(config, device, choose_precision(config.precision, device))
 
 
-def prepared_settings(given):
+def prepared_settings(given: Values) -> Config:
     """The Config of the options given, organs as the cases were prepared with, if they are."""
     kept = given.get("prepared_dir", Config.prepared_dir) / "config.json"
     if kept.exists():
@@ -89,31 +107,31 @@ def prepared_settings(given):
     return build(Config, given)
 
 
-def read_settings(stage, given):
+def read_settings(stage: type[Stage], given: Values) -> Config:
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
     free = (*names_of(Run), *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
     return settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
                            names_of(Volumes), names_of(Table))
 
 
-def settings_of_others(stage):
+def settings_of_others(stage: type[Stage]) -> list[str]:
     """Names of the settings that only other stages look at."""
     prefixes = {prefix for name, prefix in STAGES.items() if name != stage.name}
     names = [field.name for field in fields(Config) if field.name.split("_")[0] in prefixes]
     return names if stage.name == "adversarial" else [*names, *OF_THE_LAST]
 
 
-def is_finished(stage, config):
+def is_finished(stage: type[Stage], config: Config) -> bool:
     """Whether a stage that can go on has nothing left to do."""
     state = load_checkpoint(config.run_dir / stage.name / "last.pt")
     return len(state["history"]) >= epochs_of(stage, config)
 
 
-def epochs_of(stage, config):
+def epochs_of(stage: Stage | type[Stage], config: Config) -> int:
     return getattr(config, f"{STAGES[stage.name]}_epochs")
 
 
-def train_stage(stage_class, config, fabric):
+def train_stage(stage_class: type[Stage], config: Config, fabric: Fabric) -> None:
     """All epochs of a stage, from the start or from last.pt."""
     folder = config.run_dir / stage_class.name
     if stage_class.name != "backbone" and not config.small:
@@ -133,7 +151,9 @@ def _train(stage, config, fabric, folder):
     n_epochs, history, best = epochs_of(stage, config), [], -math.inf
     loader = build_loader(stage.dataset, stage.batch_size or config.batch_size, config, fabric.global_rank,
                           fabric.world_size)
-    loader = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    order = loader.batch_sampler
+    assert isinstance(order, Order)
+    loader = cast(Loader, fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     networks, optimizers = set_up(stage, fabric)
     # Whoever taught a stage of this run taught the network.
     seen = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
@@ -154,7 +174,7 @@ def _train(stage, config, fabric, folder):
     while len(history) < n_epochs:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
-        loader.batch_sampler.epoch = epoch
+        order.epoch = epoch
         rates = stage.rates(epoch)
         for optimizer, rate in zip(optimizers, rates):
             optimizer.param_groups[0]["lr"] = rate
@@ -179,41 +199,46 @@ def _train(stage, config, fabric, folder):
         print(f"stage {stage.name}: {len(history)} epochs: {folder}")
 
 
-def set_up(stage, fabric):
+def set_up(stage: Stage, fabric: Fabric) -> tuple[Networks, Optimizers]:
     """{name: network} and [optimiser] on their devices, frozen parts without gradients."""
     for part in stage.frozen:
         part.requires_grad_(False)
-    networks, optimizers = {}, {}
+    networks: Networks = {}
+    optimizers: dict[int, torch.optim.Optimizer] = {}
     for name, network in stage.networks.items():
         if stage.config.precision == "bf16-mixed" and fabric.device.type == "cpu":
-            network.to(memory_format=torch.channels_last_3d)  # faster there: tests.bench.training_step
+            # Faster there: tests.bench.training_step.
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
         own = [i for i, (owner, _) in enumerate(stage.optimizers) if owner == name]
         networks[name], *wrapped = fabric.setup(network, *(stage.optimizers[i][1] for i in own))
         optimizers |= dict(zip(own, wrapped))
     return networks, [optimizers[i] for i in range(len(optimizers))]
 
 
-def train_one_epoch(stage, fabric, networks, optimizers, loader, name, drift=False):
+def train_one_epoch(stage: Stage, fabric: Fabric, networks: Networks, optimizers: Optimizers, loader: Loader, name: str,
+                    drift: bool = False) -> dict[str, float]:
     """One pass over the patches; the mean of the loss and of each term."""
     for network in networks.values():
         network.train()
     for part in () if drift else stage.frozen:
         part.eval()
-    sums, n_steps = {}, 0
+    sums: Terms = {}
+    n_steps = 0
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
     watch = LossWatch(bar, fabric.device)
     for batch in bar:
         terms = stage.step(fabric, networks, optimizers, batch)
-        terms = {"loss": sum(terms.values()), **terms}
+        terms = {"loss": torch.as_tensor(sum(terms.values())), **terms}
         sums = {term: sums.get(term, 0) + value.detach() for term, value in terms.items()}
         n_steps += 1
         watch.saw(terms["loss"], batch.get("case", ["?"]))
     watch.look()
-    means = fabric.all_reduce(torch.stack(list(sums.values())) / n_steps, reduce_op="mean")
+    means = torch.as_tensor(fabric.all_reduce(torch.stack(list(sums.values())) / n_steps, reduce_op="mean"))
     return dict(zip(sums, means.tolist()))
 
 
-def save_epoch(folder, state, optimizers, is_best, board):
+def save_epoch(folder: Path, state: dict[str, Any], optimizers: Sequence[dict[str, Any]], is_best: bool,
+               board: SummaryWriter) -> None:
     """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]

@@ -1,7 +1,13 @@
 """From a CT to the grid the networks see, and parts of it."""
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
+
+from focusnet_v2.config import Config, CropConfig, Organs
+from shared_data.named_types import Array, Box, Floats, Geometry, Shape
 
 from shared_data.volume import geometry, image_from
 
@@ -15,7 +21,7 @@ CONSTANTS = {"BONE_HU": BONE_HU, "BODY_HU": BODY_HU, "HEAD_MM": HEAD_MM, "MARGIN
              "SHOULDERS_MM": SHOULDERS_MM, "COUCH_MM": COUCH_MM, "BODY_SHARE": BODY_SHARE}
 
 
-def to_network_grid(image, config, interpolator=sitk.sitkLinear):
+def to_network_grid(image: sitk.Image, config: Organs, interpolator: int = sitk.sitkLinear) -> sitk.Image:
     """An image in LPS resampled to `spacing_xyz`; its outer edges stay where they are, less an incomplete last voxel.
 
     resample_axes "original" takes x's spacing for y and y's for x, as the authors' code does; the geometry stays true.
@@ -27,7 +33,8 @@ def to_network_grid(image, config, interpolator=sitk.sitkLinear):
     return resampled(image, spacing, interpolator)
 
 
-def resampled(image, spacing_xyz, interpolator=sitk.sitkLinear, align_corners=False):
+def resampled(image: sitk.Image, spacing_xyz: Sequence[float] | Array, interpolator: int = sitk.sitkLinear,
+              align_corners: bool = False) -> sitk.Image:
     """An image with another spacing. align_corners: the centres of its first and last voxels stay where they are, and
     the spacing gives only the size."""
     old = np.array(image.GetSpacing())
@@ -40,11 +47,13 @@ def resampled(image, spacing_xyz, interpolator=sitk.sitkLinear, align_corners=Fa
                          image.GetDirection(), 0, image.GetPixelID(), True)
 
 
-def cut(array, start_zyx, shape_zyx, fill=0):
+def cut(array: Array, start_zyx: Sequence[int] | Array, shape_zyx: Sequence[int],
+        fill: float | Literal["edge"] = 0) -> Array:
     """The box of a volume (..., z, y, x) that begins at `start_zyx`; outside the volume `fill`, or edge values."""
     start, stop, shape = np.array(start_zyx), start_zyx + np.array(shape_zyx), array.shape[-3:]
     low, high = np.clip(start, 0, shape), np.clip(stop, 0, shape)
-    part = array[(..., *map(slice, low, high))]
+    z, y, x = map(slice, low, high)
+    part = array[..., z, y, x]
     before = np.clip(-start, 0, shape_zyx)
     margins = [(0, 0)] * (array.ndim - 3) + list(zip(before, np.array(shape_zyx) - before - (high - low)))
     if not any(map(any, margins)):
@@ -52,14 +61,14 @@ def cut(array, start_zyx, shape_zyx, fill=0):
     return np.pad(part, margins, "edge") if fill == "edge" else np.pad(part, margins, constant_values=fill)
 
 
-def cut_image(image, start_zyx, shape_zyx, fill=0):
+def cut_image(image: sitk.Image, start_zyx: Sequence[int], shape_zyx: Sequence[int], fill: float = 0) -> sitk.Image:
     """`cut` of an image, with the true origin of the part."""
     array = cut(sitk.GetArrayViewFromImage(image), start_zyx, shape_zyx, fill)
     origin = image.TransformContinuousIndexToPhysicalPoint([float(i) for i in start_zyx[::-1]])
     return image_from(np.ascontiguousarray(array), {**geometry(image), "origin_xyz": list(origin)})
 
 
-def seen_box(hu_zyx, config):
+def seen_box(hu_zyx: Array, config: CropConfig | Config) -> tuple[Shape, Shape]:
     """(start, shape) (z, y, x) of the part of a CT that is segmented, HU on the network's grid; its low end may lie
     outside.
 
@@ -77,7 +86,7 @@ def seen_box(hu_zyx, config):
         margin = np.ceil(MARGIN_MM / np.array(config.spacing_xyz[1::-1])).astype(int)
         places = np.argwhere(head)
         low, high = np.maximum(0, places.min(0) - margin), np.minimum(plane, places.max(0) + 1 + margin)
-    sides = np.maximum(-(-(high - low) // 4) * 4, config.patch_zyx[1:])
+    sides = np.maximum(4 * np.ceil((high - low) / 4).astype(int), config.patch_zyx[1:])
     start = (low + high - sides) // 2
     return (depth - slices, *start.tolist()), (slices, *sides.tolist())
 
@@ -112,12 +121,13 @@ def _body(hu_zyx, spacing_xyz):
     return body[tuple(map(slice, hu_zyx.shape))]
 
 
-def unit(hu):
+def unit(hu: Array) -> Floats:
     """What the networks see of Hounsfield units: (HU + 100) / 1000 (authors)."""
     return (hu.astype(np.float32) + 100) / 1000
 
 
-def onto_grid(array_zyx, kept, target, box=None, interpolator=sitk.sitkLinear):
+def onto_grid(array_zyx: Array, kept: Geometry, target: sitk.Image, box: Box | None = None,
+              interpolator: int = sitk.sitkLinear) -> tuple[Array, Box]:
     """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, kept: its
     `geometry`, target: an image in the same directions; box: only so much of the array (slices)."""
     part = image_from(array_zyx, kept)

@@ -1,8 +1,12 @@
 """Where the small organs are, as the target of the localisation."""
+from collections.abc import Sequence
+
 import numpy as np
 
+from shared_data.named_types import Floats, Labels
 
-def organ_centres(labels, small=(2, 4, 5)):
+
+def organ_centres(labels: Labels, small: Sequence[int] = (2, 4, 5)) -> Floats:
     """Centroids (n_small, 3) of the labels `small` (PDDCA's unless given) in a label map (z, y, x), rounded half to
     even; NaN where missing."""
     centres = np.full((len(small), 3), np.nan)
@@ -13,7 +17,7 @@ def organ_centres(labels, small=(2, 4, 5)):
     return centres
 
 
-def heatmaps(centres, shape_zyx, sigma=5.0, offsets="centred"):
+def heatmaps(centres: Floats, shape_zyx: Sequence[int], sigma: float = 5.0, offsets: str = "centred") -> Floats:
     """Gaussians (n, z, y, x) around centres (n, 3), float32, values under 0.01 cut; only on the centre's slice and its
     two neighbours; 0 for a missing organ. A centre may lie outside.
 

@@ -1,20 +1,28 @@
 """The networks over a CT, window by window."""
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from focusnet_v2.config import Config
+
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
+from shared_data.named_types import Array, Box, Geometry, Labels, Progress
 from shared_data.volume import geometry
 from shared_torch.devices import autocast
-from shared_torch.engines import Compiled, choose_engine
+from shared_torch.engines import Compiled, Engine, choose_engine
 
+Network = Callable[[torch.Tensor], Any]  # a tensor of logits, or FocusNet's dict
+Maps = dict[str, Any]  # what `predict_volume` gives
+Bring = Callable[[Array, Box], tuple[Array, Box]]  # of (map, box): (values on another grid, their box there)
 MAPS = ("probability", "heatmap", "small")  # of a prediction, summed over members
 
 
-def ready(network, engine, config, device):
+def ready(network: torch.nn.Module, engine: Engine, config: Config, device: torch.device) -> Network:
     """A network for `predict_volume`: on the device, or compiled by the `Engine`."""
     if choose_engine(engine, device.type) == "torch":
         return network.to(device)
@@ -27,7 +35,7 @@ def ready(network, engine, config, device):
     return lambda image: network.branched(image, lambda i, box: branches[i](box)[0], *main(image))
 
 
-def compiled(network, channels, config):
+def compiled(network: torch.nn.Module, channels: int, config: Config) -> Callable[[torch.Tensor], list[torch.Tensor]]:
     """What OpenVINO makes of a network: a function of a tensor (B, channels, Z, Y, X), its outputs as a list."""
     example = torch.zeros(1, channels, 2, 4, 4)
     run = Compiled(partial(torch.jit.trace, network, example, check_trace=False), config.precision,
@@ -35,13 +43,14 @@ def compiled(network, channels, config):
     return lambda x: [torch.from_numpy(output) for output in run(x)]
 
 
-def window_starts(depth, window, step):
+def window_starts(depth: int, window: int, step: int) -> list[int]:
     """First slices of the windows: `step` apart, the last one flush with the end, none twice."""
     return [*range(0, depth - window, step), depth - window]
 
 
 @torch.inference_mode()
-def predict_volume(network, hu_zyx, config, device, progress=iter):
+def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torch.device,
+                   progress: Progress = iter) -> Maps:
     """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
 
     Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
@@ -51,7 +60,8 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
     short = -start[0]
     inside = cut(hu_zyx, (0, *start[1:]), (len(hu_zyx), *shape[1:]), AIR_HU)
     volume = torch.from_numpy(unit(cut(inside, (-short, 0, 0), shape, "edge")))
-    sums, coverage = {}, torch.zeros(shape[0])
+    sums: dict[str, torch.Tensor] = {}
+    coverage = torch.zeros(shape[0])
     small, boxes = torch.zeros(2, config.n_small, *shape)  # summed probabilities, and how many boxes cover a voxel
     for first in progress(window_starts(shape[0], config.patch_zyx[0], config.window_step)):
         window = slice(first, first + config.patch_zyx[0])
@@ -76,7 +86,7 @@ def predict_volume(network, hu_zyx, config, device, progress=iter):
             **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
 
 
-def run(network, image, config):
+def run(network: Network, image: torch.Tensor, config: Config) -> dict[str, torch.Tensor]:
     """Outputs of a network in float32, "probability" in place of "logits"; S-Net has no others."""
     with autocast(image.device, config.precision):
         outputs = network(image)
@@ -86,7 +96,8 @@ def run(network, image, config):
     return {**outputs, "probability": logits.softmax(1)}
 
 
-def fuse(prediction, config, shape=None, bring=lambda array, box: (array[box], box)):
+def fuse(prediction: Maps, config: Config, shape: Sequence[int] | None = None,
+         bring: Bring = lambda array, box: (array[box], box)) -> tuple[Labels, Labels]:
     """(labels of the main network, labels after the branches), both (z, y, x) uint8, of `predict_volume`.
 
     A small organ of which a box counted is the branch's: its label in the main map gives way to the next probable, and
@@ -140,7 +151,7 @@ def _take_where_higher(labels, highest, label, values, box):
     highest[box][higher] = values[higher]
 
 
-def heatmap_peaks(prediction):
+def heatmap_peaks(prediction: Maps) -> list[tuple[float, Array]] | None:
     """[(peak value, its voxel (z, y, x) on the network's grid)] for each small organ; None without heatmaps."""
     if prediction["heatmap"] is None:
         return None
@@ -148,7 +159,8 @@ def heatmap_peaks(prediction):
             for one in prediction["heatmap"]]
 
 
-def predict_members(networks, hu_zyx, config, device, progress=iter):
+def predict_members(networks: Sequence[Network], hu_zyx: Array, config: Config, device: torch.device,
+                    progress: Progress = iter) -> tuple[Maps, Labels | None]:
     """(`predict_volume` of networks asked together, each one's own labels after the branches (members, z, y, x)); of
     one network its own, and None.
 
@@ -157,12 +169,13 @@ def predict_members(networks, hu_zyx, config, device, progress=iter):
     """
     if len(networks) == 1:
         return predict_volume(networks[0], hu_zyx, config, device, progress), None
-    total, votes, n_counted = None, [], np.zeros(config.n_small, int)
+    total: Maps = {}
+    votes, n_counted = [], np.zeros(config.n_small, int)
     for network in networks:
         part = predict_volume(network, hu_zyx, config, device, progress)
         votes.append(fuse(part, config)[1])
         n_counted += part["counted"]
-        total = part if total is None else {**total, **{name: _sum(total[name], part[name]) for name in MAPS}}
+        total = {**total, **{name: _sum(total[name], part[name]) for name in MAPS}} if total else part
     for name in ("probability", "heatmap"):
         if total[name] is not None:
             total[name] /= len(networks)
@@ -179,7 +192,8 @@ def _sum(one, other):
     return one
 
 
-def segment_ct(networks, ct, seen, config, device, progress=iter):
+def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk.Image, config: Config,
+               device: torch.device, progress: Progress = iter) -> dict[str, Any]:
     """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
     network's grid.
 
@@ -187,10 +201,10 @@ def segment_ct(networks, ct, seen, config, device, progress=iter):
     `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None, "votes": of several each one's own
     labels (members, z, y, x), or None}.
     """
-    networks = networks if isinstance(networks, list) else [networks]
+    networks = [networks] if callable(networks) else networks
     prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
     first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
-    kept = {**geometry(seen), "origin_xyz": list(first)}
+    kept: Geometry = {**geometry(seen), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)
     labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, kept, ct, box))
     place = seen.TransformContinuousIndexToPhysicalPoint

@@ -1,15 +1,19 @@
 """The losses of all stages; each the form of the authors' code. Labels are class ids, masks are 0 and 1."""
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def backbone_loss(logits, target, alpha, presence=None, dice_weight=0.2):
+def backbone_loss(logits: Tensor, target: Tensor, alpha: Sequence[float] | None, presence: Tensor | None = None,
+                  dice_weight: float = 0.2) -> dict[str, Tensor]:
     """The named, weighted terms of the main network's loss; their sum is optimised."""
     return {"focal": focal_loss(logits, target, alpha, presence),
             "dice": dice_weight * adaptive_dice_loss(logits, target, presence)}
 
 
-def merge_undrawn(logits, presence):
+def merge_undrawn(logits: Tensor, presence: Tensor) -> Tensor:
     """Logits (B, C, Z, Y, X) in which the background of a sample takes in the organs that nobody drew there, presence
     (B, C) of 0, 1: their probabilities are added up, theirs become 0. Unchanged where every organ was drawn."""
     undrawn = presence[:, :, None, None, None] == 0
@@ -20,7 +24,8 @@ def merge_undrawn(logits, presence):
     return torch.cat([background, logits.masked_fill(undrawn, lowest)[:, 1:]], dim=1)
 
 
-def focal_loss(logits, target, alpha, presence=None, gamma=2.0):
+def focal_loss(logits: Tensor, target: Tensor, alpha: Sequence[float] | None, presence: Tensor | None = None,
+               gamma: float = 2.0) -> Tensor:
     """Mean over all voxels of -presence alpha (1 - p)^gamma log p of the true class.
 
     logits (B, C, Z, Y, X), target (B, 1, Z, Y, X) or without the 1, alpha: C weights (None: 1), presence (B, C) of 0
@@ -36,7 +41,7 @@ def focal_loss(logits, target, alpha, presence=None, gamma=2.0):
     return loss.mean()
 
 
-def adaptive_dice_loss(logits, target, presence=None):
+def adaptive_dice_loss(logits: Tensor, target: Tensor, presence: Tensor | None = None) -> Tensor:
     """1 - TP / (TP + a FP + (1 - a) FN), a = FP / (FP + FN) within 0.2 to 0.8; the mean over classes.
 
     Counts are taken over the batch, so presence (B, C) weighs a class by the share of samples that have it.
@@ -51,13 +56,14 @@ def adaptive_dice_loss(logits, target, presence=None):
     return (loss * weight.mean(0)).sum() / weight.mean(0).sum().clamp_min(1e-5)
 
 
-def heatmap_loss(heatmap, target, presence):
+def heatmap_loss(heatmap: Tensor, target: Tensor, presence: Tensor) -> Tensor:
     """Mean squared error (B, C, Z, Y, X) over the organs that a case has: presence (B, C) of 0, 1."""
     error = (heatmap - target).square().mean((2, 3, 4))
     return (error * presence).sum() / presence.sum().clamp_min(1)
 
 
-def binary_focal_loss(logits, target, alpha=0.5, gamma=2.0, textbook=False):
+def binary_focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0,
+                      textbook: bool = False) -> Tensor:
     """Focal loss of one organ. The authors' background term takes log-sigmoid(1 - z); textbook: log-sigmoid(-z)."""
     target, probability = target.to(logits.dtype), logits.sigmoid()
     foreground = alpha * target * (1 - probability) ** gamma * F.logsigmoid(logits)
@@ -66,12 +72,13 @@ def binary_focal_loss(logits, target, alpha=0.5, gamma=2.0, textbook=False):
     return loss.mean()
 
 
-def binary_adaptive_dice_loss(logits, target):
+def binary_adaptive_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """`adaptive_dice_loss` of one organ: logits and target (B, 1, Z, Y, X), counted over the batch."""
     return _adaptive_dice(logits.sigmoid(), target.to(logits.dtype)).mean()
 
 
-def critic_loss(logits, target, of_prediction, of_target):
+def critic_loss(logits: Tensor, target: Tensor, of_prediction: Sequence[Tensor],
+                of_target: Sequence[Tensor]) -> dict[str, Tensor]:
     """The named, weighted terms of the auto-encoder: reconstruct both masks, and tell the prediction from the truth.
 
     logits, target (B, 1, Z, Y, X); of_*: (reconstruction, code, feature 1, feature 2) of the auto-encoder.
@@ -83,11 +90,13 @@ def critic_loss(logits, target, of_prediction, of_target):
             "distance": -0.001 * (code + 0.2 * feature1 + 0.2 * feature2)}
 
 
-def segmenter_loss(logits, target, of_prediction=None, of_target=None, alpha=0.5, textbook=False, code_weight=5.0):
+def segmenter_loss(logits: Tensor, target: Tensor, of_prediction: Sequence[Tensor] | None = None,
+                   of_target: Sequence[Tensor] | None = None, alpha: float = 0.5, textbook: bool = False,
+                   code_weight: float = 5.0) -> dict[str, Tensor]:
     """The named, weighted terms of the branches; without the auto-encoder's outputs, those of segmentation alone."""
     terms = {"focal": binary_focal_loss(logits, target, alpha, textbook=textbook),
              "dice": 0.5 * binary_adaptive_dice_loss(logits, target)}
-    if of_prediction is None:
+    if of_prediction is None or of_target is None:
         return terms
     code, feature1, feature2 = (F.mse_loss(*pair) for pair in zip(of_prediction[1:], of_target[1:]))
     return {**terms, "code": code_weight * code, "feature1": feature1, "feature2": feature2,

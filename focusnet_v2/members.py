@@ -1,18 +1,41 @@
 """The networks that are asked together: one, or the folds."""
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
 from focusnet_v2.checkpoint import load_network
-from focusnet_v2.config import STAGES
-from focusnet_v2.inference import ready
+from focusnet_v2.config import STAGES, Config
+from focusnet_v2.inference import Network, ready
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
-from shared_data.settings import with_changes
+from shared_data.named_types import Values
+from shared_data.settings import Device, Precision, with_changes
 from shared_torch.devices import choose_device, choose_precision
+from shared_torch.engines import Engine
 
 # Settings that decide which grid a network sees, and what comes out; members must agree on them.
 GRID = ("organs", "small", "spacing_xyz", "resample_axes", "patch_zyx", "box_zyx", "window_side")
 LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
 
 
-def find_checkpoint(run_dir):
+class NetworkOptions(Protocol):
+    """What predict.py and test.py say of the networks."""
+
+    @property
+    def checkpoint(self) -> tuple[Path, ...] | None: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+
+def find_checkpoint(run_dir: Path) -> Path:
     """best.pt of the last stage of a run; run_dir may also be the stage's own folder."""
     for path in (*(run_dir / stage / "best.pt" for stage in LAST_FIRST), run_dir / "best.pt"):
         if path.exists():
@@ -20,23 +43,24 @@ def find_checkpoint(run_dir):
     raise InputError(f"{run_dir}: no best.pt of any stage in it. Train first, or name a --checkpoint.")
 
 
-def find_folds(runs_dir):
+def find_folds(runs_dir: Path) -> list[Path]:
     """best.pt of the last stage of every fold that crossval.py left in a folder."""
     folds = dict.fromkeys(path.parents[1] for path in find_members(runs_dir, "fold*/*/best.pt", "*/*/best.pt")
                           if path.parent.name in STAGES)
     return [find_checkpoint(fold) for fold in folds]
 
 
-def load_members(options, changes):
+def load_members(options: NetworkOptions, changes: Values) -> tuple[list[Network], Config, str, torch.device]:
     """(networks, the Config of the first with `changes`, stage, device) of the options' checkpoints, engine and
     precision. Raises InputError when they do not see the same, or stand at different stages."""
     device = choose_device(options.device)
-    loaded = [load_network(path) for path in options.checkpoint]
-    check_alike(options.checkpoint, [config for _, config, _ in loaded], GRID)
+    checkpoints = options.checkpoint or ()
+    loaded = [load_network(path) for path in checkpoints]
+    check_alike(checkpoints, [config for _, config, _ in loaded], GRID)
     stages = [stage for _, _, stage in loaded]
-    for path, stage in zip(options.checkpoint, stages):
+    for path, stage in zip(checkpoints, stages):
         if stage != stages[0]:
-            raise InputError(f"{path}: of stage {stage}, {options.checkpoint[0]} of {stages[0]}. Ensembles need the "
+            raise InputError(f"{path}: of stage {stage}, {checkpoints[0]} of {stages[0]}. Ensembles need the "
                              "same.")
     config = with_changes(loaded[0][1], {**changes, "precision": choose_precision(options.precision, device)})
     return [ready(network, options.engine, config, device) for network, _, _ in loaded], config, stages[0], device

@@ -1,8 +1,13 @@
 """Checkpoints of the authors' code in our networks."""
 import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
 
 from focusnet_v2.networks import FocusNet, ShapeAutoencoder, SNet
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_torch.checkpoints import load_strictly, read_checkpoint
 
 KINDS = ("snet", "focusnet", "focusnet_sos", "autoencoder")
@@ -33,7 +38,7 @@ WITHIN = re.compile(r"((?:.*?\.)??)((?:(?:share_)?(?:conv\dx(?:d2|_2)?|ASPP_\d|l
                     r"|(?:(?:bn[12]|conv[123])\.\w+))")
 
 
-def load_original_checkpoint(source, kind="focusnet_sos"):
+def load_original_checkpoint(source: StrPath | dict[str, Any], kind: str = "focusnet_sos") -> torch.nn.Module:
     """SNet ("snet"), FocusNet without ("focusnet") or with branches ("focusnet_sos"), or ShapeAutoencoder, in eval
     mode, with the weights of the authors' code.
 
@@ -44,19 +49,22 @@ def load_original_checkpoint(source, kind="focusnet_sos"):
     if kind not in KINDS:
         raise InputError(f"kind {kind!r} is unknown. Valid: {', '.join(KINDS)}.")
     where = "the state dict" if isinstance(source, dict) else source
-    tensors, names = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    names: dict[str, str] = {}
     state = plain_state(source if isinstance(source, dict) else read_checkpoint(source))
     for ours, key, tensor in renamed(state, kind):
         if ours in tensors:
             raise InputError(f"{where}: {key} and {names[ours]} are the same tensor of {kind}.")
         tensors[ours], names[ours] = tensor, key
-    network = {"snet": SNet, "autoencoder": ShapeAutoencoder, "focusnet_sos": FocusNet,
-               "focusnet": lambda: FocusNet(sos_inputs=None)}[kind]()
+    makers: dict[str, Callable[[], torch.nn.Module]] = {
+        "snet": SNet, "autoencoder": ShapeAutoencoder, "focusnet_sos": FocusNet,
+        "focusnet": lambda: FocusNet(sos_inputs=None)}
+    network = makers[kind]()
     load_strictly(network, tensors, where, names)
     return network.eval()
 
 
-def guess_kind(state):
+def guess_kind(state: dict[str, Any]) -> str:
     """Which of KINDS a state dict of the authors is. Raises InputError when it is none of theirs."""
     keys = " ".join(f" {key}" for key in plain_state(state))
     if "conv1x." not in keys:
@@ -67,12 +75,12 @@ def guess_kind(state):
     return "focusnet_sos" if "share_" in keys else "focusnet" if len(parts) > 1 else "snet"
 
 
-def renamed(state, kind):
+def renamed(state: Mapping[str, torch.Tensor], kind: str) -> Iterator[tuple[str, str, torch.Tensor]]:
     """(our name, the authors' key, tensor) of every entry; what has no place keeps its key."""
     if kind == "autoencoder":
         yield from ((_apply("autoencoder", key), key, tensor) for key, tensor in state.items())
         return
-    names = {}
+    names: dict[str, list[str]] = {}
     for key in state:
         names.setdefault(split_name(key)[0], []).append(split_name(key)[1])
     parts, n_branches = {}, 0
@@ -83,16 +91,16 @@ def renamed(state, kind):
         else:
             parts[prefix] = "backbone." if any(name.startswith("conv1x") for name in within) else "localise."
     for key, tensor in state.items():
-        prefix, within = split_name(key)
+        prefix, name = split_name(key)
         part = parts[prefix]
-        ours = part + _apply("branch" if part.startswith("branches") else part[:-1], within)
+        ours = part + _apply("branch" if part.startswith("branches") else part[:-1], name)
         yield ours.removeprefix("backbone.") if kind == "snet" else ours, key, tensor
 
 
-def split_name(key):
+def split_name(key: str) -> tuple[str, str]:
     """(the part's name with its dot, the tensor's name within it)."""
     match = WITHIN.fullmatch(key)
-    return match.groups() if match else ("", key)
+    return (match[1], match[2]) if match else ("", key)
 
 
 def _apply(part, name):
@@ -101,7 +109,7 @@ def _apply(part, name):
     return name
 
 
-def plain_state(loaded):
+def plain_state(loaded: dict[str, Any]) -> dict[str, Any]:
     """The tensors of a checkpoint, keys without `module.`"""
     state = next((loaded[name] for name in ("model", "state_dict") if isinstance(loaded.get(name), dict)), loaded)
     return {str(key).removeprefix("module."): value for key, value in state.items()}

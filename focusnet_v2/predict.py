@@ -6,24 +6,29 @@ A folder of CTs or a CSV of paths as input and a folder as output: the same for 
 again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
 <name>_uncertainty.nrrd is the entropy of their votes, its mean over each organ stands in the JSON.
 """
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
+import torch
 
 from focusnet_v2.checkpoint import SHIPPED
-from focusnet_v2.config import Device, Precision
+from focusnet_v2.config import Config, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
-from focusnet_v2.inference import segment_ct
+from focusnet_v2.inference import Network, segment_ct
 from focusnet_v2.members import find_folds, load_members
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
+from shared_data.named_types import Row
 from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
 from shared_torch.engines import Engine
@@ -41,7 +46,7 @@ class Options(ResultOptions, EnsembleOptions):
     precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
@@ -49,14 +54,15 @@ def main(argv=None):
     return predict(options, Method("FocusNet v2", load, segment))
 
 
-def load(options):
+def load(options: Options) -> tuple[list[Network], Config, torch.device]:
     """(networks, their Config with the options, device)"""
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
     networks, config, _, device = load_members(options, changes)
     return networks, config, device
 
 
-def segment(loaded, ct, options, watch):
+def segment(loaded: tuple[list[Network], Config, torch.device], ct: sitk.Image, options: Options,
+            watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
@@ -72,10 +78,10 @@ def segment(loaded, ct, options, watch):
         picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 
 
-def with_places(organs, result, config):
+def with_places(organs: Sequence[Row], result: Mapping[str, Any], config: Config) -> list[Row]:
     """The same rows; of small organs with "peak" and "centre_xyz_mm" (LPS) of the heatmap, and "box_counted"."""
     if not result["peaks"]:
-        return organs
+        return list(organs)
     places = {label: {"peak": peak, "centre_xyz_mm": place, "box_counted": bool(counted)}
               for label, (peak, place), counted in zip(config.small_labels, result["peaks"], result["counted"])}
     return [row | places.get(row["label"], {}) for row in organs]

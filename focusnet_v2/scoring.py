@@ -1,20 +1,27 @@
 """Scores of one case, organ by organ, and their summary over cases."""
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
+
+from focusnet_v2.config import Config
 
 from shared_data.metrics import dice, spread, surface_distances
+from shared_data.named_types import Labels, Mask, Row
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 
 
-def score_organs(case, reference, prediction, spacing_xyz, names):
+def score_organs(case: str, reference: Labels, prediction: Labels, spacing_xyz: Sequence[float],
+                 names: Mapping[int, str]) -> list[Row]:
     """One row per organ of two label maps (z, y, x), names: {label: organ}. An organ that the reference lacks was not
     contoured: no scores."""
     rows, ml = [], math.prod(spacing_xyz) / 1000
     for label, organ in names.items():
         truth, found = reference == label, prediction == label
-        row = {"case": case, "organ": organ, "reference": "yes" if truth.any() else "not contoured"}
+        row: Row = {"case": case, "organ": organ, "reference": "yes" if truth.any() else "not contoured"}
         scores = ({"dice": dice(truth, found), **surface_distances(truth, found, spacing_xyz)} if truth.any()
                   else dict.fromkeys(SCORES, math.nan))
         rows.append({**row, **scores, "reference_ml": float(truth.sum() * ml),
@@ -22,7 +29,8 @@ def score_organs(case, reference, prediction, spacing_xyz, names):
     return rows
 
 
-def score_small_organs(case, ct, reference, result, config):
+def score_small_organs(case: str, ct: sitk.Image, reference: Labels, result: Mapping[str, Any],
+                       config: Config) -> list[Row]:
     """One row per small organ that the reference has: Dice before and after the branches, and how far from the true
     centre (mm) the centre of the main network's voxels, and the heatmap's peak, lie. ct: image, result: `segment_ct`'s.
     """
@@ -41,12 +49,12 @@ def score_small_organs(case, ct, reference, result, config):
     return rows
 
 
-def place_of(ct, mask):
+def place_of(ct: sitk.Image, mask: Mask) -> Sequence[float]:
     """The centroid of a boolean array (z, y, x) in mm."""
     return ct.TransformContinuousIndexToPhysicalPoint(np.argwhere(mask).mean(0)[::-1].tolist())
 
 
-def summarise(rows, names):
+def summarise(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """[{"organ", mean and standard deviation of each score over the rows where it is finite, how many these are}]"""
     summary = []
     for organ in dict.fromkeys(row["organ"] for row in rows):

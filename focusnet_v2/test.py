@@ -5,6 +5,7 @@ Takes the best.pt of the last stage there is. Whole CTs, no reference label is u
 overlays/, report.html with the human level beside ours.
 """
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -13,14 +14,15 @@ from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.config import ROOT, Device, Precision
+from focusnet_v2.config import ROOT, Config, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
-from focusnet_v2.inference import segment_ct
+from focusnet_v2.inference import Network, segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
 from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
 from shared_data.cohort import overgrown_notes, say_skipped
@@ -30,6 +32,7 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
+from shared_data.named_types import Mask, Row
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
@@ -60,13 +63,24 @@ class Options(EnsembleOptions, ScoringOptions):
     precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
-def main(argv=None):
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which nothing of this is unset any more."""
+
+    checkpoint: tuple[Path, ...]
+    output_dir: Path
+
+
+Loaded = tuple[list[Network], Config, str, torch.device]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     if options.ensemble:
         options = replace(options, run_dir=options.ensemble / "ensemble")
     options = with_members(options, find_folds)
-    options = replace(options, checkpoint=options.checkpoint or (find_checkpoint(options.run_dir),),
-                      output_dir=options.output_dir or options.run_dir / options.split)
+    options = Filled(**vars(replace(options, checkpoint=options.checkpoint or (find_checkpoint(options.run_dir),),
+                                    output_dir=options.output_dir or options.run_dir / options.split)))
     loaded = load(options)
     _, config, stage, _ = loaded
     names = cases_of(config, options.split)
@@ -80,13 +94,14 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def load(options):
+def load(options: Options) -> Loaded:
     """(networks, config, stage, device)"""
     return load_members(options, set_options(options, "prepared_dir", "window_step", "window_side",
                                              "heatmap_threshold", "small_threshold"))
 
 
-def score_case(name, loaded, options):
+def score_case(name: str, loaded: Loaded,
+               options: Filled) -> tuple[list[Row], list[Row], Mask, Counter[str], Counter[str]]:
     """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it, voxels and wrong voxels
     of each split of the votes); the prediction and a picture are written."""
     networks, config, _, device = loaded
@@ -103,7 +118,7 @@ def score_case(name, loaded, options):
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
     rows = score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1)))
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong = Counter[str](), Counter[str]()
     if result["votes"] is not None:
         entropy = vote_entropy(result["votes"])
         write_volume(onto_scan(entropy, facts["scan"]), out / "predictions" / f"{name}_uncertainty.nrrd")
@@ -116,7 +131,7 @@ def score_case(name, loaded, options):
             overgrown(result["final"], config.n_classes), voxels, wrong)
 
 
-def on_grid_of(seen, image):
+def on_grid_of(seen: sitk.Image, image: sitk.Image) -> sitk.Image:
     """The prepared CT on the grid of the scan it comes from, for pictures."""
     hu = np.full(image.GetSize()[::-1], AIR_HU, np.int16)
     values, box = onto_grid(sitk.GetArrayViewFromImage(seen), geometry(seen), image)
@@ -126,7 +141,8 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(options, stage, config, names, organs, small, notes, errors):
+def write_results(options: Filled, stage: str, config: Config, names: Sequence[str], organs: Sequence[Row],
+                  small: Sequence[Row], notes: Sequence[str], errors: Sequence[Row]) -> None:
     out, path = options.output_dir, options.checkpoint[0]
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)

@@ -4,9 +4,11 @@ backbone -> SOL -> autoencoder -> adversarial, each from the best of those befor
 backbone_heatmap takes the place of the first two. Stopped at any moment, the same command goes on; finished stages are
 not run again. Each stage has a folder in --run-dir, and a script of its own.
 """
+from collections.abc import Sequence
+
 from focusnet_v2.adv_train import Adversarial
-from focusnet_v2.config import STEPS, Train
-from focusnet_v2.engine import is_finished, launch, prepared_settings, read_settings, train_stage
+from focusnet_v2.config import STEPS, Config, Train
+from focusnet_v2.engine import Stage, is_finished, launch, prepared_settings, read_settings, train_stage
 from focusnet_v2.train_autoencoder import Autoencoder
 from focusnet_v2.train_backbone import Backbone
 from focusnet_v2.train_backbone_heatmap import Joint
@@ -15,7 +17,7 @@ from shared_data.errors import run_script
 from shared_data.settings import given_options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     given = given_options(Train, argv, __doc__, STEPS)
     config = prepared_settings(given)
     fabric = launch(config)
@@ -29,7 +31,7 @@ def main(argv=None):
         train_stage(stage, settings, fabric)
 
 
-def chain(config):
+def chain(config: Config) -> list[type[Stage]]:
     """The stages in order. Without the shape constraint nothing needs the auto-encoder; without small organs all that
     is left is the main network."""
     if not config.small:

@@ -3,21 +3,25 @@
 Mean squared error of the heatmaps of the organs that a case has; Adam. Starts from <run>/backbone/best.pt, writes to
 <run>/SOL as train_backbone.py does.
 """
+from collections.abc import Sequence
+
 import torch
 
 from focusnet_v2.augment import augment
 from focusnet_v2.checkpoint import load_stage
+from focusnet_v2.config import Config
 from focusnet_v2.dataset import PatchDataset, load_cases
-from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
 from focusnet_v2.losses import heatmap_loss
 from focusnet_v2.networks import build_network
 from shared_data.errors import run_script
+from shared_data.named_types import Row
 
 
 class SOL(Stage):
     name = "SOL"
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.config = config
         network = build_network(config, self.name)
         if not config.resume:
@@ -27,19 +31,19 @@ class SOL(Stage):
         self.dataset = PatchDataset(load_cases(config, "train"), config, config.zoom, with_heatmap=True)
         self.cases = load_cases(config, "valid")
 
-    def rates(self, epoch):
+    def rates(self, epoch: int) -> list[float]:
         return [self.config.sol_lr * 0.25 ** sum(epoch >= milestone for milestone in self.config.sol_milestones)]
 
-    def loss_terms(self, networks, batch):
+    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
         batch = augment(batch, self.config)
         heatmap = networks["model"](batch["image"])["heatmap"].float()
         return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, self.config.small_labels])}
 
-    def score(self, row):
+    def score(self, row: Row) -> float:
         return -row["val_centre_mm"]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     run_script_of(SOL, argv, __doc__)
 
 

@@ -4,11 +4,16 @@ The shape auto-encoder learns to reconstruct the masks of the small organs, in b
 squared error, Adam. The authors did not publish this code: rate and loss are the paper's; jitter, batch and epochs
 ours. Writes to <run>/autoencoder as train_backbone.py does.
 """
+from collections.abc import Sequence
+
 import torch
+from lightning_fabric import Fabric
 from torch.nn import functional as F
 
+from focusnet_v2.config import Config
+
 from focusnet_v2.dataset import MaskDataset, load_cases
-from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
 from focusnet_v2.networks import build_network
 from shared_data.errors import InputError, run_script
 from shared_data.metrics import dice
@@ -17,7 +22,7 @@ from shared_data.metrics import dice
 class Autoencoder(Stage):
     name = "autoencoder"
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.config, self.batch_size = config, config.ae_batch
         network = build_network(config, self.name)
         self.networks = {"model": network}
@@ -29,15 +34,15 @@ class Autoencoder(Stage):
             raise InputError(f"{config.prepared_dir}: no training case has a small organ. The shape prior needs some; "
                              "use --no-shape-constraint.")
 
-    def rates(self, epoch):
+    def rates(self, epoch: int) -> list[float]:
         return [self.config.ae_lr]
 
-    def loss_terms(self, networks, batch):
+    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
         reconstruction, *_ = networks["model"](batch["mask"])
         return {"reconstruction": F.mse_loss(reconstruction, batch["mask"])}
 
     @torch.inference_mode()
-    def validate(self, fabric, network):
+    def validate(self, fabric: Fabric, network: torch.nn.Module) -> dict[str, float]:
         """Dice of the masks of the validation cases, each organ's mean, then over organs."""
         scores = torch.zeros(len(self.masks.masks), self.config.n_small, device=fabric.device)
         for i in range(fabric.global_rank, len(scores), fabric.world_size):
@@ -45,11 +50,11 @@ class Autoencoder(Stage):
             reconstruction, *_ = network(mask[None])
             scores[i] = float("nan")
             scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
-        scores = fabric.all_reduce(scores, reduce_op="sum")  # each mask is one process'
+        scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))  # each mask is one process'
         return {"val_dice": scores.nanmean(0).nanmean().item()}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     run_script_of(Autoencoder, argv, __doc__)
 
 

@@ -3,21 +3,24 @@
 Focal and adaptive Dice loss weighted by which organs a case has; SGD. Writes to <run>/backbone: config.json,
 history.csv, curves.png, tensorboard/, last.pt, best.pt.
 """
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 
 from focusnet_v2.augment import augment
-from focusnet_v2.dataset import PatchDataset, load_cases
-from focusnet_v2.engine import Stage, run_script_of
+from focusnet_v2.config import Config
+from focusnet_v2.dataset import Case, PatchDataset, load_cases
+from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
 from focusnet_v2.losses import backbone_loss, merge_undrawn
-from focusnet_v2.networks import build_network, leave_out
+from focusnet_v2.networks import SNet, build_network, leave_out
 from shared_data.errors import run_script
 
 
 class Backbone(Stage):
     name = "backbone"
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         self.config = config
         network = build_network(config, self.name)
         self.networks = {"model": network}
@@ -27,15 +30,15 @@ class Backbone(Stage):
         self.dataset = PatchDataset(cases, config, config.wide_zoom_xy)
         self.cases = load_cases(config, "valid")
 
-    def rates(self, epoch):
+    def rates(self, epoch: int) -> list[float]:
         return [sgd_rate(epoch, self.config.backbone_lr, self.config.backbone_warmup, self.config.backbone_milestones)]
 
-    def loss_terms(self, networks, batch):
+    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
         batch = augment(batch, self.config)
         return main_terms(networks["model"](batch["image"]), batch, self.config)
 
 
-def main_terms(logits, batch, config):
+def main_terms(logits: torch.Tensor, batch: Batch, config: Config) -> Terms:
     """The main network's terms. undrawn "marginal": in a case, background and what nobody drew there are one class."""
     logits = logits.float()
     if config.undrawn == "marginal":
@@ -43,7 +46,7 @@ def main_terms(logits, batch, config):
     return backbone_loss(logits, batch["label"], config.alpha, batch["presence"], config.dice_weight)
 
 
-def leave_out_untaught(network, cases, config):
+def leave_out_untaught(network: SNet, cases: Sequence[Case], config: Config) -> None:
     """Organs that no training case has never come out of a new S-Net: nothing tells them from the background."""
     taught = np.any([case["presence"] for case in cases], axis=0)
     untaught = [c for c in range(1, config.n_classes) if not taught[c]]
@@ -52,18 +55,18 @@ def leave_out_untaught(network, cases, config):
         print(f"note: in no training case, so left out: {', '.join(config.classes[c] for c in untaught)}")
 
 
-def sgd(parameters, lr):
+def sgd(parameters: Iterable[torch.nn.Parameter], lr: float) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=5e-4)
 
 
-def sgd_rate(epoch, lr, warmup, milestones):
+def sgd_rate(epoch: int, lr: float, warmup: int, milestones: Sequence[int]) -> float:
     """lr * e^(10 (epoch / warmup - 1)) while warming up, then divided by 10 from each milestone on (authors)."""
     if epoch < warmup:
         return lr * torch.tensor(10 * (epoch / warmup - 1)).exp().item()
     return lr * 0.1 ** sum(epoch >= milestone for milestone in milestones)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     run_script_of(Backbone, argv, __doc__)
 
 

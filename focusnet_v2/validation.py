@@ -1,6 +1,12 @@
 """Scores of a network on the validation cases, whole volumes, while it learns."""
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+
+from focusnet_v2.config import Config
+from focusnet_v2.dataset import Case
 
 from focusnet_v2.grids import cut
 from focusnet_v2.inference import fuse, heatmap_peaks, predict_volume
@@ -8,7 +14,8 @@ from shared_data.cohort import overgrown_notes
 from shared_data.metrics import dice, overgrown
 
 
-def validate_volumes(fabric, network, cases, config):
+def validate_volumes(fabric: Fabric, network: torch.nn.Module, cases: Sequence[Case],
+                     config: Config) -> dict[str, float]:
     """{"val_dice" of the main network's organs, "val_small_dice" of the small ones after the branches, "val_centre_mm"
     from the heatmaps' peaks to the true centres}; means over the cases that have an organ, then over organs.
 
@@ -18,7 +25,8 @@ def validate_volumes(fabric, network, cases, config):
     scores = torch.zeros(len(cases), 2 * (config.n_classes + config.n_small), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         scores[i] = torch.tensor(score_case(network, cases[i], config, fabric.device))
-    scores = fabric.all_reduce(scores, reduce_op="sum")  # each case is one process'; NaN: it has no such organ
+    # Each case is one process'; NaN: it has no such organ.
+    scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))
     parts = [config.n_classes, config.n_classes, config.n_small, config.n_small]
     for line in overgrown_notes(scores.split(parts, 1)[0].cpu().numpy(), config.classes):
         if fabric.is_global_zero:
@@ -32,7 +40,7 @@ def validate_volumes(fabric, network, cases, config):
     return result
 
 
-def score_case(network, case, config, device):
+def score_case(network: torch.nn.Module, case: Case, config: Config, device: torch.device) -> list[float]:
     """Which classes fill more than half of it, Dice of each class from the main network, of the small organs after the
     branches, and distances of their centres in mm; NaN for an organ that the case does not have."""
     prediction = predict_volume(network, case["image"], config, device)

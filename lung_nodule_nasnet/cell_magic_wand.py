@@ -5,14 +5,18 @@ angles along the brightest neighbours. Given the sign-flipped CT, as they do, it
 radius. `edge_wand` is ours: the closed outline with the steepest fall of the image, by dynamic programming.
 """
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
+from shared_data.named_types import Array, Floats, Labels, Mask
+
 SEED_SHIFTS = (-2, 0, 2)  # pixels along rows and columns: nine seeds vote
 
 
-def cell_magic_wand(image, center, min_radius, max_radius, roughness=2, single=False):
+def cell_magic_wand(image: Array, center: Sequence[float], min_radius: float, max_radius: float, roughness: float = 2,
+                    single: bool = False) -> Mask:
     """Boolean mask (rows, columns) of what the walk encloses, by the majority of nine seeds around `center`.
 
     image: (rows, columns), the walk keeps to its bright pixels. center: (row, column). Radii: pixels, the largest is
@@ -42,7 +46,7 @@ def cell_magic_wand(image, center, min_radius, max_radius, roughness=2, single=F
     return 2 * votes[side:-side, side:-side] > len(seeds)
 
 
-def greedy_path(polar):
+def greedy_path(polar: Floats) -> Labels:
     """(seeds, angles, radii) -> the radius index at each angle: from the brightest start to the brightest of outward,
     same and inward, in this order on ties. Within the smallest radius everything counts 0."""
     n_seeds, n_angles, n_radii = polar.shape
@@ -59,7 +63,8 @@ def greedy_path(polar):
     return path.T
 
 
-def edge_wand(image, center, min_radius, max_radius, expected_radius=None, pull=0.0):
+def edge_wand(image: Array, center: Sequence[float], min_radius: float, max_radius: float,
+              expected_radius: float | None = None, pull: float = 0.0) -> Mask | None:
     """Boolean mask enclosed by the closed outline along which the image falls most steeply outwards.
 
     center: (row, column), fractions allowed; radii in pixels. `pull`: cost, in units of the image a pixel, of leaving
@@ -89,7 +94,7 @@ def edge_wand(image, center, min_radius, max_radius, expected_radius=None, pull=
     return np.hypot(y, x) <= (1 - share) * edge[before] + share * edge[(before + 1) % n_angles]
 
 
-def closed_path(gain):
+def closed_path(gain: Floats) -> tuple[Labels, float]:
     """(angles, radii) -> (radius index at each angle, mean gain) of the closed path with the largest sum; from one
     angle to the next, and from the last to the first, it moves by one radius at most."""
     n_angles, n = gain.shape
@@ -111,7 +116,7 @@ def closed_path(gain):
     return np.array(path[::-1]), total / n_angles
 
 
-def check_radii(min_radius, max_radius):
+def check_radii(min_radius: float, max_radius: float) -> tuple[int, int]:
     low, high = int(min_radius), math.ceil(max_radius)
     if not 0 <= low < high:
         raise ValueError(f"radii {min_radius} and {max_radius}: the first must be at least 0 and below the second")

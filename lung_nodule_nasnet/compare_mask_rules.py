@@ -3,6 +3,7 @@
 For each nodule of the XML read-outs: its consensus mask against what each rule draws from place and diameter alone, on
 all slices the sphere reaches. Prints the mean Dice by diameter; --output writes the nodules as a table.
 """
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 
 from lung_nodule_nasnet.nodules import disc, draw_nodule
 from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_readout
-from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
+from lung_nodule_nasnet.scans import Scan, Volume, files_below, find_scans, read_scan
 from shared_data.cohort import each_case, say_skipped
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import write_table
+from shared_data.named_types import Labels, Row
 from shared_data.settings import Cluster, at_least, parse_options, require
 
 DIAMETERS_MM = {"all": (0, np.inf), "< 6 mm": (0, 6), "6-10 mm": (6, 10), "10-20 mm": (10, 20),
@@ -29,12 +31,12 @@ class Options(Cluster):
     consensus: float = 0.5  # share of a nodule's readers that makes a voxel nodule
     workers: int = 2  # processes
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
         require(self, "consensus", 0 < self.consensus <= 1, "must lie above 0, up to 1")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     scans, skipped = find_scans(options.data_dir, options.workers)
     readouts = find_readouts(files_below(options.data_dir))
@@ -59,7 +61,7 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def compare(scan, readouts, share):
+def compare(scan: Scan, readouts: Mapping[str, Path], share: float) -> list[Row] | Skipped:
     """[{"seriesuid", "diameter_mm", "readers", Dice of each rule}] of a scan's nodules; or `Skipped`."""
     path = readouts[scan.uid]
     try:
@@ -78,7 +80,7 @@ def compare(scan, readouts, share):
     return rows
 
 
-def sphere(volume, centre_zyx, diameter_mm):
+def sphere(volume: Volume, centre_zyx: Sequence[float], diameter_mm: float) -> Labels:
     """Flat indices of the ball, for comparison."""
     (depth, height, width), spacing = volume.hu_zyx.shape, volume.image.GetSpacing()
     flat = []
@@ -90,7 +92,7 @@ def sphere(volume, centre_zyx, diameter_mm):
     return np.concatenate(flat)
 
 
-def dice(one, other):
+def dice(one: Labels, other: Labels) -> float:
     return 2 * len(np.intersect1d(one, other)) / (len(one) + len(other))
 
 

@@ -1,7 +1,7 @@
 """Every setting of NASNet-GCN: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shared_data.settings import Cluster, at_least, require
 
@@ -112,7 +112,10 @@ class Train(Run):
 class Config(Train, Split, Prepare):
     """Every setting, as checkpoints keep them."""
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # never None once it is filled in
+        run_dir: Path = ROOT
+
+    def __post_init__(self) -> None:
         if self.run_dir is None:
             folder = ROOT / "runs" / "lung_nodule_nasnet"
             object.__setattr__(self, "run_dir", folder / f"fold{self.val_fold}" if self.val_fold else folder)

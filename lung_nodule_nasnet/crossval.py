@@ -5,17 +5,19 @@ killed ones, scores each one's held-out patients (test.py, slice by slice). Writ
 folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over patients, the worst
 cases. Stopped at any moment, the same command goes on.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lung_nodule_nasnet.config import STEPS, Config, Train
 from lung_nodule_nasnet.slice_idx import patient_rows, read_split, split_of
-from lung_nodule_nasnet.table import read_columns
+from lung_nodule_nasnet.table import Columns, read_columns
 from lung_nodule_nasnet.train import is_finished, settings_of
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
+from shared_data.named_types import Values
 from shared_data.settings import build, given_options
 
 STUDY = Study("NASNet-GCN", "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), pooled=(
@@ -31,7 +33,7 @@ class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/lung_nodule_nasnet
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
     runs = options.runs_dir or build(Config, given).run_dir
     columns = read_columns(options.prepared_dir / "table.h5")
@@ -42,7 +44,7 @@ def main(argv=None):
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, places)
 
 
-def plan(number, given, run, columns):
+def plan(number: int, given: Values, run: Path, columns: Columns) -> Fold:
     settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.npz").exists()}
     config = settings_of(settings)
     split = split_of(config, columns)
@@ -53,7 +55,7 @@ def plan(number, given, run, columns):
                 run / "validation", run, (run / "best.npz",), tuple(learnt_from), {name: name for name in held_out})
 
 
-def count_gpus(device):
+def count_gpus(device: str) -> int:
     if device == "cpu":
         return 0
     from lung_nodule_nasnet import quiet  # noqa: F401  TensorFlow takes seconds to load

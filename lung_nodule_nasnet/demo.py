@@ -3,6 +3,7 @@
 Trains on phantoms in LIDC-IDRI's layout, scores whole scans in LUNA16's layout that training has not seen. Small slices
 and a narrow network; everything lands in demo/lung_nodule_nasnet.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +23,12 @@ class Options:
     epochs: int = 9  # passes over the training slices
     size: int = 128  # pixels along a side of the network's input
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.patients - 1, self.scans, self.epochs) < 1 or not 64 <= self.size <= 400:
             raise ValueError("--patients must be at least 2, --scans and --epochs 1, --size in 64..400.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     fresh_folder(options.folder, Options.folder)
     lidc, luna, run = (options.folder / name for name in ("lidc", "luna16", "run"))

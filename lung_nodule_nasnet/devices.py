@@ -9,7 +9,7 @@ from shared_data.errors import InputError
 tf.get_logger().setLevel("ERROR")
 
 
-def choose_strategy(device, devices):
+def choose_strategy(device: str, devices: int) -> tf.distribute.Strategy | None:
     """tf.distribute's strategy for `devices` GPUs, or as many parts of the CPU; None for a single device.
 
     Raises InputError when they are not there.

@@ -4,25 +4,33 @@ A candidate closer than a nodule's radius to its centre is a hit; of several hit
 counts and the others are left out; so are candidates within findings that the challenge excludes. The rest are false
 positives.
 """
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
+
+from shared_data.named_types import Floats
 
 FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 EXCLUDED_DIAMETER_MM = 10.0  # of excluded findings whose diameter is not given (the challenge's script)
 
 
-def match(candidates, nodules, excluded=()):
+Matched = tuple[Floats, Floats]  # what `match` gives of a scan
+
+
+def match(candidates: Sequence[Sequence[float]], nodules: Sequence[Sequence[float]],
+          excluded: Sequence[Sequence[float]] = ()) -> Matched:
     """(probability of each nodule's best hit or -inf, probabilities of the false positives) of one scan.
 
     candidates: rows (x, y, z, probability); nodules, excluded: rows (x, y, z, diameter), mm.
     """
-    candidates = np.reshape(np.asarray(candidates, float), (-1, 4))
-    nodules, excluded = (np.reshape(np.asarray(rows, float), (-1, 4)) for rows in (nodules, excluded))
-    excluded = excluded.copy()
-    excluded[excluded[:, 3] < 0, 3] = EXCLUDED_DIAMETER_MM
-    hits = _within(candidates, nodules)  # (candidates, nodules)
-    best = np.where(hits, candidates[:, 3:], -np.inf).max(0, initial=-np.inf)
-    free = ~hits.any(1) & ~_within(candidates, excluded).any(1)
-    return best, candidates[free, 3]
+    places, known, ignored = (np.reshape(np.asarray(rows, float), (-1, 4)) for rows in (candidates, nodules, excluded))
+    ignored = ignored.copy()
+    ignored[ignored[:, 3] < 0, 3] = EXCLUDED_DIAMETER_MM
+    hits = _within(places, known)  # (candidates, nodules)
+    best = np.where(hits, places[:, 3:], -np.inf).max(0, initial=-np.inf)
+    free = ~hits.any(1) & ~_within(places, ignored).any(1)
+    return best, places[free, 3]
 
 
 def _within(candidates, findings):
@@ -30,7 +38,7 @@ def _within(candidates, findings):
     return apart < (findings[:, 3] / 2) ** 2
 
 
-def froc_curve(scans):
+def froc_curve(scans: Sequence[Matched]) -> tuple[Floats, Floats]:
     """(false positives a scan, sensitivity): points of the curve, from no candidate to all; scans: of `match`."""
     best = np.concatenate([found for found, _ in scans])
     false = np.concatenate([wrong for _, wrong in scans])
@@ -42,27 +50,27 @@ def froc_curve(scans):
     return np.append(0, wrong) / len(scans), np.append(0, found) / len(best)
 
 
-def sensitivities(scans):
+def sensitivities(scans: Sequence[Matched]) -> Floats:
     """Sensitivity at FALSE_POSITIVES_PER_SCAN, linear between the points of the curve."""
     rates, sensitivity = froc_curve(scans)
     last = np.append(rates[1:] > rates[:-1], True)  # the highest sensitivity of each rate
     return np.interp(FALSE_POSITIVES_PER_SCAN, rates[last], sensitivity[last])
 
 
-def cpm(scans):
+def cpm(scans: Sequence[Matched]) -> float:
     """Competition performance metric: the mean of the seven sensitivities."""
     return float(sensitivities(scans).mean())
 
 
-def bootstrap(scans, samples=1000, seed=0):
+def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0) -> dict[str, Any]:
     """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over `samples` sets of scans drawn with
     replacement; a set without a nodule is drawn anew."""
     froc_curve(scans)  # raises where there is no nodule at all
-    rng, drawn = np.random.default_rng(seed), []
-    while len(drawn) < samples:
+    rng, sets = np.random.default_rng(seed), list[Floats]()
+    while len(sets) < samples:
         chosen = [scans[i] for i in rng.integers(0, len(scans), len(scans))]
         if sum(len(best) for best, _ in chosen):
-            drawn.append(sensitivities(chosen))
-    drawn = np.array(drawn)
+            sets.append(sensitivities(chosen))
+    drawn = np.array(sets)
     interval = np.percentile(drawn, (2.5, 97.5), axis=0).T
     return {"cpm": tuple(np.percentile(drawn.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}

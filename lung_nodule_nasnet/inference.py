@@ -1,15 +1,25 @@
 """The network over all slices of a CT."""
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import SimpleITK as sitk
+
+from lung_nodule_nasnet.config import Config
 
 from lung_nodule_nasnet.lungs import lung_mask, network_slice, onto_slice
 from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.scans import whole_hu
 from lung_nodule_nasnet.windows import ct_map
+from shared_data.named_types import Array, Floats, Labels, Progress
 from shared_data.volume import to_lps
 
+if TYPE_CHECKING:
+    import keras
 
-def segment(networks, image, config, progress=iter):
+
+def segment(networks: "Sequence[keras.Model] | keras.Model", image: sitk.Image, config: Config,
+            progress: Progress = iter) -> tuple[Labels, Floats, sitk.Image]:
     """(mask uint8, probability float32), both (z, y, x) on the LPS form of a CT in HU, and that form itself; of one
     network, or of the mean of several.
 
@@ -19,7 +29,8 @@ def segment(networks, image, config, progress=iter):
     return segment_members(networks if isinstance(networks, list) else [networks], image, config, progress)[:3]
 
 
-def segment_members(networks, image, config, progress=iter):
+def segment_members(networks: "Sequence[keras.Model]", image: sitk.Image, config: Config,
+                    progress: Progress = iter) -> tuple[Labels, Floats, sitk.Image, Labels | None]:
     """The same, and of several networks each one's own mask (members, z, y, x), otherwise None."""
     ct = whole_hu(to_lps(image))
     hu = sitk.GetArrayViewFromImage(ct)
@@ -36,19 +47,21 @@ def segment_members(networks, image, config, progress=iter):
         for i, k in enumerate(planes):
             probability[k] = onto_slice(np.ascontiguousarray(mean[i]), hu.shape[1:])
             mask[k] = onto_slice(slice_mask(mean[i], config), hu.shape[1:])
-            for member, own in enumerate(each if votes is not None else ()):
-                votes[member, k] = onto_slice(slice_mask(own[i], config), hu.shape[1:])
+            if votes is not None:
+                for member, own in enumerate(each):
+                    votes[member, k] = onto_slice(slice_mask(own[i], config), hu.shape[1:])
     return mask, probability, ct, votes
 
 
-def nodule_probability(networks, images):
+def nodule_probability(networks: "Sequence[keras.Model]", images: Floats) -> tuple[Floats, list[Floats]]:
     """(mean over the networks, each one's own (members, ...)): probability (B, Y, X) of nodule in images (B, Y, X, 1).
     """
     each = [network.predict_on_batch(images)[..., 1] for network in networks]
     return each[0] if len(each) == 1 else np.mean(each, axis=0), each
 
 
-def segment_windows(networks, hu, spacing_yx, config, progress):
+def segment_windows(networks: "Sequence[keras.Model]", hu: Array, spacing_yx: Sequence[float], config: Config,
+                    progress: Progress) -> tuple[Labels, Floats, Labels | None]:
     """(mask, probability, votes as in `segment_members`) of HU (z, y, x) by small windows within the lungs."""
     mask, probability = np.zeros(hu.shape, np.uint8), np.zeros(hu.shape, np.float32)
     votes = np.zeros((len(networks), *hu.shape), np.uint8) if len(networks) > 1 else None
@@ -59,11 +72,12 @@ def segment_windows(networks, hu, spacing_yx, config, progress):
             each = [ct_map(forward, hu[k], lungs, spacing_yx, config) for forward in forwards]
             probability[k] = each[0] if len(each) == 1 else np.mean(each, axis=0)
             mask[k] = slice_mask(probability[k], config)
-            for member, own in enumerate(each if votes is not None else ()):
-                votes[member, k] = slice_mask(own, config)
+            if votes is not None:
+                for member, own in enumerate(each):
+                    votes[member, k] = slice_mask(own, config)
     return mask, probability, votes
 
 
-def on_windows(network):
+def on_windows(network: "keras.Model") -> Callable[[Floats], Floats]:
     """Windows (n, size, size) -> nodule probabilities (n, size, size), for `probability_map`."""
     return lambda windows: network.predict_on_batch(windows[..., None])[..., 1]

@@ -1,10 +1,12 @@
 """The lungs of a slice, and the slice the network sees. The authors' steps; offsets of even footprints as theirs."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from lung_nodule_nasnet.two_means import counted_centres
+from shared_data.named_types import Array, Floats, Labels, Mask
 
 MATRIX = 512  # pixels along a side: all lengths below are meant for it
 CENTRE = slice(100, 400)  # rows and columns the classes are found in
@@ -18,12 +20,12 @@ CONSTANTS = {"MATRIX": MATRIX, "CENTRE": (CENTRE.start, CENTRE.stop), "CROP": (C
 
 @dataclass(frozen=True)
 class Lungs:
-    image: np.ndarray  # (512, 512) float32: standardised slice, 0 outside the lungs
-    mask: np.ndarray  # (512, 512) uint8
+    image: Floats  # (512, 512) float32: standardised slice, 0 outside the lungs
+    mask: Labels  # (512, 512) uint8
     threshold: float  # between the classes, standardised
 
 
-def extract_lungs(hu):
+def extract_lungs(hu: Array) -> Lungs:
     """`Lungs` of a slice (512, 512) in whole Hounsfield units.
 
     The slice's extremes count as the mean of its centre; what is below the middle of the two class centres there and
@@ -48,28 +50,28 @@ def extract_lungs(hu):
     return Lungs(standardised.astype(np.float32)[level] * mask, mask, float(threshold))
 
 
-def plausible_lungs(dark):
+def plausible_lungs(dark: Labels) -> Labels:
     """Lung mask (uint8) of what is dark (uint8): opened, components of lung-like place and size, grown by 10x10."""
     opened = cv2.dilate(cv2.erode(dark, ERODE, anchor=(1, 1)), DILATE, anchor=(4, 4))
     _, components, boxes, _ = cv2.connectedComponentsWithStats(opened, connectivity=8, ltype=cv2.CV_16U)
     _, top, width, height, _ = boxes.T
     kept = (height < 475) & (width < 475) & (top > 40) & (top + height < 472)
     kept[0] = False
-    return cv2.dilate(kept.astype(np.uint8)[components], DILATE, anchor=(4, 4))
+    return np.asarray(cv2.dilate(kept.astype(np.uint8)[components], DILATE, anchor=(4, 4)), np.uint8)
 
 
-def network_slice(hu, size):
+def network_slice(hu: Array, size: int) -> Floats:
     """(size, size) float32 of a slice of any matrix in HU: its lungs, the central 400 of 512, resized to `size`."""
     return resized(extract_lungs(to_matrix(hu)).image[CROP, CROP], size)
 
 
-def network_mask(mask, size):
+def network_mask(mask: Mask, size: int) -> Mask:
     """A nodule mask (boolean, any matrix) on the same grid."""
     matrix = to_matrix(mask.astype(np.int16), 0, cv2.INTER_NEAREST_EXACT)
     return resized(matrix[CROP, CROP].astype(np.float32), size) > 0.5
 
 
-def onto_slice(values, shape_yx):
+def onto_slice(values: Array, shape_yx: Sequence[int]) -> Array:
     """Values (size, size) of the network's grid back on a slice of `shape_yx`, 0 outside; masks stay masks."""
     matrix = np.zeros((MATRIX, MATRIX), values.dtype)
     nearest = cv2.INTER_NEAREST_EXACT if values.dtype == np.uint8 else cv2.INTER_LINEAR
@@ -77,12 +79,12 @@ def onto_slice(values, shape_yx):
     return from_matrix(matrix, shape_yx, nearest)
 
 
-def lung_mask(hu):
+def lung_mask(hu: Array) -> Labels:
     """(Y, X) uint8 of a slice of any matrix in HU, on its own pixels."""
     return from_matrix(extract_lungs(to_matrix(hu)).mask, hu.shape, cv2.INTER_NEAREST_EXACT)
 
 
-def from_matrix(matrix, shape_yx, interpolation):
+def from_matrix(matrix: Array, shape_yx: Sequence[int], interpolation: int) -> Array:
     """A slice of 512x512 back on `shape_yx`: undoes `to_matrix`."""
     side = max(shape_yx)
     if side != MATRIX:
@@ -91,7 +93,7 @@ def from_matrix(matrix, shape_yx, interpolation):
     return matrix[top:top + shape_yx[0], left:left + shape_yx[1]]
 
 
-def to_matrix(plane, outside=AIR_HU, interpolation=None):
+def to_matrix(plane: Array, outside: float = AIR_HU, interpolation: int | None = None) -> Array:
     """A slice of another matrix resampled to 512x512, its field of view kept; made square with `outside` before."""
     if plane.shape == (MATRIX, MATRIX):
         return plane
@@ -104,7 +106,7 @@ def to_matrix(plane, outside=AIR_HU, interpolation=None):
     return cv2.resize(square, (MATRIX, MATRIX), interpolation=interpolation)
 
 
-def resized(plane, size):
+def resized(plane: Array, size: int) -> Array:
     if plane.shape[0] == size:
         return plane
     return cv2.resize(plane, (size, size), interpolation=cv2.INTER_AREA)

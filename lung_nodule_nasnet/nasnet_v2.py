@@ -2,21 +2,27 @@
 
 Keras layers and operations only, so that it runs on TensorFlow, JAX and PyTorch. Maps are (B, Y, X, C).
 """
+from collections.abc import Sequence
+from typing import Any
+
 import keras
-from keras import layers, ops
+from keras import KerasTensor, layers, ops
 from keras.src.applications.nasnet import NASNet
+
+from lung_nodule_nasnet.config import Config
 
 DECODER_WIDTHS = (192, 128, 96, 64)
 TAPPED_CELLS = ("reduce_{last}", "reduce_{first}", "stem_2")  # reduction cells, the deepest first
 
 
-def build_network(config):
+def build_network(config: Config) -> keras.Model:
     """The network of a `Config`: slices (B, size, size, 1) -> probabilities (B, size, size, 2)."""
     return nasnet_gcn(config.size, config.encoder_filters, config.encoder_blocks, config.decoder_width,
                       config.bn_momentum)
 
 
-def nasnet_gcn(size, encoder_filters=1056, encoder_blocks=4, decoder_width=1.0, bn_momentum=None):
+def nasnet_gcn(size: int, encoder_filters: int = 1056, encoder_blocks: int = 4, decoder_width: float = 1.0,
+               bn_momentum: float | None = None) -> keras.Model:
     """The defaults give the paper's network; smaller numbers narrow or shorten it for trials.
 
     encoder_filters: of the encoder's last map, a multiple of 96. decoder_width: factor on the decoder's channels.
@@ -44,7 +50,7 @@ def nasnet_gcn(size, encoder_filters=1056, encoder_blocks=4, decoder_width=1.0, 
     return network
 
 
-def encoder_taps(encoder, blocks):
+def encoder_taps(encoder: keras.Model, blocks: int) -> list[KerasTensor]:
     """What the three reduction cells (1/16, 1/8, 1/4 of the input) take in, their two inputs concatenated.
 
     In each cell: the rectified output of its own 1x1 convolution, and that of the adjusted cell before.
@@ -62,14 +68,14 @@ def encoder_taps(encoder, blocks):
     return taps
 
 
-def rectified(encoder, name):
+def rectified(encoder: keras.Model, name: str) -> KerasTensor:
     """The ReLU that follows the encoder's layer `name`."""
     source = encoder.get_layer(name).output
     return next(layer.output for layer in encoder.layers
                 if isinstance(layer, layers.Activation) and layer.input is source)
 
 
-def comb(x, width):
+def comb(x: KerasTensor, width: int) -> KerasTensor:
     """Skip connection: 1x1, two dilated separable and a global convolution side by side."""
     x = squeeze_excite(x)
     branches = [layers.Conv2D(width, 1)(x),
@@ -78,7 +84,7 @@ def comb(x, width):
     return joined(branches, width)
 
 
-def comb_last(x, width):
+def comb_last(x: KerasTensor, width: int) -> KerasTensor:
     """The deepest map: as `comb`, with a 3x3 convolution and dilations 2 to 5."""
     x = squeeze_excite(x)
     branches = [layers.Conv2D(width, 1)(x), layers.Conv2D(width, 3, padding="same")(x),
@@ -87,19 +93,19 @@ def comb_last(x, width):
     return joined(branches, width)
 
 
-def joined(branches, width):
+def joined(branches: Sequence[KerasTensor], width: int) -> KerasTensor:
     branches = [layers.ReLU()(layers.BatchNormalization(epsilon=1e-5)(branch)) for branch in branches]
     return conv_bn_relu(squeeze_excite(layers.Concatenate()(branches)), width, 1)
 
 
-def global_convolution(x, width, kernel):
+def global_convolution(x: KerasTensor, width: int, kernel: int) -> KerasTensor:
     """GCN: a large kernel as the sum of its two separable halves."""
     one = layers.Conv2D(width, (1, kernel), padding="same")(layers.Conv2D(width, (kernel, 1), padding="same")(x))
     other = layers.Conv2D(width, (kernel, 1), padding="same")(layers.Conv2D(width, (1, kernel), padding="same")(x))
     return layers.Add()([one, other])
 
 
-def squeeze_excite(x, ratio=8):
+def squeeze_excite(x: KerasTensor, ratio: int = 8) -> KerasTensor:
     """Scale each channel by what the whole slice says."""
     channels = x.shape[-1]
     gate = layers.GlobalAveragePooling2D(keepdims=True)(x)  # (B, 1, 1, C)
@@ -108,28 +114,28 @@ def squeeze_excite(x, ratio=8):
     return layers.Multiply()([x, gate])
 
 
-def conv_bn_relu(x, width, kernel):
+def conv_bn_relu(x: KerasTensor, width: int, kernel: int) -> KerasTensor:
     x = layers.Conv2D(width, kernel, padding="same")(x)
     return layers.ReLU()(layers.BatchNormalization(epsilon=1e-5)(x))
 
 
-def resize(x, side):
+def resize(x: KerasTensor, side: int) -> KerasTensor:
     return ResizeAligned(side)(x)
 
 
 class ResizeAligned(layers.Layer):
     """Bilinear resizing whose corner pixels stay where they are. (B, Y, X, C) -> (B, side, side, C)."""
 
-    def __init__(self, side, **kwargs):
+    def __init__(self, side: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.side = side
 
-    def call(self, x):
+    def call(self, x: KerasTensor) -> KerasTensor:
         for axis, letters in ((1, "oi,bixc->boxc"), (2, "oi,byic->byoc")):
             x = ops.einsum(letters, ops.cast(self._weights(x.shape[axis]), x.dtype), x)
         return x
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape[0], self.side, self.side, input_shape[3]
 
     def _weights(self, n):

@@ -1,12 +1,19 @@
 """Nodules given by place and size (list3.2.csv, LUNA16's annotations.csv), and their masks drawn on the scan."""
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from lung_nodule_nasnet.cell_magic_wand import cell_magic_wand, edge_wand
 from shared_data.errors import InputError
 from shared_data.files import read_table
+from shared_data.named_types import Array, Mask, Row, StrPath
+
+if TYPE_CHECKING:
+    from lung_nodule_nasnet.scans import Scan, Volume
 
 SOLID_HU = -500  # the authors take what is darker out of the wand's mask
 WAND_MIN_RADIUS = 2  # pixels
@@ -18,7 +25,11 @@ LIST_COLUMNS = ["case", "scan", "eq. diam.", "x loc.", "y loc.", "slice no."]
 LUNA_COLUMNS = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
 
 
-def read_nodule_list(path):
+Finding = tuple[float, ...]  # (x, y, z, diameter), mm in LPS
+Nodule = dict[str, Any]  # "voxels": flat indices, "readers", and where known "centre_zyx", "diameter_mm"
+
+
+def read_nodule_list(path: StrPath) -> dict[int, list[Row]]:
     """{case number: rows} of list3.2.csv; a row is {"scan", "x", "y", "slice", "diameter_mm"}, as in the file."""
     found = defaultdict(list)
     for number, row in enumerate(read_table(path, LIST_COLUMNS), 2):
@@ -29,7 +40,7 @@ def read_nodule_list(path):
     return dict(found)
 
 
-def read_luna_annotations(path):
+def read_luna_annotations(path: StrPath) -> dict[str, list[Finding]]:
     """{series uid: [(x, y, z, diameter)]}, mm in LPS, of a table like LUNA16's annotations.csv."""
     found = defaultdict(list)
     for number, row in enumerate(read_table(path, LUNA_COLUMNS), 2):
@@ -47,7 +58,7 @@ def _numbers(path, line, row, columns):
     return values
 
 
-def of_the_list(rows, scan, n_series, path):
+def of_the_list(rows: Sequence[Row], scan: "Scan", n_series: int, path: StrPath) -> Sequence[Row]:
     """The rows of one scan: a patient's only series has them all, else `scan` must be the series number."""
     if n_series == 1 and len({row["scan"] for row in rows}) <= 1:
         return rows
@@ -59,14 +70,16 @@ def of_the_list(rows, scan, n_series, path):
     return mine
 
 
-def list_nodules(rows, volume, convention, rule, path):
+def list_nodules(rows: Iterable[Row], volume: "Volume", convention: str, rule: str,
+                 path: StrPath) -> tuple[list[Nodule], set[int]]:
     """(nodules, unsure slices) as of `consensus_nodules`, drawn at the places of the list.
 
     Columns and rows count from 1, slices from the top. convention "authors": columns and rows from 0, and the
     diameter in mm taken for a radius in pixels.
     """
     n, spacing_zyx = len(volume.hu_zyx), volume.image.GetSpacing()[::-1]
-    nodules, unsure = [], set()
+    nodules: list[Nodule] = []
+    unsure: set[int] = set()
     for row in rows:
         one = 0 if convention == "authors" else 1
         centre = (n - row["slice"], row["y"] - one, row["x"] - one)
@@ -80,7 +93,7 @@ def list_nodules(rows, volume, convention, rule, path):
     return nodules, unsure
 
 
-def luna_nodules(rows, volume, rule, path):
+def luna_nodules(rows: Iterable[Finding], volume: "Volume", rule: str, path: StrPath) -> tuple[list[Nodule], set[int]]:
     """(nodules, no unsure slices) of LUNA16's world coordinates, on all slices they reach."""
     nodules = []
     for x, y, z, diameter in rows:
@@ -90,13 +103,14 @@ def luna_nodules(rows, volume, rule, path):
     return nodules, set()
 
 
-def check_inside(centre, shape, what):
+def check_inside(centre: Sequence[float], shape: Sequence[int], what: str) -> None:
     if not all(-0.5 <= at <= limit - 0.5 for at, limit in zip(centre, shape)):
         raise InputError(f"{what} lies outside the scan of {shape[2]}x{shape[1]}x{shape[0]} voxels. "
                          "Is a part of the scan missing, or the list of another one?")
 
 
-def draw_nodule(volume, centre_zyx, diameter_mm, rule, slices=None, limit=None):
+def draw_nodule(volume: "Volume", centre_zyx: Sequence[float], diameter_mm: float, rule: str,
+                slices: Iterable[int] | None = None, limit: float | None = None) -> Nodule:
     """A nodule of known place and size as {"voxels": flat indices}; on `slices`, or on all that it reaches.
 
     rule "edge": the steepest closed outline near the expected circle, which stands in where there is none.
@@ -117,27 +131,26 @@ def draw_nodule(volume, centre_zyx, diameter_mm, rule, slices=None, limit=None):
             reached = max(WAND_MIN_RADIUS + 1, math.ceil(limit or radius + 2))
             mask = cell_magic_wand(-plane.astype(int), centre, WAND_MIN_RADIUS, reached) & (plane > SOLID_HU)
         else:
-            mask = edge_wand(plane, centre, 1, 1.4 * radius + 2, radius, EDGE_PULL)
-            if mask is None:
-                mask = disc(plane.shape, centre, radius)
+            drawn = edge_wand(plane, centre, 1, 1.4 * radius + 2, radius, EDGE_PULL)
+            mask = disc(plane.shape, centre, radius) if drawn is None else drawn
         rows, columns = np.nonzero(mask)
         flat.append((k * hu.shape[1] + rows + top) * hu.shape[2] + columns + left)
     return {"voxels": np.unique(np.concatenate(flat)), "readers": None, "centre_zyx": centre_zyx,
             "diameter_mm": diameter_mm}
 
 
-def window(plane, centre, reach):
+def window(plane: Array, centre: Sequence[float], reach: float) -> tuple[Array, tuple[int, int]]:
     """(the part of a slice within `reach` of a centre, its first row and column)."""
     top, left = (max(0, int(at - reach)) for at in centre)
     return plane[top:int(centre[0] + reach) + 2, left:int(centre[1] + reach) + 2], (top, left)
 
 
-def disc(shape, centre, radius):
+def disc(shape: Sequence[int], centre: Sequence[float], radius: float) -> Mask:
     y, x = np.ogrid[:shape[0], :shape[1]]
     return (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= max(radius, 0.71) ** 2
 
 
-def describe(nodule, image):
+def describe(nodule: Nodule, image: sitk.Image) -> Row:
     """{"coordX", "coordY", "coordZ" (mm, LPS), "diameter_mm", "readers"}: as given, or of the voxels (the sphere of
     their volume)."""
     z, y, x = nodule.get("centre_zyx") or (float(axis.mean()) for axis in

@@ -3,6 +3,7 @@
 Each slice is cut at the middle of two class centres; what is left becomes nodules, connected over the slices. The
 probability is what `predict.py --save-probability` writes. Beside the mask comes <name>_nodules.csv.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from lung_nodule_nasnet.two_means import stopped_two_means_threshold, two_means_
 from shared_data.errors import run_script
 from shared_data.files import write_table
 from shared_data.metrics import components
+from shared_data.named_types import Floats, Labels, Row
 from shared_data.settings import parse_options
 from shared_data.volume import check_output, geometry, onto_scan, read_volume, to_lps, without_suffix, write_volume
 
@@ -32,12 +34,12 @@ class Options:
     erode: bool = Config.erode  # erode the mask of a slice by 5x5
     min_pixels: int = Config.min_pixels  # a slice with fewer mask pixels counts as empty
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.centre_distance < 0 or self.min_pixels < 1:
             raise ValueError("--centre-distance must be at least 0, --min-pixels at least 1.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     check_output(options.output, options.probability)
     stored = read_volume(options.probability)
@@ -51,7 +53,7 @@ def main(argv=None):
     print(f"{len(nodules)} nodules: {options.output}")
 
 
-def slice_mask(probability, config):
+def slice_mask(probability: Floats, config: Config) -> Labels:
     """(Y, X) uint8 of one slice's nodule probability."""
     if config.threshold_rule == "authors":
         mask = (probability > stopped_two_means_threshold(probability)).astype(np.uint8)
@@ -63,11 +65,11 @@ def slice_mask(probability, config):
             return np.zeros(probability.shape, np.uint8)
         mask = (probability > (low + high) / 2).astype(np.uint8)
     if config.erode:
-        mask = cv2.erode(mask, ERODE)
+        mask = np.asarray(cv2.erode(mask, ERODE), np.uint8)
     return mask if mask.sum() >= config.min_pixels else np.zeros_like(mask)
 
 
-def find_nodules(mask, probability, image):
+def find_nodules(mask: Labels, probability: Floats, image: sitk.Image) -> tuple[list[Row], Labels]:
     """(nodules, the most probable first; labels (z, y, x)): connected (26 neighbours) parts of a mask (z, y, x).
 
     A nodule is {"label", "coordX", "coordY", "coordZ" (mm, LPS), "diameter_mm" (of a sphere), "volume_ml",

@@ -6,26 +6,36 @@ of paths as input and a folder as output: the same for each, cases.csv and repor
 Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is
 the entropy of their votes, its mean over each nodule stands in the JSON.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.checkpoint import SHIPPED, load_network
-from lung_nodule_nasnet.config import Device, ThresholdRule
+from lung_nodule_nasnet.config import Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
+from shared_data.ct_cases import Case
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
+from shared_data.named_types import Values
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, onto_scan, without_suffix
 from shared_data.votes import disagreement, most_disputed, vote_entropy
 
+if TYPE_CHECKING:
+    import keras
+
+
+Loaded = tuple[list["keras.Model"], Config, "keras.Model | None"]  # (networks, their Config, reducer)
 WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
@@ -43,24 +53,24 @@ class Options(ResultOptions, EnsembleOptions):
     save_probability: Path | None = None  # write the probability of each voxel there (of several CTs: a folder)
     device: Device = "auto"  # auto: gpu where there is one
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.min_probability <= 1:
             raise ValueError(f"--min-probability {self.min_probability} must lie in 0..1.")
 
-    def networks(self):
+    def networks(self) -> tuple[Path, ...]:
         return (*super().networks(), *([self.reducer] if self.reducer else []))
 
-    def more_volumes(self):
+    def more_volumes(self) -> list[Path]:
         return [self.save_probability] if self.save_probability else []
 
-    def for_case(self, case):
+    def for_case(self, case: Case) -> "Options":
         options, folder = super().for_case(case), self.save_probability
         name = options.output.name.replace(case.name, f"{case.name}_probability", 1)
         return replace(options, save_probability=folder / name) if folder else options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
@@ -68,14 +78,14 @@ def main(argv=None):
     return predict(options, Method("NASNet-GCN", load, segment_ct))
 
 
-def load(options):
+def load(options: Options) -> "Loaded":
     """(networks, their Config with the options, the reducer or None)"""
     changes = set_options(options, "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
     networks, config = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, changes))
     return networks, config, load_reducer(options.reducer) if options.reducer else None
 
 
-def segment_ct(loaded, ct, options, watch):
+def segment_ct(loaded: "Loaded", ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     from lung_nodule_nasnet.inference import segment_members
     networks, config, reducer = loaded
@@ -98,10 +108,10 @@ def segment_ct(loaded, ct, options, watch):
         picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
         found=f"{len(nodules)} nodules, {total:.2f} ml",
         row={"volume_ml": total, "nodules": len(nodules), **most_disputed(nodules, entropy)}, volumes=volumes,
-        tables={f"{without_suffix(options.output)}_nodules.csv": (nodules, NODULE_COLUMNS)})
+        tables={Path(f"{without_suffix(options.output)}_nodules.csv"): (nodules, NODULE_COLUMNS)})
 
 
-def prepare_network(checkpoint, device, changes):
+def prepare_network(checkpoint: Path, device: str, changes: Values) -> "tuple[keras.Model, Config]":
     """(network, its Config with `changes`), on the device."""
     from lung_nodule_nasnet.devices import choose_strategy
     choose_strategy(device, 1)

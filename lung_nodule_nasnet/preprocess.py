@@ -8,27 +8,32 @@ command goes on. Exit code 1 when a scan had to be skipped.
 """
 import zipfile
 import zlib
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import STEPS, Config, Prepare, Slices
 from lung_nodule_nasnet.lungs import CONSTANTS, CROP, extract_lungs, network_mask, resized, to_matrix
-from lung_nodule_nasnet.nodules import CONSTANTS as NODULE_CONSTANTS
+from lung_nodule_nasnet.nodules import CONSTANTS as NODULE_CONSTANTS, Nodule
 from lung_nodule_nasnet.nodules import (LUNA_COLUMNS, describe, list_nodules, luna_nodules, of_the_list,
                                         read_luna_annotations, read_nodule_list)
 from lung_nodule_nasnet.readouts import consensus_nodules, find_readouts, read_readout
-from lung_nodule_nasnet.scans import files_below, find_scans, read_scan
+from lung_nodule_nasnet.scans import Scan, Volume, files_below, find_scans, read_scan
 from shared_data.cohort import all_skipped, check_apart, each_case, fingerprint, say_skipped
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.named_types import Array, Floats, Labels
 from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.volume import to_lps
 
+Source = dict[str, Any]  # what describes the nodules, of `annotation_source`
 
-def main(argv=None):
+
+def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
     if config.window:
         raise InputError("--window: only for crops around nodules, not for whole scans. Leave it out.")
@@ -41,7 +46,7 @@ def main(argv=None):
         return prepare_cohort(scans, skipped, source, config)
 
 
-def prepare_cohort(scans, skipped, source, config):
+def prepare_cohort(scans: Sequence[Scan], skipped: dict[str, str], source: Source, config: Config) -> int:
     """Prepare every scan, write scans.csv and nodules.csv; 1 when some had to be skipped."""
     work = partial(prepare_scan, source=source, config=config)
     rows, nodules = [], []
@@ -67,7 +72,7 @@ def prepare_cohort(scans, skipped, source, config):
     return say_skipped(skipped)
 
 
-def annotation_source(config, scans):
+def annotation_source(config: Config, scans: Sequence[Scan]) -> Source:
     """{"kind": "xml", "list" or "luna16", and what it reads}: plain, for the workers."""
     table = config.luna_annotations or config.data_dir / "annotations.csv"
     listed = config.nodule_list or config.data_dir / "list3.2.csv"
@@ -87,7 +92,7 @@ def annotation_source(config, scans):
     return {"kind": kind, "path": table, "rows": read_luna_annotations(table)}
 
 
-def prepare_scan(scan, source, config):
+def prepare_scan(scan: Scan, source: Source, config: Config) -> dict[str, Any] | Skipped:
     """case.json of the scan, its slices written; or `Skipped`."""
     case = config.prepared_dir / scan.uid
     try:
@@ -103,12 +108,12 @@ def prepare_scan(scan, source, config):
         return Skipped(one_line(error))
 
 
-def annotation_files(scan, source):
+def annotation_files(scan: Scan, source: Source) -> list[Path]:
     there = [source["readouts"].get(scan.uid)] if source["kind"] == "xml" else [source["path"]]
     return [*sorted(scan.files), *filter(None, there)]
 
 
-def draw_nodules(scan, volume, source, config):
+def draw_nodules(scan: Scan, volume: Volume, source: Source, config: Config) -> tuple[list[Nodule], set[int]]:
     """(nodules, unsure slices) of a scan by whatever describes them."""
     if source["kind"] == "xml":
         path = source["readouts"].get(scan.uid)
@@ -125,7 +130,8 @@ def draw_nodules(scan, volume, source, config):
     return luna_nodules(source["rows"].get(scan.uid, []), volume, config.mask_rule, source["path"])
 
 
-def write_case(case, facts, volume, nodules, unsure, config):
+def write_case(case: Path, facts: dict[str, Any], volume: Volume, nodules: Sequence[Nodule], unsure: Collection[int],
+               config: Config) -> None:
     """Choose the slices of a scan and write them: lungs and nodule mask on the network's grid, axial, LPS."""
     labels = np.zeros(volume.hu_zyx.shape, np.uint8)
     for nodule in nodules:
@@ -155,14 +161,14 @@ def write_case(case, facts, volume, nodules, unsure, config):
             "nodule_pixels": int(sum(mask.sum() for mask in masks)), "outside_lungs": outside})
 
 
-def oriented(array, image):
+def oriented(array: Array, image: sitk.Image) -> Array:
     """(z, y, x) in LPS order of an array on the grid of `image`."""
     like = sitk.GetImageFromArray(array)
     like.CopyInformation(image)
     return sitk.GetArrayFromImage(to_lps(like))
 
 
-def finished(case):
+def finished(case: Path) -> dict[str, Any] | None:
     """case.json of a scan written whole, else None."""
     try:
         return read_case(case)
@@ -170,7 +176,7 @@ def finished(case):
         return None
 
 
-def read_case(case):
+def read_case(case: Path) -> dict[str, Any]:
     """case.json of a prepared scan. Raises InputError when it does not say what it should."""
     facts = read_json(Path(case) / "case.json")
     try:
@@ -183,7 +189,7 @@ def read_case(case):
     return facts
 
 
-def read_slices_of(case):
+def read_slices_of(case: Path) -> tuple[Floats, Labels]:
     """(images (n, size, size) float32, masks uint8) of a prepared scan."""
     path = Path(case) / "slices.npz"
     try:

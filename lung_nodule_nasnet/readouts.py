@@ -1,12 +1,21 @@
 """LIDC-IDRI's XML read-outs: what four readers outlined, grouped into nodules, as consensus masks."""
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 
+from lung_nodule_nasnet.nodules import Nodule
+
 from shared_data.errors import InputError
+from shared_data.named_types import Labels, Mask, StrPath
+
+if TYPE_CHECKING:
+    from lung_nodule_nasnet.scans import Volume
 
 HEAD_BYTES = 4096  # the series uid stands within
 
@@ -16,7 +25,7 @@ class Outline:
     z_mm: float
     sop_uid: str
     inside: bool  # False: a hole
-    points: np.ndarray  # (n, 2): column, row
+    points: Labels  # (n, 2): column, row
 
 
 @dataclass(frozen=True)
@@ -25,10 +34,10 @@ class Mark:
 
     name: str
     rated: bool  # nodules under 3 mm carry no ratings and one point
-    outlines: tuple
+    outlines: tuple[Outline, ...]
 
 
-def find_readouts(files):
+def find_readouts(files: Iterable[Path]) -> dict[str, Path]:
     """{series uid: path} of the CT read-outs among files; XML of radiographs or of anything else is left out."""
     found = {}
     for path in sorted(path for path in files if path.suffix.lower() == ".xml"):
@@ -40,7 +49,7 @@ def find_readouts(files):
     return found
 
 
-def read_readout(path):
+def read_readout(path: StrPath) -> list[list[Mark]]:
     """[marks of each reader]. Raises InputError when the file is damaged or says impossible things."""
     try:
         root = ElementTree.parse(path).getroot()
@@ -69,7 +78,8 @@ def _mark(nodule, space):
     return Mark(nodule.findtext(f"{space}noduleID") or "?", ratings is not None and len(ratings) > 0, tuple(outlines))
 
 
-def consensus_nodules(readers, volume, share, min_readers, path):
+def consensus_nodules(readers: Sequence[Sequence[Mark]], volume: "Volume", share: float, min_readers: int,
+                      path: StrPath) -> tuple[list[Nodule], set[int]]:
     """(nodules, unsure slices): each nodule as {"voxels": flat indices (z, y, x), "readers": n}.
 
     Marks that overlap are one nodule; a voxel is nodule when `share` of its marks hold it. Unsure are the slices with
@@ -78,7 +88,8 @@ def consensus_nodules(readers, volume, share, min_readers, path):
     places = {uid: k for k, uid in enumerate(volume.sop_uids)}
     z_mm = [volume.image.TransformIndexToPhysicalPoint((0, 0, k))[2] for k in range(volume.image.GetSize()[2])]
     shape = volume.hu_zyx.shape
-    marks, unsure = [], set()
+    marks: list[tuple[int, Labels]] = []
+    unsure: set[int] = set()
     for number, reader in enumerate(readers):
         for mark in reader:
             drawn = draw_mark(mark, places, z_mm, shape, path)
@@ -100,10 +111,11 @@ def consensus_nodules(readers, volume, share, min_readers, path):
     return nodules, unsure
 
 
-def draw_mark(mark, places, z_mm, shape, path):
+def draw_mark(mark: Mark, places: Mapping[str, int], z_mm: Sequence[float], shape: Sequence[int],
+              path: StrPath) -> Labels:
     """Flat indices (z, y, x), sorted, of the voxels that a reader's outlines enclose."""
     half = abs(z_mm[-1] - z_mm[0]) / max(1, len(z_mm) - 1) / 2
-    slices = {}
+    slices: dict[int, Mask] = {}
     for outline in sorted(mark.outlines, key=lambda outline: not outline.inside):  # holes last
         k = places.get(outline.sop_uid)
         if k is None:
@@ -122,7 +134,7 @@ def draw_mark(mark, places, z_mm, shape, path):
     return np.concatenate(flat) if flat else np.zeros(0, int)
 
 
-def enclosed(points, shape_yx):
+def enclosed(points: Labels, shape_yx: Sequence[int]) -> Mask:
     """What an outline (column, row) encloses: it runs on the first voxels outside, and alone counts where nothing else
     is left."""
     polygon = [points.reshape(-1, 1, 2).astype(np.int32)]
@@ -133,7 +145,7 @@ def enclosed(points, shape_yx):
     return inner if inner.any() else filled > 0
 
 
-def overlapping(marks):
+def overlapping(marks: Sequence[Labels]) -> list[list[int]]:
     """Groups of indices of marks (sorted flat indices) that share voxels, directly or through others."""
     group = list(range(len(marks)))
     for i in range(len(marks)):

@@ -1,11 +1,19 @@
 """The optional second look at candidates: a small classifier of patches. Needs Keras, loaded where it is used."""
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights
 from shared_data.errors import InputError
+from shared_data.named_types import Floats, Row
 from shared_data.settings import note_constants
+
+if TYPE_CHECKING:
+    import keras
 
 PATCH = 32  # pixels
 PATCH_MM = 1.0  # a pixel, in all scans
@@ -13,7 +21,7 @@ WINDOW_HU = (-1000.0, 400.0)
 CONSTANTS = {"PATCH_MM": PATCH_MM, "WINDOW_HU": WINDOW_HU}  # kept in checkpoints
 
 
-def build_reducer():
+def build_reducer() -> "keras.Model":
     """Patches (B, 32, 32, 1) in [0, 1] -> probabilities (B, 2): nothing, nodule. The authors' layers."""
     from lung_nodule_nasnet import quiet  # noqa: F401
     import keras
@@ -24,7 +32,7 @@ def build_reducer():
         layers.Dense(32, activation="relu"), layers.Dropout(0.5), layers.Dense(2, activation="softmax")])
 
 
-def cut_patch(image, place_xyz):
+def cut_patch(image: sitk.Image, place_xyz: Sequence[float]) -> Floats:
     """(32, 32) float32 in [0, 1]: the axial surroundings of a place (mm, LPS) in a CT stored in LPS order."""
     x, y, z = image.TransformPhysicalPointToContinuousIndex(tuple(map(float, place_xyz)))
     hu = sitk.GetArrayViewFromImage(image)
@@ -39,12 +47,12 @@ def cut_patch(image, place_xyz):
     return np.clip((patch - low) / (high - low), 0, 1).astype(np.float32)
 
 
-def save_reducer(path, network, facts):
+def save_reducer(path: Path, network: "keras.Model", facts: Row) -> None:
     state = {"config": {}, "constants": CONSTANTS, **facts}
     save_checkpoint(path, state, "reducer", weights=[v.numpy() for v in network.variables])
 
 
-def load_reducer(path):
+def load_reducer(path: Path) -> "keras.Model":
     state, groups = load_checkpoint(path, "reducer")
     note_constants(state.get("constants"), CONSTANTS, path)
     network = build_reducer()
@@ -52,7 +60,7 @@ def load_reducer(path):
     return network
 
 
-def rate(network, nodules, image):
+def rate(network: "keras.Model", nodules: list[Row], image: sitk.Image) -> list[Row]:
     """The nodules with the reducer's probability in place of their own, the most probable first."""
     if not nodules:
         return nodules

@@ -2,6 +2,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from shared_data.dicom import find_ct_series, read_slices
 from shared_data.errors import InputError, Skipped, one_line
 from shared_data.files import read_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Array, StrPath
 from shared_data.volume import read_ct
 
 METADATA = "lidc-idri_metadata.csv"  # the collection's own list of its series
@@ -24,10 +26,10 @@ class Scan:
     uid: str  # series instance uid
     patient: str
     number: str  # series number, "" where unknown
-    files: tuple  # the DICOM slices in any order, or the one volume file
+    files: tuple[Path, ...]  # the DICOM slices in any order, or the one volume file
 
     @property
-    def is_dicom(self):
+    def is_dicom(self) -> bool:
         return len(self.files) > 1 or self.files[0].suffix.lower() != ".mhd"
 
 
@@ -36,14 +38,14 @@ class Volume:
     """A scan as stored: slices ascend along their normal."""
 
     image: sitk.Image  # HU, int16, padding replaced by air
-    sop_uids: list  # of its slices; empty for volume files
+    sop_uids: list[str]  # of its slices; empty for volume files
 
     @property
-    def hu_zyx(self):
+    def hu_zyx(self) -> Array:
         return sitk.GetArrayViewFromImage(self.image)
 
 
-def find_scans(data_dir, workers=0):
+def find_scans(data_dir: StrPath, workers: int = 0) -> tuple[list[Scan], dict[str, str]]:
     """(scans in natural order of their patients, {folder: why it was left out}) of a LIDC-IDRI or LUNA16 folder."""
     data_dir = Path(data_dir)
     if not data_dir.is_dir():
@@ -53,7 +55,8 @@ def find_scans(data_dir, workers=0):
     if volumes:
         return [Scan(path.stem, path.stem, "", (path,)) for path in map(Path, volumes)], {}
     folders = sorted({path.parent for path in files})
-    scans, skipped = {}, {}
+    scans: dict[str, Scan] = {}
+    skipped: dict[str, str] = {}
     for folder, found in each_case(ct_series, folders, workers if len(folders) > 50 else 0, "folder"):
         if isinstance(found, Skipped):
             skipped[str(folder)] = found.reason
@@ -70,7 +73,7 @@ def find_scans(data_dir, workers=0):
     return sorted(scans.values(), key=lambda scan: (order.index(scan.patient), scan.uid)), skipped
 
 
-def leave_out_incomplete(scans, files, skipped):
+def leave_out_incomplete(scans: dict[str, Scan], files: Iterable[Path], skipped: dict[str, str]) -> None:
     """Move scans {uid: scan} with fewer slices than LIDC-IDRI_MetaData.csv says to `skipped`; it need not be there."""
     for path in (path for path in files if path.name.lower() == METADATA):
         listed = {row["Series UID"].strip(): row.get("Number of Images") or ""
@@ -85,13 +88,13 @@ def leave_out_incomplete(scans, files, skipped):
                                                               "series again.")
 
 
-def files_below(folder):
+def files_below(folder: StrPath) -> Iterator[Path]:
     """Every file under a folder, hidden ones left out; links to folders are followed."""
     for place, _, names in os.walk(folder, followlinks=True):
         yield from (Path(place) / name for name in sorted(names) if name[0] != ".")
 
 
-def ct_series(folder):
+def ct_series(folder: Path) -> list[Scan] | Skipped:
     """The CT series whose files lie in a folder itself (not below); `Skipped` where one cannot be read."""
     try:
         series = find_ct_series(folder, "*")
@@ -105,7 +108,7 @@ def ct_series(folder):
         return Skipped(one_line(error))
 
 
-def read_scan(scan):
+def read_scan(scan: Scan) -> Volume:
     """The `Volume` of a scan. Raises InputError for what shared_data refuses: missing or repeated slices, ..."""
     if scan.is_dicom:
         folder = Counter(file.parent for file in scan.files).most_common(1)[0][0]
@@ -116,7 +119,7 @@ def read_scan(scan):
     return Volume(whole_hu(read_ct(scan.files[0])), [])
 
 
-def whole_hu(image):
+def whole_hu(image: sitk.Image) -> sitk.Image:
     """The image as int16, what lies outside the scanner's field (stored -2000 and below) as air."""
     hu = sitk.GetArrayViewFromImage(image)
     whole = np.clip(np.round(hu), -32768, 32767).astype(np.int16)

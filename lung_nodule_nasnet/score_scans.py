@@ -1,32 +1,47 @@
 """Detection on whole scans: candidates, FROC, CPM."""
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
 from matplotlib.figure import Figure
 
-from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
+from lung_nodule_nasnet.config import Config
+
+from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, Matched, bootstrap, cpm, froc_curve, match, sensitivities
 from lung_nodule_nasnet.inference import segment
 from lung_nodule_nasnet.members import load_members
-from lung_nodule_nasnet.nodules import read_luna_annotations
+from lung_nodule_nasnet.nodules import Finding, read_luna_annotations
 from lung_nodule_nasnet.postprocess import find_nodules
 from lung_nodule_nasnet.predict import WINDOW_HU, prepare_network
 from lung_nodule_nasnet.reducer import load_reducer, rate
-from lung_nodule_nasnet.scans import find_scans, read_scan
+from lung_nodule_nasnet.scans import Scan, find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
 from shared_data.files import whole_file, write_json, write_table
+from shared_data.named_types import Labels, Rgb, Row
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import score_each
+
+if TYPE_CHECKING:
+    import keras
+
+    from lung_nodule_nasnet.test import Options
+
+Picture = tuple[Rgb, str]  # and its caption
+Loaded = tuple[list["keras.Model"], "keras.Model | None"]  # (networks, reducer of false positives)
 
 PLACE = ("coordX", "coordY", "coordZ")
 TILES = 16
 
 
-def score_scans(options, config, seen):
+def score_scans(options: "Options", config: Config, seen: set[str]) -> int:
     """Score every scan of the folder that training has not seen; 1 when some had to be skipped."""
+    assert options.scans
     annotations = options.nodules or options.scans / "annotations.csv"
     listed = read_luna_annotations(annotations)
     excluded = read_luna_annotations(options.excluded) if options.excluded else {}
@@ -54,13 +69,14 @@ def score_scans(options, config, seen):
     return say_skipped(skipped)
 
 
-def load(options):
+def load(options: "Options") -> "Loaded":
     """(networks, reducer of false positives or None)"""
     networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
     return networks, load_reducer(options.reducer) if options.reducer else None
 
 
-def score_scan(case, loaded, options, config):
+def score_scan(case: tuple[Scan, list[Finding], list[Finding]], loaded: "Loaded", options: "Options",
+               config: Config) -> tuple[Matched, list[Row], list[Picture]]:
     """(what `match` says of the candidates of a (scan, its nodules, excluded findings), rows of
     candidates_class.csv, pictures)"""
     (scan, truth, excluded), (network, reducer) = case, loaded
@@ -77,7 +93,7 @@ def score_scan(case, loaded, options, config):
     return match(places, truth, excluded), candidates, draw(ct, mask, truth, scan.patient)
 
 
-def draw(ct, mask, truth, name):
+def draw(ct: sitk.Image, mask: Labels, truth: Sequence[Finding], name: str) -> list[Picture]:
     """An (RGB, caption) pair for the largest nodule of a scan, its sphere in green."""
     if not truth:
         return []
@@ -91,7 +107,9 @@ def draw(ct, mask, truth, name):
     return [(overlay((hu[k] - low) / (high - low), sphere, mask[k], 320), f"{name[-30:]} slice {k}")]
 
 
-def write_results(options, results, candidates, pictures, n_seen):
+def write_results(options: "Options", results: Mapping[str, Matched], candidates: Sequence[Row],
+                  pictures: Sequence[Picture], n_seen: int) -> None:
+    assert options.scans
     out, scans = options.output_dir, list(results.values())
     n_nodules = sum(len(best) for best, _ in scans)
     found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
@@ -129,7 +147,7 @@ def write_results(options, results, candidates, pictures, n_seen):
     print(f"report: {out / 'report.html'}")
 
 
-def draw_froc(scans, path):
+def draw_froc(scans: Sequence[Matched], path: Path) -> None:
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     rates, sensitivity = froc_curve(scans)

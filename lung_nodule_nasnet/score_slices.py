@@ -1,9 +1,14 @@
 """Scores of the validation slices."""
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lung_nodule_nasnet.config import Config
 
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.inference import nodule_probability
@@ -17,14 +22,18 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean
+from shared_data.named_types import Rgb, Row
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
+
+if TYPE_CHECKING:
+    from lung_nodule_nasnet.test import Options
 
 TILES = 16
 PIXELS = ("overlap_pixels", "reference_pixels", "mask_pixels")
 
 
-def score_slices(options, config, seen):
+def score_slices(options: "Options", config: Config, seen: dict[Path, list[str]]) -> int:
     """Score the validation slices; seen: {checkpoint: the patients that it has learnt from}."""
     networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
     table = config.prepared_dir / "table.h5"
@@ -34,9 +43,10 @@ def score_slices(options, config, seen):
     split = split_of(config, columns)
     indices = split["validation"]
     if split.get("split") != "slice":
-        check_members_unseen(options.checkpoint, {columns["subject_ids"][i] for i in indices}, seen.get)
+        check_members_unseen(options.checkpoint, {columns["subject_ids"][i] for i in indices}, seen.__getitem__)
     slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
-    rows, pictures, voxels, wrong = [], [], Counter(), Counter()
+    rows: list[Row] = []
+    pictures, voxels, wrong = [], Counter[str](), Counter[str]()
     for number in range(len(slices)):
         images, references = slices[number]
         mean_probability, each = nodule_probability(networks, images)
@@ -58,7 +68,7 @@ def score_slices(options, config, seen):
     return 0
 
 
-def summarise(rows):
+def summarise(rows: Sequence[Row]) -> Row:
     """Scores over the slices with a nodule, over all pixels, and of the slices without one."""
     positive = [row for row in rows if row["reference_pixels"]]
     overlap, there, marked = (sum(row[name] for row in rows) for name in PIXELS)
@@ -73,7 +83,8 @@ def summarise(rows):
         "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
 
 
-def write_results(options, config, rows, pictures, errors):
+def write_results(options: "Options", config: Config, rows: Sequence[Row], pictures: Sequence[tuple[Rgb, str]],
+                  errors: Sequence[Row]) -> None:
     """errors: `error_table` of an ensemble."""
     out, summary = options.output_dir, summarise(rows)
     by_case = []

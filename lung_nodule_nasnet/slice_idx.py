@@ -4,17 +4,22 @@ Writes <prepared>/slice_idx.json. By patient, so that no patient is on both side
 `--leave-out annotations.csv` keeps the scans of a table with a column seriesuid out of both: LUNA16 is a part of
 LIDC-IDRI, and what is tested must not train.
 """
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from lung_nodule_nasnet.config import STEPS, Config, Split
-from lung_nodule_nasnet.table import read_columns
+from lung_nodule_nasnet.table import Columns, read_columns
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_json, read_table, write_json
 from shared_data.folds import fold_parts, natural_sort
+from shared_data.named_types import StrPath
 from shared_data.settings import build, given_options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     config = build(Config, given_options(Split, argv, __doc__, STEPS))
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
@@ -35,12 +40,12 @@ def main(argv=None):
         print(f"left out: {len(left_out)} scans named in {config.leave_out}")
 
 
-def split_slices(columns, left_out, config, table):
+def split_slices(columns: Columns, left_out: Collection[str], config: Config, table: StrPath) -> dict[str, list[int]]:
     """{"train", "validation": indices into the table}. Raises InputError when a side would have no nodule."""
     free = [i for i, uid in enumerate(columns["series_uids"]) if uid not in left_out]
     rng = np.random.default_rng(config.split_seed)
     if config.split == "slice":
-        units = {i: [i] for i in free}
+        units: dict[Any, list[int]] = {i: [i] for i in free}
     else:
         rows = patient_rows(columns, left_out)
         units = {patient: rows[patient] for patient in natural_sort(rows)}
@@ -56,7 +61,7 @@ def split_slices(columns, left_out, config, table):
     return split
 
 
-def split_of(config, columns):
+def split_of(config: Config, columns: Columns) -> dict[str, Any]:
     """{"train", "validation": indices into the table}: the split as written, or with `val_fold` a patient fold of all
     but what was left out. Raises InputError when one of the two has no nodule."""
     split = read_split(config.prepared_dir, len(columns["series_uids"]))
@@ -70,22 +75,22 @@ def split_of(config, columns):
     return split
 
 
-def patient_rows(columns, left_out):
+def patient_rows(columns: Columns, left_out: Collection[str]) -> dict[str, list[int]]:
     """{patient: the rows of the table that are his} without the scans left out."""
-    rows = {}
+    rows: dict[str, list[int]] = {}
     for i, (patient, uid) in enumerate(zip(columns["subject_ids"], columns["series_uids"])):
         if uid not in left_out:
             rows.setdefault(patient, []).append(i)
     return rows
 
 
-def check_nodules(split, columns, where, advice):
+def check_nodules(split: Mapping[str, list[int]], columns: Columns, where: StrPath, advice: str) -> None:
     for part, chosen in split.items():
         if not columns["has_nodule"][chosen].any():
             raise InputError(f"{where}: no {part} slice holds a nodule. {advice}")
 
 
-def read_split(prepared_dir, n_slices):
+def read_split(prepared_dir: Path, n_slices: int) -> dict[str, Any]:
     """{"train", "validation": indices, "left_out"} as written; InputError when it is not of this table."""
     path = prepared_dir / "slice_idx.json"
     if not path.exists():

@@ -3,6 +3,10 @@
 <prepared>/table.h5 holds, slice by slice, `data` (N, size, size) float32, `truth` uint8, `subject_ids` (patients),
 `series_uids` and `slice_index`. It gets its name when it is complete.
 """
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypedDict
+
 import numpy as np
 import tables
 
@@ -10,13 +14,23 @@ from lung_nodule_nasnet.config import STEPS, Prepared
 from lung_nodule_nasnet.preprocess import finished, read_slices_of
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, only_run_in, read_table, whole_file
+from shared_data.named_types import Mask
 from shared_data.settings import parse_options
 
 FILTERS = tables.Filters(complevel=5, complib="blosc", fletcher32=True)
 TEXT = tables.StringAtom(128)
 
 
-def main(argv=None):
+class Columns(TypedDict):
+    """What `read_columns` gives, slice by slice."""
+
+    subject_ids: list[str]  # patients
+    series_uids: list[str]
+    has_nodule: Mask
+    size: int  # pixels along a side
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     config = parse_options(Prepared, argv, __doc__, STEPS)
     rows = read_table(config.prepared_dir / "scans.csv", ["seriesuid", "patient"])
     with only_run_in(config.prepared_dir, ""):
@@ -25,7 +39,7 @@ def main(argv=None):
     print(f"{n} slices of {len(rows)} scans: {path}")
 
 
-def write_slices(path, cases):
+def write_slices(path: Path, cases: Iterable[Path]) -> int:
     """Write all slices of the prepared scans; their number."""
     check_free_space(path.parent, 50e6)
     with whole_file(path) as partial:
@@ -40,7 +54,7 @@ def write_slices(path, cases):
 
 
 def _fill(table, cases):
-    arrays = None
+    arrays: dict[str, tables.EArray] = {}
     for case in cases:
         facts = finished(case)
         if facts is None:
@@ -49,7 +63,7 @@ def _fill(table, cases):
         if images.shape != masks.shape or len(images) != len(facts["slices"]) or (
                 arrays and images.shape[1:] != arrays["data"].shape[1:]):
             raise InputError(f"{case}: its slices do not fit its case.json. Delete the folder, and prepare again.")
-        if arrays is None:
+        if not arrays:
             side = images.shape[1]
             arrays = {name: table.create_earray("/", name, atom, (0, *shape), filters=FILTERS,
                                                 chunkshape=(1 if shape else 1024, *shape), track_times=False)
@@ -66,7 +80,7 @@ def _fill(table, cases):
     return int(arrays["data"].nrows)
 
 
-def open_slices(path):
+def open_slices(path: Path) -> tables.File:
     """The table, open for reading. Raises InputError when it is absent, cut short or another file."""
     if not path.exists():
         raise InputError(f"{path}: no such table. Run table.py.")
@@ -89,14 +103,14 @@ def open_slices(path):
     return table
 
 
-def read_columns(path):
+def read_columns(path: Path) -> Columns:
     """{"subject_ids", "series_uids": lists of strings, "has_nodule": booleans, "size"} of the table."""
     with open_slices(path) as table:
         try:
-            return {"size": int(table.root.data.shape[1]),
-                    "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()]),
-                    **{name: [text.decode("utf-8") for text in table.root[name].read()]
-                       for name in ("subject_ids", "series_uids")}}
+            patients, uids = ([text.decode("utf-8") for text in table.root[name].read()]
+                              for name in ("subject_ids", "series_uids"))
+            return {"size": int(table.root.data.shape[1]), "subject_ids": patients, "series_uids": uids,
+                    "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()])}
         except (tables.HDF5ExtError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: damaged. Run table.py again.") from error
 

@@ -5,8 +5,10 @@ a table of nodules (annotations.csv), FROC and CPM as LUNA16 counts them; scans 
 Writes to the output folder: cases.csv, summary.json, overlays/, report.html; without --scans also slices.csv, with it
 candidates.csv (the challenge's form), candidates_class.csv (for train_fpr.py) and froc.png.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
@@ -20,7 +22,7 @@ OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Given(EnsembleOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
@@ -39,7 +41,14 @@ class Options(EnsembleOptions, ScoringOptions):
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
     device: Device = "auto"  # auto: gpu where there is one
 
-    def __post_init__(self):
+
+@dataclass(frozen=True)
+class Options(Given):
+    if TYPE_CHECKING:  # never None once they are filled in
+        checkpoint: tuple[Path, ...] = ()
+        output_dir: Path = Path()
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.ensemble:
             object.__setattr__(self, "checkpoint", members_of(self, find_folds))
@@ -53,7 +62,7 @@ class Options(EnsembleOptions, ScoringOptions):
             raise ValueError("--bootstrap-samples must be at least 1.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     states = {path: load_checkpoint(path)[0] for path in options.checkpoint}
     first = options.checkpoint[0]

@@ -2,16 +2,19 @@
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.npz, best.npz.
 """
+from collections.abc import Sequence
+
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import STEPS, Config, Run, Slices, Train
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in
+from shared_data.named_types import Values
 from shared_data.settings import given_options, names_of, settings_of_run
 
 FINETUNE_LR = 1e-7  # authors
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     config = read_settings(argv)
     with only_run_in(config.run_dir):
         clear_partials(config.run_dir)
@@ -21,12 +24,12 @@ def main(argv=None):
         train(config)
 
 
-def read_settings(argv):
+def read_settings(argv: Sequence[str] | None) -> Config:
     """The run's Config: from the command line, or, with --resume, as the run folder keeps it."""
     return settings_of(given_options(Train, argv, __doc__, STEPS))
 
 
-def settings_of(given):
+def settings_of(given: Values) -> Config:
     """The same from the options given, as {field: value}."""
     if given.get("finetune") and "lr" not in given:
         given = {**given, "lr": FINETUNE_LR}
@@ -34,7 +37,7 @@ def settings_of(given):
                            prepared=names_of(Slices))
 
 
-def is_finished(config):
+def is_finished(config: Config) -> bool:
     """Whether a run that can go on has nothing left to do."""
     return len(load_checkpoint(config.run_dir / "last.npz")[0]["history"]) >= config.epochs
 

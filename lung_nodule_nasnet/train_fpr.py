@@ -4,21 +4,26 @@ candidates: a table seriesuid,coordX,coordY,coordZ,class (1: nodule), as LUNA16'
 writes (candidates_class.csv). Of those that are none so many are drawn as there are nodules, afresh in each epoch.
 Writes fpr.npz for `test.py --reducer` and `predict.py --reducer`.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lung_nodule_nasnet.config import ROOT
-from lung_nodule_nasnet.scans import find_scans, read_scan
+from lung_nodule_nasnet.scans import Scan, find_scans, read_scan
 from shared_data.cohort import each_case, say_skipped
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import read_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Floats, Labels, StrPath
 from shared_data.settings import parse_options
 from shared_data.volume import to_lps
 
 COLUMNS = ["seriesuid", "coordX", "coordY", "coordZ", "class"]
+
+
+Patches = tuple[Floats, Labels]  # (patches (n, 32, 32), their classes: 1 is nodule)
 
 
 @dataclass(frozen=True)
@@ -32,36 +37,44 @@ class Options:
     validation_share: float = 0.2  # of the scans
     seed: int = 85  # of weights, order and drawing
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if min(self.epochs, self.batch_size) < 1 or not self.lr > 0 or not 0 < self.validation_share < 1:
             raise ValueError("--epochs and --batch-size must be at least 1, --lr positive, --validation-share in 0..1.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     listed = read_candidates(options.candidates)
     scans = {scan.uid: scan for scan in find_scans(options.data_dir)[0] if scan.uid in listed}
     if len(scans) < 2:
         raise InputError(f"{options.candidates}: {len(scans)} of its scans lie in {options.data_dir}; two are needed.")
-    uids, skipped, patches = natural_sort(scans), {}, {}
+    uids = natural_sort(scans)
+    skipped: dict[str, str] = {}
+    patches: dict[str, Patches] = {}
     for uid, outcome in each_case(lambda uid: cut_patches(scans[uid], listed[uid]), uids, 0, "scan"):
         if isinstance(outcome, Skipped):
             skipped[uid] = outcome.reason
         else:
             patches[uid] = outcome
     held = set(list(patches)[-max(1, round(len(patches) * options.validation_share)):])
-    parts = [[np.concatenate([patches[uid][k] for uid in patches if (uid in held) == side] or [np.zeros(0)])
-              for k in (0, 1)] for side in (False, True)]
-    for part, (_, classes) in zip(("training", "validation"), parts):
+    train, validation = (_together([patches[uid] for uid in patches if (uid in held) == side])
+                         for side in (False, True))
+    for part, (_, classes) in (("training", train), ("validation", validation)):
         if set(classes.tolist()) != {0, 1}:
             raise InputError(f"{options.candidates}: the {part} scans need candidates of both classes. Give more.")
-    fit(options, *parts)
+    fit(options, train, validation)
     return say_skipped(skipped)
 
 
-def read_candidates(path):
+def _together(scans: list[Patches]) -> Patches:
+    """The patches and classes of several scans as one."""
+    return (np.concatenate([patches for patches, _ in scans] or [np.zeros(0)]),
+            np.concatenate([classes for _, classes in scans] or [np.zeros(0, int)]))
+
+
+def read_candidates(path: StrPath) -> dict[str, list[list[float]]]:
     """{series uid: rows (x, y, z, class)} of the table."""
-    found = {}
+    found: dict[str, list[list[float]]] = {}
     for line, row in enumerate(read_table(path, COLUMNS), 2):
         try:
             place = [float(row[name]) for name in COLUMNS[1:]]
@@ -73,7 +86,7 @@ def read_candidates(path):
     return found
 
 
-def cut_patches(scan, rows):
+def cut_patches(scan: Scan, rows: Sequence[Sequence[float]]) -> Patches | Skipped:
     """(patches, classes) of a scan's candidates; `Skipped` where the scan cannot be used."""
     from lung_nodule_nasnet.reducer import cut_patch
     try:
@@ -83,7 +96,7 @@ def cut_patches(scan, rows):
         return Skipped(one_line(error))
 
 
-def fit(options, train, validation):
+def fit(options: Options, train: Patches, validation: Patches) -> None:
     from lung_nodule_nasnet import quiet  # noqa: F401
     from lung_nodule_nasnet.reducer import build_reducer, save_reducer
     import keras

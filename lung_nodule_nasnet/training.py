@@ -1,7 +1,10 @@
 """The training loop: Keras fits one epoch after another, each repeatable from its number."""
 import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,22 +12,24 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint, save_checkpoint, set_weights
+from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.devices import choose_strategy
 from lung_nodule_nasnet.losses import dice_coefficient, gdl_wce_loss
 from lung_nodule_nasnet.lungs import CONSTANTS
 from lung_nodule_nasnet.nasnet_v2 import build_network
 from lung_nodule_nasnet.slice_idx import split_of
-from lung_nodule_nasnet.table import read_columns
+from lung_nodule_nasnet.table import Columns, read_columns
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
+from shared_data.named_types import Array, Row
 from shared_data.pictures import draw_curves
 from shared_data.settings import to_plain
 
 ENCODER_BN_MOMENTUM = 0.9997  # NASNet's own
 
 
-def train(config):
+def train(config: Config) -> None:
     """All epochs, from the start or from last.npz."""
     last = config.run_dir / "last.npz"
     _, train_slices, val_slices, used = build_sequences(config)
@@ -78,7 +83,7 @@ def train(config):
     print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
 
 
-def warn_of_lag(steps, config):
+def warn_of_lag(steps: int, config: Config) -> None:
     """Validation normalises by running averages: in a run too short for theirs it scores 0, whatever was learnt."""
     needed = math.ceil(3 / (1 - ENCODER_BN_MOMENTUM) / steps)
     if config.bn_momentum is None and not config.finetune and config.epochs < needed:
@@ -86,12 +91,12 @@ def warn_of_lag(steps, config):
               f"lags behind. Give --bn-momentum 0.9, or {needed} epochs.")
 
 
-def array_of(variable):
+def array_of(variable: keras.Variable) -> Array:
     """The value of a variable, one copy of it where devices share the work."""
     return keras.ops.convert_to_numpy(variable)
 
 
-def build_sequences(config):
+def build_sequences(config: Config) -> tuple[Columns, SliceSequence, SliceSequence, dict[str, list[str]]]:
     """(columns of the table, training batches, validation batches, what they are made of)."""
     path = config.prepared_dir / "table.h5"
     columns = read_columns(path)
@@ -106,7 +111,7 @@ def build_sequences(config):
             SliceSequence(path, split["validation"], config, augmented=False), used)
 
 
-def train_one_epoch(network, slices, epoch, config):
+def train_one_epoch(network: keras.Model, slices: SliceSequence, epoch: int, config: Config) -> dict[str, float]:
     """One pass over the training slices; the mean loss."""
     slices.epoch = epoch
     bar = Progress(len(slices), f"epoch {epoch + 1}/{config.epochs}")
@@ -122,11 +127,12 @@ def train_one_epoch(network, slices, epoch, config):
 class Progress(keras.callbacks.Callback):
     """A progress bar, and an error when the loss is no longer a number."""
 
-    def __init__(self, n_batches, name):
+    def __init__(self, n_batches: int, name: str) -> None:
         super().__init__()
         self.bar = tqdm(total=n_batches, desc=name, unit="batch", leave=False, disable=None)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        assert logs
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             self.bar.close()
@@ -134,11 +140,11 @@ class Progress(keras.callbacks.Callback):
         self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
         self.bar.update()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self.bar.close()
 
 
-def validate(forward, slices):
+def validate(forward: Callable[[Any], Any], slices: SliceSequence) -> dict[str, float]:
     """Loss and scores of the nodule's pixels over all validation slices together, cut at probability 0.5."""
     loss, soft, counts = [], [], np.zeros(3)  # overlap, reference, prediction
     for number in range(len(slices)):
@@ -154,7 +160,7 @@ def validate(forward, slices):
             "val_precision": float(overlap / n_marked) if n_marked else 0.0}
 
 
-def report(run_dir, history, board):
+def report(run_dir: Path, history: Sequence[Row], board: tf.summary.SummaryWriter) -> None:
     row = history[-1]
     write_table(run_dir / "history.csv", history)
     draw_curves(history, run_dir / "curves.png",

@@ -1,10 +1,12 @@
 """The best cut of numbers into two classes (1-D 2-means), exact: no start, no iteration."""
 import numpy as np
 
+from shared_data.named_types import Array
+
 HISTOGRAM_RANGE = 1 << 17  # whole numbers within a range of this size are counted, others sorted
 
 
-def two_means_threshold(values):
+def two_means_threshold(values: Array) -> float:
     """The middle between the centres of the two classes with the least squared distance to their centres.
 
     values: any shape, finite. All equal: that value. Raises ValueError without values.
@@ -13,7 +15,7 @@ def two_means_threshold(values):
     return (low + high) / 2
 
 
-def two_means_centres(values):
+def two_means_centres(values: Array) -> tuple[float, float]:
     """(lower centre, upper centre) of the two classes; both the value itself where all are equal."""
     values = np.ravel(values)
     if values.size == 0:
@@ -25,7 +27,7 @@ def two_means_centres(values):
     return counted_centres(np.sort(values), None)
 
 
-def counted_centres(levels, counts):
+def counted_centres(levels: Array, counts: Array | None) -> tuple[float, float]:
     """The centres for sorted `levels` that occur `counts` times each (None: once)."""
     levels = levels.astype(np.float64)
     middle = levels.mean()  # differences of large sums lose digits
@@ -43,7 +45,7 @@ def counted_centres(levels, counts):
     return float(low[best] + middle), float(high[best] + middle)
 
 
-def stopped_two_means_threshold(values):
+def stopped_two_means_threshold(values: Array) -> float:
     """The cut where an iteration from the mean stops as scikit-learn's does, a little before the best one.
 
     It ends when the centres move by less than 1e-4 of the variance (squared). The authors' cut.

@@ -21,7 +21,7 @@ class RunConfig:
     fold: int = 0  # fold to validate on, from 0 (nnU-Net)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda, else mps, else cpu
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(self, 0, "fold")
 
 
@@ -44,7 +44,7 @@ class Region:
 class RegionConfig(RunConfig, Region):
     """A run and its region, as predict.py reads them."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("ap_mm", "lr_mm"):
             require(self, name, getattr(self, name) > 0, "must be positive")
@@ -138,7 +138,7 @@ STEPS = {"crop.py": Crop, "train.py": Train}
 class Config(Training, Cohort, RegionConfig):
     """Every setting."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("lr", "levels_mm"):
             require(self, name, getattr(self, name) > 0, "must be positive")

@@ -8,25 +8,28 @@ regions/ (JSON, to paste a prediction back), report.csv and report.json. Stopped
 on. Exit code 1 when a case had to be skipped.
 """
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from retroln_nnunet.config import STEPS, Config, Crop, Region
-from retroln_nnunet.region import locate
+from retroln_nnunet.region import Located, locate
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
                                 say_skipped)
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, write_json, write_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Array, Row, StrPath
 from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import at_least, build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
-from shared_data.volume import (SUFFIXES, check_hu, check_labels, check_output, check_same_grid, geometry, image_from,
-                                open_volume, without_suffix, write_volume)
+from shared_data.volume import (SUFFIXES, Grid, check_hu, check_labels, check_output, check_same_grid, geometry,
+                                image_from, open_volume, without_suffix, write_volume)
 
 # Settings that decide what a crop looks like; the others may change between runs over one folder.
 REGION_SETTINGS = names_of(Region)
@@ -37,7 +40,12 @@ CROP_SETTINGS = (*REGION_SETTINGS, "merge_labels")
 class CropConfig(Crop, Config):
     """What crop.py works with."""
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # never None once they are filled in
+        ct_dir: Path = Path()
+        vert_seg_dir: Path = Path()
+        output_dir: Path = Path()
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "worker_memory_gb")
         if self.mask_dir is None and self.ct_dir is None and (self.data_dir / "masks").is_dir():
@@ -52,7 +60,7 @@ class CropConfig(Crop, Config):
             raise ValueError("--mask-file and --mask-output belong together.")
 
 
-def find_region(ct_path, vertebrae, **settings):
+def find_region(ct_path: StrPath, vertebrae: StrPath, **settings: Any) -> Located:
     """The region of a CT file: a dict with `start_xyz` and `size_xyz` (voxels, in the file's axis order), the limits
     along each axis (`ap_start`, `ap_end`, `lr_start`, `lr_end` exclusive; `si_min`, `si_max` inclusive), `reference`,
     `vertebrae`, `warnings`, ...
@@ -63,7 +71,7 @@ def find_region(ct_path, vertebrae, **settings):
     return locate(open_volume(ct_path)[0], Path(vertebrae), Config(**settings))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     config = build(CropConfig, given_options(Crop, argv, __doc__, STEPS))
     if config.single:
         return crop_single(config)
@@ -76,7 +84,8 @@ def main(argv=None):
         return crop_cohort(cases, config)
 
 
-def crop_single(config):
+def crop_single(config: CropConfig) -> int:
+    assert config.ct_file and config.vert_seg_file and config.ct_output  # CropConfig has seen to it
     check_output(config.ct_output, config.ct_file)
     if config.mask_output:
         check_output(config.mask_output, config.mask_file)
@@ -89,7 +98,7 @@ def crop_single(config):
     return 0
 
 
-def crop_cohort(cases, config):
+def crop_cohort(cases: Mapping[str, list[Path]], config: CropConfig) -> int:
     """Crop every case and write the report; 1 when some had to be skipped."""
     rows, skipped = [], {}
     for case, outcome in crop_all(cases, config):
@@ -108,16 +117,16 @@ def crop_cohort(cases, config):
     return say_skipped(skipped)
 
 
-def case_id(path):
+def case_id(path: Path) -> str:
     """Name without suffix and without nnU-Net's channel number."""
     return (path.name if path.is_dir() else without_suffix(path.name)).removesuffix("_0000")
 
 
-def find_cases(folder):
+def find_cases(folder: Path) -> dict[str, list[Path]]:
     """{case id: paths} of a folder in natural order; raises InputError when there is none."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give the cohort with --data-dir, or name another one.")
-    cases = {}
+    cases: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.name[0] != "." and (path.is_dir() or path.name.lower().endswith(SUFFIXES)):
             cases.setdefault(case_id(path), []).append(path)
@@ -126,7 +135,7 @@ def find_cases(folder):
     return {case: cases[case] for case in natural_sort(cases)}
 
 
-def crop_all(cases, config):
+def crop_all(cases: Mapping[str, list[Path]], config: CropConfig) -> Iterator[tuple[str, Row | Skipped]]:
     """Yield (case, its row of the report, or why it was skipped), in order."""
     masks = find_cases(config.mask_dir) if config.mask_dir else None
     vertebrae = find_cases(config.vert_seg_dir)
@@ -138,29 +147,30 @@ def crop_all(cases, config):
         yield case, outcome
 
 
-def crop_job(job, config):
+def crop_job(job: tuple[str, list[Path], list[Path] | None, list[Path]], config: CropConfig) -> Row | Skipped:
     """Row of the report of one case, its files written; or `Skipped`."""
-    case, *candidates = job
+    case, cts, masks, levels = job
     try:
         check_case_name(Path(case))
-        drawn = find_rtstruct(candidates[0][0]) if not candidates[1] and candidates[0][0].is_dir() else None
+        drawn = find_rtstruct(cts[0]) if not masks and cts[0].is_dir() else None
         if drawn:  # in the folder of a DICOM CT that has no mask
-            candidates[1] = drawn[:1]
-        sources = [None if paths is None else _only(paths, what, case)
-                   for paths, what in zip(candidates, ("CT", "mask", "vertebrae"))]
-        facts = {str(path): fingerprint(path) for path in (*sources, drawn and config.rois) if path}
+            masks = [drawn[0]]
+        ct = _only(cts, "CT", case)
+        mask = None if masks is None else _only(masks, "mask", case)
+        vertebrae = _only(levels, "vertebrae", case)
+        facts = {str(path): fingerprint(path) for path in (ct, mask, vertebrae, drawn and config.rois) if path}
         image, label, kept = (config.output_dir / path for path in (
             f"images/{case}_0000.nii.gz", f"labels/{case}.nii.gz", f"regions/{case}.json"))
-        row = finished(kept, facts) if image.exists() and (label.exists() or sources[1] is None) else None
+        row = finished(kept, facts) if image.exists() and (label.exists() or mask is None) else None
         if row is None:
-            row, region = crop_case(*sources, image, label, config, drawn and drawn[1])
+            row, region = crop_case(ct, mask, vertebrae, image, label, config, drawn and drawn[1])
             write_json(kept, {"case": case, **region, "report": row, "sources": facts})
         return row
     except (InputError, OSError) as error:
         return Skipped(one_line(error))
 
 
-def finished(kept, facts):
+def finished(kept: Path, facts: dict[str, Any]) -> Row | None:
     """Row of the report of a case cropped before from these very files, else None."""
     try:
         region = read_json(kept)
@@ -176,7 +186,8 @@ def _only(paths, what, case):
     return paths[0]
 
 
-def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config, series=None):
+def crop_case(ct_path: Path, mask_path: Path | None, vertebrae: Path, ct_output: Path, mask_output: Path | None,
+              config: CropConfig, series: str | None = None) -> tuple[Row, Located]:
     """Crop one case; (row of the report, region). mask_path may be None, or the RTSTRUCT of the DICOM `series`. No more
     than the crop is held in memory, but for DICOM."""
     ct, slices = open_volume(ct_path, series)
@@ -189,6 +200,7 @@ def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config, ser
            "size_xyz": "x".join(map(str, region["size_xyz"])),
            "hu_min": float(hu_zyx.min()), "hu_mean": float(hu_zyx.mean()), "hu_max": float(hu_zyx.max())}
     if mask_path:
+        assert mask_output
         mask = open_nodes(mask_path, ct, config) if series else open_volume(mask_path)
         row |= crop_mask(mask, mask_path, mask_output, ct, region, notes, config)
     write_volume(to_unit(cropped, config.min_hu, config.max_hu) if config.normalize
@@ -199,13 +211,15 @@ def crop_case(ct_path, mask_path, vertebrae, ct_output, mask_output, config, ser
                  "settings": {name: asdict(config)[name] for name in CROP_SETTINGS}}
 
 
-def open_nodes(rtstruct, ct, config):
+def open_nodes(rtstruct: Path, ct: Grid, config: CropConfig) -> tuple[Grid, Iterator[Array]]:
     """What `open_volume` gives of a mask: of the ROIs that are nodes."""
+    assert isinstance(ct, sitk.Image)
     nodes = masks_of(rtstruct, ct, NODES, NODES | read_rois(config.rois, NODES))[0]["node"]
     return nodes, iter(sitk.GetArrayViewFromImage(nodes))
 
 
-def crop_mask(mask, path, output, ct, region, notes, config):
+def crop_mask(mask: tuple[Grid, Iterator[Array]], path: Path, output: Path, ct: Grid, region: Located, notes: list[str],
+              config: CropConfig) -> Row:
     """Write the part of a mask (`open_volume` of its path) within the region, its integer type kept; what the report
     says about it."""
     grid, slices = mask
@@ -233,7 +247,7 @@ def crop_mask(mask, path, output, ct, region, notes, config):
     return {"mask_voxels": total, "share_inside": kept / total if total else None, "lost_ml": lost_ml}
 
 
-def cut_slices(slices, grid, region):
+def cut_slices(slices: Iterable[Array], grid: Grid, region: Located) -> sitk.Image:
     """The part within the region, as an image, of a volume that passes by slice by slice (`open_volume`)."""
     (x, y, z), (width, height, depth) = region["start_xyz"], region["size_xyz"]
     part = None
@@ -242,17 +256,18 @@ def cut_slices(slices, grid, region):
             part = np.empty((depth, height, width), plane.dtype.newbyteorder("="))
         if z <= k < z + depth:
             part[k - z] = plane[y:y + height, x:x + width]
+    assert part is not None
     direction = np.reshape(grid.GetDirection(), (3, 3))
     origin = grid.GetOrigin() + direction @ (np.array(grid.GetSpacing()) * region["start_xyz"])
     return image_from(part, {**geometry(grid), "origin_xyz": origin.tolist()})
 
 
-def cut(image, region):
+def cut(image: sitk.Image, region: Located) -> sitk.Image:
     """The part of an image within the region."""
     return sitk.RegionOfInterest(image, region["size_xyz"], region["start_xyz"])
 
 
-def paste(prediction, region):
+def paste(prediction: sitk.Image, region: Located) -> sitk.Image:
     """A mask on the crop's grid as an image on the whole CT's; 0 outside."""
     scan = region["scan"]
     whole = sitk.Image(scan["size_xyz"], prediction.GetPixelID())
@@ -262,7 +277,7 @@ def paste(prediction, region):
     return sitk.Paste(whole, prediction, prediction.GetSize(), destinationIndex=region["start_xyz"])
 
 
-def to_unit(image, min_hu=-1000.0, max_hu=400.0):
+def to_unit(image: sitk.Image, min_hu: float = -1000.0, max_hu: float = 400.0) -> sitk.Image:
     """HU clipped to the window and scaled to [0, 1], float32."""
     unit = sitk.GetArrayFromImage(image).astype(np.float32)
     np.clip(unit, min_hu, max_hu, out=unit)

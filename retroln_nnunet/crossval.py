@@ -5,6 +5,7 @@ scores each one's held-out cases in the original CT geometry (test.py --split va
 folds: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
 patients, the worst cases. Stopped at any moment, the same command goes on.
 """
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_json
+from shared_data.named_types import Values
 from shared_data.settings import given_options
 from shared_torch.devices import choose_device
 
@@ -33,7 +35,7 @@ class Options(FoldOptions, Train):
     mirror: bool = True  # score with the average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS), NOT_HERE)
     skipped = train.main(as_arguments({**given, "prepare_only": True}))
     splits = read_json(options.nnunet_dir / "nnUNet_preprocessed" / DATASET / "splits_final.json")
@@ -44,7 +46,7 @@ def main(argv=None):
     return max(skipped, cross_validate(STUDY, folds, out, options.parallel, gpu_places(n_gpus, options.devices)))
 
 
-def plan(number, given, split, options):
+def plan(number: int, given: Values, split: Mapping[str, list[str]], options: Options) -> Fold:
     run = train.model_dir(options) / f"fold_{number}"
     settings, finished = {**given, "fold": number}, False
     if checkpoints := train.checkpoints_of(run):

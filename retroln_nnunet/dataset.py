@@ -1,18 +1,24 @@
 """processed/ as nnU-Net's Dataset600_RetroLN, in LPS, and its folds by patient."""
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+from retroln_nnunet.config import Config
 
 from shared_data.errors import InputError
 from shared_data.files import read_json, whole_folder, write_json
 from shared_data.folds import hold_out, make_folds, natural_sort
+from shared_data.named_types import Row
 from shared_data.volume import check_same_grid, read_mask, read_volume, to_lps, write_volume
 
 DATASET = "Dataset600_RetroLN"
 N_FOLDS = 5
 
 
-def build_dataset(config):
+def build_dataset(config: Config) -> dict[str, str]:
     """Write nnUNet_raw/Dataset600_RetroLN; {case: why it was left out}. A finished one of the same cases is kept."""
     folder = config.nnunet_dir / "nnUNet_raw" / DATASET
     rows = read_report(config.prepared_dir)
@@ -43,7 +49,7 @@ def build_dataset(config):
     return skipped
 
 
-def read_report(prepared_dir):
+def read_report(prepared_dir: Path) -> list[Row]:
     """Rows of crop.py's report.json. Raises InputError when it is absent or damaged."""
     path = prepared_dir / "report.json"
     if not path.exists():
@@ -54,7 +60,7 @@ def read_report(prepared_dir):
         raise InputError(f"{path}: damaged. Run crop.py again.") from error
 
 
-def read_recipe(folder):
+def read_recipe(folder: Path) -> dict[str, Any]:
     """{"recipe": {"train", "test", "report"}, "skipped"} of a data set. Raises InputError when absent or damaged."""
     recipe = read_json(folder / "recipe.json")
     try:
@@ -66,7 +72,7 @@ def read_recipe(folder):
     return recipe
 
 
-def add_case(folder, part, case, config):
+def add_case(folder: Path, part: str, case: str, config: Config) -> None:
     image_path = config.prepared_dir / "images" / f"{case}_0000.nii.gz"
     label_path = config.prepared_dir / "labels" / f"{case}.nii.gz"
     image, label = to_lps(read_volume(image_path)), to_lps(read_mask(label_path))
@@ -75,11 +81,11 @@ def add_case(folder, part, case, config):
     write_volume(label, folder / f"labels{part}" / f"{case}.nii.gz")
 
 
-def split_cases(cases, config):
+def split_cases(cases: Sequence[str], config: Config) -> tuple[list[str], list[str]]:
     """(cases to train and validate on, held-out cases); the cases of a patient stay together."""
     patients = by_patient(cases, config.patient_pattern)
     if config.test_share == 0:
-        return cases, []
+        return list(cases), []
     if len(patients) < 3:
         raise InputError(f"{config.prepared_dir}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, "
                          "validation and test need one each. Crop at least 3, or give --test-share 0.")
@@ -87,9 +93,9 @@ def split_cases(cases, config):
     return [case for name in train for case in patients[name]], [case for name in test for case in patients[name]]
 
 
-def by_patient(cases, pattern):
+def by_patient(cases: Iterable[str], pattern: str) -> dict[str, list[str]]:
     """{patient: its cases}; the patient is what the pattern finds in the case id (its first group, if any)."""
-    patients = {}
+    patients: dict[str, list[str]] = {}
     for case in cases:
         match = re.search(pattern, case)
         name = match and match[match.re.groups and 1]
@@ -99,7 +105,7 @@ def by_patient(cases, pattern):
     return patients
 
 
-def make_splits(cases, config):
+def make_splits(cases: Sequence[str], config: Config) -> list[dict[str, list[str]]]:
     """nnU-Net's splits_final.json: five folds (fewer for fewer patients), by patient."""
     patients = by_patient(cases, config.patient_pattern)
     folds = make_folds(patients, N_FOLDS)

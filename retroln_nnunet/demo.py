@@ -3,6 +3,7 @@
 Coarse voxels, a narrow network, few updates; everything lands in demo/retroln_nnunet. The vertebrae come with the
 phantoms, as TotalSegmentator writes them; its weights are not needed.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,12 +32,12 @@ class Options:
     epochs: int = 10  # of `steps_per_epoch`
     steps_per_epoch: int = 50  # updates in an epoch
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patients < 3 or min(self.epochs, self.steps_per_epoch) < 1:
             raise ValueError("--patients must be at least 3, --epochs and --steps-per-epoch 1.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     fresh_folder(options.folder, Options.folder)
     raw = options.folder / "raw"
@@ -55,7 +56,7 @@ def main(argv=None):
         print(f"look at {options.folder / name}")
 
 
-def draw_augmentation(path, seed=3):
+def draw_augmentation(path: Path, seed: int = 3) -> None:
     """One coronal phantom slice as it is, elastically deformed, and with L2 and the levels misplaced; nodes green."""
     config, spacing = Config(), (3.0, 2.0, 2.0)
     hu, nodes, _ = abdomen(seed, (80, 96, 112), spacing[::-1])

@@ -1,19 +1,24 @@
 """A trained nnU-Net at work: its device, its settings, its masks."""
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.ensembles import find_members
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath, Values
 from shared_data.volume import check_same_grid, to_lps
 
 
-def run_settings(state, path):
+def run_settings(state: dict[str, Any], path: StrPath) -> Values:
     """The settings that our trainer left in a checkpoint, as plain values."""
     try:
         return dict(state["init_args"]["plans"]["retroln"])
@@ -22,12 +27,12 @@ def run_settings(state, path):
                          "Start a new run.") from error
 
 
-def trained_on(path):
+def trained_on(path: StrPath) -> list[str]:
     """The cases that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
     return read_checkpoint(path)["init_args"]["dataset_json"].get("trained_on", [])
 
 
-def load_predictor(path, device, mirror=True):
+def load_predictor(path: StrPath, device: torch.device, mirror: bool = True) -> nnUNetPredictor:
     """nnU-Net's predictor for one checkpoint, ours or the authors'; what it needs to know stands in the checkpoint.
 
     Raises InputError when its plans do not take the weights, or find something else than nodes in a CT.
@@ -49,7 +54,7 @@ def load_predictor(path, device, mirror=True):
     return predictor
 
 
-def predict_crop(predictor, crop):
+def predict_crop(predictor: nnUNetPredictor, crop: sitk.Image) -> sitk.Image:
     """The mask (uint8 image) of a normalised crop, on its grid; the network sees it in LPS, as in training."""
     turned = to_lps(crop)
     labels = predictor.predict_single_npy_array(sitk.GetArrayFromImage(turned)[None],
@@ -59,7 +64,8 @@ def predict_crop(predictor, crop):
     return turned_like(mask, crop)
 
 
-def predict_members(predictors, crop):
+def predict_members(predictors: Sequence[nnUNetPredictor],
+                    crop: sitk.Image) -> tuple[sitk.Image, list[sitk.Image] | None]:
     """(mask, votes) of predictors asked together, images on the crop's grid: where the mean of their probabilities says
     node, and each one's own mask; of one predictor its mask and None. One sum is kept."""
     if len(predictors) == 1:
@@ -79,7 +85,7 @@ def predict_members(predictors, crop):
     return images[0], images[1:]
 
 
-def find_folds(folder):
+def find_folds(folder: Path) -> list[Path]:
     """checkpoint_final.pth of every fold of a trainer's folder, or of the only one below an --nnunet-dir."""
     found = find_members(folder, "fold_*/checkpoint_final.pth", "nnUNet_results/*/*/fold_*/checkpoint_final.pth")
     models = sorted({path.parents[1] for path in found})
@@ -89,11 +95,11 @@ def find_folds(folder):
     return found
 
 
-def load_members(paths, device, mirror):
+def load_members(paths: Iterable[StrPath], device: torch.device, mirror: bool) -> list[nnUNetPredictor]:
     return [load_predictor(path, device, mirror) for path in paths]
 
 
-def turned_like(mask, crop):
+def turned_like(mask: sitk.Image, crop: sitk.Image) -> sitk.Image:
     """A mask in another axis order of the crop's grid, in that of the crop."""
     mask = sitk.DICOMOrient(mask, sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(crop.GetDirection()))
     check_same_grid(crop, mask, "the prediction")

@@ -1,4 +1,6 @@
 """Checkpoints of nnU-Net, the authors' among them, as networks: loading never executes code from the file."""
+from typing import Any
+
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -9,15 +11,17 @@ from retroln_nnunet.config import Config
 from retroln_nnunet.plans import published_plans
 from shared_data.checkpoints import read_archive
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_torch.checkpoints import load_strictly
 
 # nnU-Net keeps its log in NumPy numbers: data, not code. Before NumPy 2 they had another address.
-SCALAR = np._core.multiarray.scalar
+SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]  # NumPy's types leave it out
 NUMBERS = [SCALAR, (SCALAR, "numpy.core.multiarray.scalar"), np.dtype,
            *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?"))]
 
 
-def load_original_checkpoint(source, n_classes=2, base_features=32, where=None):
+def load_original_checkpoint(source: StrPath | dict[str, Any], n_classes: int = 2, base_features: int = 32,
+                             where: StrPath | None = None) -> torch.nn.Module:
     """The network (eval mode, logits at full resolution) with the weights of a checkpoint of nnU-Net v2.
 
     source: path of a .pth, or its content, or a bare state dict; keys with or without `module.` or `_orig_mod.`. The
@@ -59,13 +63,13 @@ def _plans_in(state, where):
     raise InputError(f"{where}: its plans are missing or damaged. Name another checkpoint.")
 
 
-def build_network(manager, configuration, n_channels, n_classes):
+def build_network(manager: PlansManager, configuration: str, n_channels: int, n_classes: int) -> torch.nn.Module:
     """The network of a PlansManager: (B, n_channels, Z, Y, X) -> logits (B, n_classes, Z, Y, X)."""
     return nnUNetTrainer.build_network_architecture(manager, manager.get_configuration(configuration), n_channels,
                                                     n_classes, enable_deep_supervision=False)
 
 
-def read_checkpoint(path, bare=False):
+def read_checkpoint(path: StrPath, bare: bool = False) -> dict[str, Any]:
     """The dict in nnU-Net's .pth, ours or the authors'. Raises InputError for anything else.
 
     bare: a state dict alone will do.

@@ -1,5 +1,9 @@
 """The plan by which nnU-Net preprocesses and trains: the published one, nnU-Net's own, or its residual encoders."""
+from typing import Any
+
 from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
+
+from retroln_nnunet.config import Config
 
 from retroln_nnunet.dataset import DATASET, make_splits, read_recipe
 from shared_data.errors import InputError
@@ -18,7 +22,7 @@ RUN_SETTINGS = ("test_share", "patient_pattern", "plans", "configuration", "patc
 STRIDES = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
 
 
-def prepare(config):
+def prepare(config: Config) -> None:
     """Fingerprint, plan and preprocessed cases, as nnU-Net makes them; kept when they are there for this data set."""
     folder, raw = (config.nnunet_dir / name / DATASET for name in ("nnUNet_preprocessed", "nnUNet_raw"))
     cases = natural_sort(path.name.removesuffix(".nii.gz") for path in (raw / "labelsTr").iterdir())
@@ -45,18 +49,18 @@ def prepare(config):
     write_json(folder / "splits_final.json", splits)
 
 
-def write_plans(plans, config):
+def write_plans(plans: dict[str, Any], config: Config) -> None:
     """nnU-Net's plans file with this run's settings in it."""
     write_json(config.nnunet_dir / "nnUNet_preprocessed" / DATASET / f"{PLANS[config.plans][0]}.json",
                {**plans, "retroln": {name: getattr(config, name) for name in RUN_SETTINGS}})
 
 
-def plan_settings(config):
+def plan_settings(config: Config) -> dict[str, Any]:
     return {"patch": list(config.patch_zyx), "spacing": list(config.spacing_zyx), "batch": config.batch_size,
             "features": config.base_features} if config.plans == "published" else {}
 
 
-def published_plans(plans, config):
+def published_plans(plans: dict[str, Any], config: Config) -> dict[str, Any]:
     """nnU-Net's own plans for this data set with the authors' 3d_fullres in place of its own."""
     n = len(STRIDES)
     features = [min(config.base_features * 2 ** stage, 10 * config.base_features) for stage in range(n)]

@@ -7,26 +7,31 @@ again, it goes on. Several checkpoints, or --ensemble FOLDER (nnU-Net's folds): 
 <name>_uncertainty.nii.gz is the entropy of their votes, its mean over each component stands in the JSON.
 """
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import RegionConfig
 from retroln_nnunet.crop import case_id, cut, paste, to_unit
 from retroln_nnunet.model import find_folds, load_members, predict_members
-from retroln_nnunet.region import locate
+from retroln_nnunet.region import Located, locate
 from retroln_nnunet.train import model_dir
+from shared_data.ct_cases import Case
 from shared_data.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
 from shared_data.errors import InputError, run_script
 from shared_data.metrics import list_components
+from shared_data.named_types import Mask, Rgb
 from shared_data.pictures import contact_sheet, overlay
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import build, given_options, load_config
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, image_from, to_lps, write_volume
 from shared_data.votes import most_disputed, vote_entropy
 from shared_torch.devices import choose_device
@@ -36,14 +41,20 @@ REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions, RegionConfig):
+class Given(ResultOptions, EnsembleOptions, RegionConfig):
     vertebrae: Path | None = None  # of one CT: its folder or file; several: a folder of such; unset: TotalSegmentator
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
     fast: bool = False  # TotalSegmentator's 3 mm model
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
 
-    def __post_init__(self):
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Given):
+    if TYPE_CHECKING:  # never None once it is filled in
+        checkpoint: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
         ResultOptions.__post_init__(self)
         RegionConfig.__post_init__(self)
         if self.ensemble:
@@ -52,10 +63,10 @@ class Options(ResultOptions, EnsembleOptions, RegionConfig):
         if self.checkpoint is None:
             object.__setattr__(self, "checkpoint", (model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth",))
 
-    def networks(self):
+    def networks(self) -> tuple[Path, ...]:
         return (*super().networks(), *([self.vertebrae] if self.vertebrae else []))
 
-    def for_case(self, case):
+    def for_case(self, case: Case) -> "Options":
         options = super().for_case(case)
         if not self.vertebrae:
             return options
@@ -63,7 +74,7 @@ class Options(ResultOptions, EnsembleOptions, RegionConfig):
         return replace(options, vertebrae=folder if folder.exists() else folder.with_name(f"{folder.name}.nii.gz"))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     given = given_options(Options, argv, __doc__)
     options = build(Options, given)
     kept = options.checkpoint[0].parent.parent / "region.json"  # as in training, unless given here
@@ -72,11 +83,11 @@ def main(argv=None):
     return predict(options, Method("RetroLN-nnUNet", load, segment))
 
 
-def load(options):
+def load(options: Options) -> list[nnUNetPredictor]:
     return load_members(options.checkpoint, choose_device(options.device), options.mirror)
 
 
-def segment(predictors, ct, options, watch):
+def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     crop = cut(ct, region)
@@ -103,7 +114,7 @@ def segment(predictors, ct, options, watch):
         warnings=list(region["warnings"]), volumes=volumes)
 
 
-def find_vertebrae_and_region(ct, options):
+def find_vertebrae_and_region(ct: sitk.Image, options: Options) -> Located:
     """The region, from the vertebrae given or from TotalSegmentator's."""
     if options.vertebrae:
         return locate(ct, options.vertebrae, options)
@@ -121,15 +132,16 @@ def find_vertebrae_and_region(ct, options):
         return locate(ct, Path(folder) / case_id(source), options)
 
 
-def three_planes(ct, region, reference=None, prediction=None):
+def three_planes(ct: sitk.Image, region: Located, reference: sitk.Image | None = None,
+                 prediction: sitk.Image | None = None) -> Rgb:
     """RGB of an axial, a coronal and a sagittal slice through the mask with most voxels (or the region's middle);
     region yellow, reference green, prediction red."""
     frame = sitk.Image(ct.GetSize(), sitk.sitkUInt8)
     frame.CopyInformation(ct)
     inside = sitk.Image(region["size_xyz"], sitk.sitkUInt8) + 1
     frame = sitk.Paste(frame, inside, inside.GetSize(), destinationIndex=region["start_xyz"])
-    hu, box, *masks = (None if image is None else sitk.GetArrayFromImage(to_lps(image))
-                       for image in (ct, frame, reference, prediction))
+    hu, box = (sitk.GetArrayFromImage(to_lps(image)) for image in (ct, frame))
+    masks = [None if image is None else sitk.GetArrayFromImage(to_lps(image)) for image in (reference, prediction)]
     drawn = [mask for mask in masks if mask is not None and mask.any()]
     low, high = WINDOW_HU
     spacing_zyx = to_lps(ct).GetSpacing()[::-1]
@@ -137,7 +149,7 @@ def three_planes(ct, region, reference=None, prediction=None):
     for axis, name in enumerate(("axial", "coronal", "sagittal")):
         others = tuple(other for other in range(3) if other != axis)
         k = int((drawn[0] > 0).sum(axis=others).argmax()) if drawn else int(np.flatnonzero(box.any(axis=others)).mean())
-        planes = [None if array is None else np.take(array, k, axis) for array in (hu, box, *masks)]
+        planes: list[Any] = [None if array is None else np.take(array, k, axis) for array in (hu, box, *masks)]
         if axis:  # superior on top, pixels square
             planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[others[1]])
                       for plane in planes]
@@ -152,7 +164,7 @@ def _square(plane, ratio):
     return plane[rows]
 
 
-def outline(picture, box):
+def outline(picture: Rgb, box: Mask) -> None:
     """Draw the border of a box (boolean plane) on an RGB picture of it."""
     rows, columns = (np.flatnonzero(box.any(axis=axis)) for axis in (1, 0))
     if len(rows):

@@ -1,20 +1,27 @@
 """The region around the retroperitoneal nodes, found from the vertebrae; voxel indices count from 0 in (x, y, z)."""
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
 
-from retroln_nnunet.config import VERTEBRAE, Config
+from retroln_nnunet.config import VERTEBRAE, Config, RegionConfig
 from shared_data.errors import InputError
-from shared_data.volume import SUFFIXES, check_same_grid, open_volume
+from shared_data.named_types import Array
+from shared_data.volume import SUFFIXES, Grid, check_same_grid, open_volume
+
+Located = dict[str, Any]  # a region: `start_xyz`, `size_xyz`, ..., see `crop.find_region`; kept as JSON
 
 
-def locate(ct, vertebrae, config=Config()):
+def locate(ct: Grid, vertebrae: Path, config: RegionConfig = Config()) -> Located:
     """The region of `crop.find_region`, of a CT's grid (an image, or what `open_volume` gives)."""
     points, grid, path = read_vertebrae(vertebrae, config.vertebra_labels)
     check_same_grid(ct, grid, path)
     return region_of(ct, points, config)
 
 
-def region_of(ct, points, config=Config()):
+def region_of(ct: Grid, points: Mapping[str, Array], config: RegionConfig = Config()) -> Located:
     """The region from {vertebra: its voxels (n, 3) in (x, y, z)}; mm become voxels by truncation in float32."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(ct.GetDirection())
     ap, si, lr = (next(axis for axis in range(3) if code[axis] in pair) for pair in ("AP", "SI", "LR"))
@@ -54,7 +61,7 @@ def region_of(ct, points, config=Config()):
     return {**region, "start_xyz": start, "size_xyz": [high - low for low, high in zip(start, end)]}
 
 
-def choose_reference(points, rule="correct"):
+def choose_reference(points: Mapping[str, Array], rule: str = "correct") -> str:
     """L2; without it the labelled vertebra nearest to it, the upper of two ("original": the first)."""
     names = [name for name in VERTEBRAE if name in points]
     if "L2" in points or not names or rule == "original":
@@ -62,7 +69,7 @@ def choose_reference(points, rule="correct"):
     return min(names, key=lambda name: abs(VERTEBRAE.index(name) - VERTEBRAE.index("L2")))
 
 
-def landmark(points, ap, si, lr, forward, original=False):
+def landmark(points: Array, ap: int, si: int, lr: int, forward: int, original: bool = False) -> tuple[int, int]:
     """(median anterior margin, median left-right centre) over the middle half of the vertebra's slices.
 
     original: the authors' axis slip: in each 2-D slice they take the axis by its number in 3-D.
@@ -82,7 +89,7 @@ def landmark(points, ap, si, lr, forward, original=False):
     return int(np.median(margins)), int(np.median(centres))
 
 
-def warnings(ct, reference):
+def warnings(ct: Grid, reference: str) -> list[str]:
     """What the user should know: another reference than L2, an oblique grid."""
     found = []
     if reference not in ("L2", "unlabelled"):
@@ -92,7 +99,7 @@ def warnings(ct, reference):
     return found
 
 
-def read_vertebrae(path, labels=Config.vertebra_labels):
+def read_vertebrae(path: Path, labels: Sequence[int] = Config.vertebra_labels) -> tuple[dict[str, Array], Grid, Path]:
     """({vertebra: voxels (n, 3) in (x, y, z)}, their grid, its path) of a folder with vertebrae_<name>
     files, or of one file: multi-label, or unlabelled (then the only name is "unlabelled").
 
@@ -100,7 +107,8 @@ def read_vertebrae(path, labels=Config.vertebra_labels):
     """
     if not path.is_dir():
         return _from_one_file(path, labels)
-    points, grid, first = {}, None, path
+    points: dict[str, Array] = {}
+    grid, first = None, path
     for name in VERTEBRAE:
         files = [file for suffix in SUFFIXES if (file := path / f"vertebrae_{name}{suffix}").exists()]
         if not files:
@@ -113,7 +121,7 @@ def read_vertebrae(path, labels=Config.vertebra_labels):
         check_same_grid(grid, own_grid, files[0])
         if len(voxels):
             points[name] = voxels
-    if not points:
+    if not points or grid is None:
         raise InputError(f"{path}: no vertebra found (vertebrae_T12 ... vertebrae_L5 absent or empty). "
                          "Does the CT show the lumbar spine? Run vert_seg.py again.")
     return points, grid, first

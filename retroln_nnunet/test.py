@@ -4,12 +4,14 @@ Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, o
 """
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
@@ -23,20 +25,21 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
+from shared_data.named_types import Rgb, Row
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
-from shared_torch.devices import choose_device
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy
+from shared_torch.devices import choose_device
 
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, RunConfig, ScoringOptions):
+class Given(EnsembleOptions, RunConfig, ScoringOptions):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
@@ -44,7 +47,14 @@ class Options(EnsembleOptions, RunConfig, ScoringOptions):
     output_dir: Path | None = None  # unset: <fold's folder>/<split>
     mirror: bool = True  # average over mirrored copies (nnU-Net)
 
-    def __post_init__(self):
+
+@dataclass(frozen=True)
+class Options(Given):
+    if TYPE_CHECKING:  # never None once they are filled in
+        checkpoint: tuple[Path, ...] = ()
+        output_dir: Path = Path()
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         ScoringOptions.__post_init__(self)
         fold = model_dir(self) / f"fold_{self.fold}"
@@ -57,7 +67,7 @@ class Options(EnsembleOptions, RunConfig, ScoringOptions):
                 object.__setattr__(self, name, value)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     config = parse_options(Options, argv, __doc__)
     predictors = load(config)
     names = held_out(config)
@@ -71,13 +81,13 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def load(config):
+def load(config: Options) -> list[nnUNetPredictor] | None:
     """nnU-Net's predictors; None where masks are there already."""
     return None if config.predictions_dir else load_members(config.checkpoint, choose_device(config.device),
                                                             config.mirror)
 
 
-def held_out(config):
+def held_out(config: Options) -> list[str]:
     """Case ids of the split; raises InputError when train.py has not made it, or it is empty."""
     raw = config.nnunet_dir / "nnUNet_raw" / DATASET
     recipe = read_recipe(raw)
@@ -93,7 +103,8 @@ def held_out(config):
     return cases
 
 
-def score_case(case, predictors, config):
+def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
+               config: Options) -> tuple[Row, list[Row], Rgb, Counter[str], Counter[str]]:
     """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
     mask is written on the CT's own grid."""
     region = read_region(config.prepared_dir / "regions" / f"{case}.json")
@@ -101,10 +112,11 @@ def score_case(case, predictors, config):
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
-    votes, voxels, wrong = None, Counter(), Counter()
+    votes, voxels, wrong = None, Counter[str](), Counter[str]()
     if predictors:
         prediction, votes = predict_members(predictors, crop)
     else:
+        assert config.predictions_dir
         prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
     prediction = paste(prediction, region)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
@@ -125,15 +137,16 @@ def score_case(case, predictors, config):
     return row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong
 
 
-def count_votes(votes, prediction, reference, voxels, wrong, path):
+def count_votes(votes: Sequence[sitk.Image], prediction: sitk.Image, reference: sitk.Image, voxels: Counter[str],
+                wrong: Counter[str], path: Path) -> None:
     """Add an ensemble's errors to the Counters and write where its members disagree, all images of one grid."""
-    votes = np.stack([*map(sitk.GetArrayViewFromImage, votes)])
-    prediction, reference_zyx = (sitk.GetArrayViewFromImage(image) > 0 for image in (prediction, reference))
-    count_errors(votes, prediction != reference_zyx, voxels, wrong)
-    write_volume(image_from(vote_entropy(votes), geometry(reference)), path)
+    votes_zyx = np.stack([*map(sitk.GetArrayViewFromImage, votes)])
+    prediction_zyx, reference_zyx = (sitk.GetArrayViewFromImage(image) > 0 for image in (prediction, reference))
+    count_errors(votes_zyx, prediction_zyx != reference_zyx, voxels, wrong)
+    write_volume(image_from(vote_entropy(votes_zyx), geometry(reference)), path)
 
 
-def read_region(path):
+def read_region(path: Path) -> dict[str, Any]:
     """What crop.py wrote about a case. Raises InputError when it is absent or damaged."""
     region = read_json(path)
     try:
@@ -147,7 +160,8 @@ def read_region(path):
     return region
 
 
-def write_results(config, cases, nodes, pictures, errors):
+def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], pictures: Mapping[str, Rgb],
+                  errors: Sequence[Row]) -> None:
     """errors: `error_table` of an ensemble."""
     out = config.output_dir
     write_table(out / "cases.csv", cases)

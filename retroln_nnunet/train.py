@@ -7,12 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from retroln_nnunet.config import ROOT, STEPS, Config, Train
+from retroln_nnunet.config import ROOT, STEPS, Config, RunConfig, Train
 from retroln_nnunet.crop import CROP_SETTINGS, REGION_SETTINGS, CropConfig
 from retroln_nnunet.dataset import DATASET, build_dataset
 from retroln_nnunet.model import run_settings
@@ -21,6 +22,7 @@ from retroln_nnunet.plans import PLANS, prepare, write_plans
 from shared_data.cohort import check_apart, say_skipped
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json
+from shared_data.named_types import Values
 from shared_data.processes import die_with_parent
 from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
 from shared_torch.devices import choose_device
@@ -38,7 +40,7 @@ class TrainConfig(Train, Config):
     """What train.py works with."""
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     given = given_options(Train, argv, __doc__, STEPS)
     config = build(TrainConfig, given)
     device = choose_device(config.device)
@@ -72,30 +74,30 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def environment(config):
+def environment(config: TrainConfig) -> dict[str, str]:
     """The variables by which nnU-Net finds its folders and our trainer."""
     return {**{name: str(config.nnunet_dir / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
             "nnUNet_extTrainer": str(ROOT / "retroln_nnunet"), "nnUNet_def_n_proc": str(max(1, config.num_processes))}
 
 
-def set_environment(config):
+def set_environment(config: TrainConfig) -> None:
     os.environ.update(environment(config))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(os.environ[name]).mkdir(parents=True, exist_ok=True)
 
 
-def model_dir(config):
+def model_dir(config: RunConfig) -> Path:
     """Where nnU-Net keeps the folds of this trainer, plan and configuration."""
     name = f"{TRAINER}__{PLANS[config.plans][0]}__{config.configuration}"
     return config.nnunet_dir / "nnUNet_results" / DATASET / name
 
 
-def checkpoints_of(results):
+def checkpoints_of(results: Path) -> list[Path]:
     """The checkpoints in a fold's folder, in the order in which nnU-Net looks."""
     return [path for name in ("final", "latest", "best") if (path := results / f"checkpoint_{name}.pth").exists()]
 
 
-def resumed_config(checkpoint, given):
+def resumed_config(checkpoint: Path, given: Values) -> TrainConfig:
     """The settings of the run that left the checkpoint, with what may change; its plan is put back in place."""
     state = read_checkpoint(checkpoint)
     kept = config_from_dict(TrainConfig, run_settings(state, checkpoint), checkpoint)
@@ -104,7 +106,7 @@ def resumed_config(checkpoint, given):
     return config
 
 
-def train(config, device, results):
+def train(config: TrainConfig, device: torch.device, results: Path) -> None:
     """nnUNetv2_train in a process of its own; its words go to the terminal, those on standard error when it fails."""
     command = [sys.executable, "-m", "retroln_nnunet.trainer", "600", config.configuration, str(config.fold),
                "-tr", TRAINER, "-p", PLANS[config.plans][0], "--npz", "-device", device.type,

@@ -5,7 +5,10 @@ nnUNetTrainerRetroLN. Its settings stand in the plans under "retroln", put there
 """
 import os
 import random
+from collections.abc import Callable, Sequence
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 from retroln_nnunet.config import Config
 from shared_data.files import whole_file, write_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Range, StrPath
 from shared_data.pictures import draw_curves
 
 
@@ -30,12 +34,13 @@ class LandmarkTransform(BasicTransform):
     the segmentation. Image and segmentation are (C, Z, Y, X).
     """
 
-    def __init__(self, probability, shift_mm, level_error_mm, levels_mm, spacing_zyx, fill=-1):
+    def __init__(self, probability: float, shift_mm: Sequence[float], level_error_mm: float, levels_mm: float,
+                 spacing_zyx: Sequence[float], fill: int = -1) -> None:
         super().__init__()
         self.probability, self.shift_mm, self.spacing_zyx = probability, shift_mm, spacing_zyx
         self.level_error_mm, self.levels_mm, self.fill = level_error_mm, levels_mm, fill
 
-    def get_parameters(self, **data):
+    def get_parameters(self, **data: torch.Tensor) -> dict[str, torch.Tensor | None]:
         if np.random.uniform() >= self.probability:
             return {"theta": None}
         shape = np.array(data["image"].shape[1:])
@@ -57,27 +62,32 @@ class LandmarkTransform(BasicTransform):
 
 
 def _sample(array, theta, mode, padding="border"):
-    grid = F.affine_grid(theta, (1, *array.shape), align_corners=False)
+    grid = F.affine_grid(theta, [1, *array.shape], align_corners=False)
     return F.grid_sample(array[None], grid, mode=mode, padding_mode=padding, align_corners=False)[0]
 
 
 class MagnitudeInVoxels:
     """A displacement drawn in mm, as the voxels of each axis that SpatialTransform wants."""
 
-    def __init__(self, low_high_mm, spacing):
+    def __init__(self, low_high_mm: Range, spacing: Sequence[float]) -> None:
         self.low_high_mm, self.spacing = low_high_mm, spacing
 
-    def __call__(self, image=None, dim=0, **_):
+    def __call__(self, image: torch.Tensor | None = None, dim: int = 0, **_: object) -> float:
+        assert image is not None
         spacing = self.spacing[-(image.ndim - 1):]  # two axes where nnU-Net augments slice by slice
         return np.random.uniform(*self.low_high_mm) / spacing[dim]
 
 
 class nnUNetTrainerRetroLN(nnUNetTrainer):
+    my_init_kwargs: dict[str, Any]
+    _best_ema: float | None
+
     # nnU-Net looks the parameters up by name.
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
-                 device: torch.device = torch.device("cuda")):
-        self.settings = Config(**{name: tuple(value) if isinstance(value, list) else value
-                                  for name, value in plans.get("retroln", {}).items()})
+    def __init__(self, plans: dict[str, Any], configuration: str, fold: int, dataset_json: dict[str, Any],
+                 device: torch.device = torch.device("cuda")) -> None:
+        settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value
+                                    for name, value in plans.get("retroln", {}).items()}
+        self.settings = Config(**settings)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "").isdecimal():  # nnU-Net takes every core
             torch.set_num_threads(max(1, int(os.environ["OMP_NUM_THREADS"])))
@@ -88,13 +98,13 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         self.oversample_foreground_percent = self.settings.oversample_foreground
         self.save_every = self.num_epochs + 1  # on_epoch_end below writes checkpoint_latest.pth
         self.logger.plot_progress_png = partial(plot_whole, self.logger.plot_progress_png)
-        self.board = None
+        self.board: SummaryWriter | None = None
 
-    def initialize(self):
+    def initialize(self) -> None:
         _seed(self.settings.seed)
         super().initialize()
 
-    def do_split(self):
+    def do_split(self) -> tuple[list[str], list[str]]:
         """Checkpoints name the cases that they have learnt from."""
         cases, held_out = super().do_split()
         self._note_trained_on(cases)
@@ -105,17 +115,17 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         seen = natural_sort({*cases, *dataset.get("trained_on", [])})
         self.my_init_kwargs = {**self.my_init_kwargs, "dataset_json": {**dataset, "trained_on": seen}}
 
-    def on_epoch_start(self):
+    def on_epoch_start(self) -> None:
         """Chance depends on the epoch alone: with one process (--num-processes 0) a resumed run meets the same."""
         _seed(self.settings.seed + 1 + self.current_epoch + 10_000 * self.local_rank)
         super().on_epoch_start()
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
         optimizer, scheduler = super().configure_optimizers()
         optimizer.param_groups[0]["momentum"] = self.settings.momentum
         return optimizer, scheduler
 
-    def get_training_transforms(self, *args, **kwargs):
+    def get_training_transforms(self, *args: object, **kwargs: object) -> BasicTransform:
         pipeline = nnUNetTrainer.get_training_transforms(*args, **kwargs)
         settings, spacing = self.settings, self.configuration_manager.spacing
         spatial = next(step for step in pipeline.transforms if isinstance(step, SpatialTransform))
@@ -128,7 +138,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
                 settings.levels_mm, spacing))
         return pipeline
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """best before latest, so that a kill between them loses nothing; then history, curves, TensorBoard."""
         super().on_epoch_end()
         if self.current_epoch % self.settings.save_every == 0 and self.current_epoch < self.num_epochs:
@@ -138,7 +148,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         if self.local_rank == 0:
             self.write_history()
 
-    def write_history(self):
+    def write_history(self) -> None:
         kept = self.logger.get_checkpoint()
         columns = {"loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice",
                    "lr": "lrs"}
@@ -155,7 +165,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
             self.board.add_scalar(name, history[-1][name], self.current_epoch)
         self.board.flush()
 
-    def save_checkpoint(self, filename):
+    def save_checkpoint(self, filename: str) -> None:
         """Whole or not at all; plain numbers only, so that it opens with weights_only=True."""
         if self.local_rank == 0 and not self.disable_checkpointing:
             if self._best_ema is not None:
@@ -163,7 +173,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
             super().save_checkpoint(filename + ".partial")
             os.replace(filename + ".partial", filename)
 
-    def load_checkpoint(self, filename_or_checkpoint):
+    def load_checkpoint(self, filename_or_checkpoint: StrPath) -> None:
         from retroln_nnunet.original_checkpoint import read_checkpoint
         # nnU-Net opens it as a pickle: refuse what holds more than data.
         kept = read_checkpoint(filename_or_checkpoint)["init_args"]["dataset_json"]
@@ -173,7 +183,7 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
         self._note_trained_on(kept.get("trained_on", []))
 
 
-def plot_whole(plot, folder):
+def plot_whole(plot: Callable[[str], object], folder: StrPath) -> None:
     """nnU-Net's progress.png, whole or not at all."""
     with whole_file(os.path.join(folder, "progress.png")) as path:
         plot(str(path.parent))
@@ -185,7 +195,7 @@ def _seed(seed):
     torch.manual_seed(seed)
 
 
-def hand_over():
+def hand_over() -> ModuleType:
     """Give nnUNetv2_train this trainer: nnU-Net's own search imports every trainer it has, and what they need."""
     from nnunetv2.run import run_training
 

@@ -9,11 +9,14 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial as bind
 from pathlib import Path
 from typing import Literal
+
+import SimpleITK as sitk
 
 from retroln_nnunet.config import ROOT, VERTEBRAE
 from retroln_nnunet.crop import case_id
@@ -54,12 +57,12 @@ class Options(Cluster):
     fast: bool = False  # TotalSegmentator's 3 mm model: less memory and time
     device: Literal["gpu", "cpu"] = "gpu"  # TotalSegmentator falls back to the CPU where there is no GPU
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         at_least(self, 1, "num_processes")
         at_least(self, 0, "batch_size", "worker_memory_gb")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     program = find_program()
     cts = find_cts(options)
@@ -68,7 +71,7 @@ def main(argv=None):
         return segment_cohort(cts, program, options)
 
 
-def segment_cohort(cts, program, options):
+def segment_cohort(cts: Sequence[Path], program: str, options: Options) -> int:
     """Segment every CT and write summary.csv; 1 when some failed."""
     rows = []
     for path, outcome in each_case(bind(segment, program=program, options=options), cts,
@@ -85,7 +88,7 @@ def segment_cohort(cts, program, options):
     return 0 if counts["success"] + counts["skipped"] == len(rows) else 1
 
 
-def find_program():
+def find_program() -> str:
     """TotalSegmentator on the PATH, or beside this Python."""
     program = shutil.which("TotalSegmentator") or shutil.which("TotalSegmentator", path=Path(sys.executable).parent)
     if not program:
@@ -94,7 +97,7 @@ def find_program():
     return program
 
 
-def find_cts(options):
+def find_cts(options: Options) -> list[Path]:
     """The CTs in natural order, cut to the batch; raises InputError when there is none, or two of a case."""
     if not options.input_dir.is_dir():
         raise InputError(f"{options.input_dir}: no such folder. Give the CTs with --input-dir.")
@@ -109,7 +112,7 @@ def find_cts(options):
     return cts[:options.batch_size or None]
 
 
-def segment(path, program, options):
+def segment(path: Path, program: str, options: Options) -> tuple[str, str]:
     """(status, reason) of one CT."""
     folder = options.output_dir / case_id(path)
     try:
@@ -142,7 +145,7 @@ def segment(path, program, options):
     return ("incomplete", f"{folder}: {missing}") if missing else ("success", "")
 
 
-def run(program, ct_path, folder, options):
+def run(program: str, ct_path: Path, folder: Path, options: Options) -> None:
     """Run TotalSegmentator, one file per vertebra. Raises ToolFailed."""
     with_us = shutil.which("setpriv")  # it ends with this process, even if that one is killed
     command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder),
@@ -158,7 +161,7 @@ def run(program, ct_path, folder, options):
     raise ToolFailed(f"TotalSegmentator: {cause or f'exit code {done.returncode}, {words[-1]}'}")
 
 
-def check_outputs(folder, ct=None):
+def check_outputs(folder: Path, ct: sitk.Image | None = None) -> str | None:
     """None when all vertebrae are there, readable and on the CT's grid, else which files are missing.
 
     Raises InputError for a file that cannot be read or lies on another grid.

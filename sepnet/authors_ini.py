@@ -2,9 +2,11 @@
 import configparser
 import re
 import typing
+from pathlib import Path
 
 from sepnet.config import Config
 from shared_data.errors import InputError
+from shared_data.named_types import Values
 
 # Their keys -> our fields. Keys spelled as a field of ours are taken too.
 KEYS = {
@@ -23,7 +25,7 @@ VALUES = {
     "network": {"unet_separate": "sepnet", "unetseparate": "sepnet", "unet3d": "unet", "unet": "unet"}}
 
 
-def read_ini(path):
+def read_ini(path: Path) -> Values:
     """{field of Config: value} of an INI file; sections do not matter. Keys without a counterpart are printed.
 
     Raises InputError for a file that is none, or a value that does not fit.

@@ -3,10 +3,11 @@ from functools import partial
 from pathlib import Path
 
 from sepnet.config import Config
-from sepnet.networks import build_network
+from sepnet.networks import EncoderDecoder, build_network
 from sepnet.original_checkpoint import guess_options, load_original_checkpoint
 from shared_data.checkpoints import check_origin
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_data.settings import build, config_from_dict
 from shared_torch import checkpoints
 from shared_torch.checkpoints import load_strictly, read_checkpoint
@@ -17,7 +18,7 @@ save_checkpoint = partial(checkpoints.save_checkpoint, project=PROJECT)
 load_checkpoint = partial(checkpoints.load_checkpoint, project=PROJECT)
 
 
-def load_network(path):
+def load_network(path: StrPath) -> tuple[EncoderDecoder, Config]:
     """(network in eval mode, its Config) of our checkpoint or the authors'; theirs gets the default settings."""
     loaded = read_checkpoint(path)
     if "project" not in loaded:

@@ -1,9 +1,11 @@
 """Every setting of SepNet: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared_data import openkbp
+from shared_data.named_types import Dataclass, Values
 from shared_data.organs import check_organs, read_label_table
 from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
@@ -29,7 +31,7 @@ STRUCTSEG = {"organs": ("brain stem", "eye L", "eye R", "lens L", "lens R", "opt
                         "spinal cord", "mandible L", "mandible R"),
              "weights": (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)}
 # Names of the labels 1, 2, ... and their weights in the score, by layout: StructSeg 2019, task 1; OpenKBP has none.
-TABLES = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
+TABLES: dict[str, dict[str, Any]] = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,18 @@ class Config(Train, Prepare):
 
     UNRECORDED = CONTROL_POINTS
 
+    if TYPE_CHECKING:  # never None once they are filled in
+        run_dir: Path = ROOT
+        organs: tuple[str, ...] = ()
+        n_classes: int = 0
+        weights: tuple[float, ...] = ()
+
     @property
-    def classes(self):
+    def classes(self) -> tuple[str, ...]:
         """Names of the classes 0, 1, ..."""
         return ("background", *self.organs)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._fill_in_organs()
         if self.run_dir is None:
             member = f"{self.transform}_alpha{self.alpha:g}"
@@ -163,7 +171,7 @@ class Config(Train, Prepare):
             require(self, name, len(points) >= 4 and len(points) % 2 == 0 and rising,
                     "must be HU and value by turns, at least twice, HU rising")
 
-    def control_points(self, name=None):
+    def control_points(self, name: str | None = None) -> Points:
         """Of the intensity function `transform`, or of that name."""
         return getattr(self, name or self.transform)
 
@@ -195,7 +203,8 @@ class PrepareOptions(Prepare):
 STEPS = {"preprocess.py": PrepareOptions, "train.py": Train}
 
 
-def given_settings(argv, description, options_class=PrepareOptions):
+def given_settings(argv: Sequence[str] | None, description: str | None,
+                   options_class: type[Dataclass] = PrepareOptions) -> Values:
     """The options given, a label table among them as the settings `organs` and `weights`."""
     given = given_options(options_class, argv, description, STEPS)
     if path := given.pop("label_table", None):

@@ -5,6 +5,7 @@ resumes killed ones, scores each one's held-out patients (test.py --split valid)
 folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
 patients, the worst cases. Stopped at any moment, the same command goes on.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_table
 from shared_data.folds import fold_numbers
+from shared_data.named_types import Values
 from shared_data.settings import build
 from shared_torch.devices import choose_device
 
@@ -30,7 +32,7 @@ class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/sepnet/<network>_folds
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_settings(argv, __doc__, Options))
     runs = options.runs_dir or ROOT / "runs" / "sepnet" / f"{options.network}_folds"
     cases = fold_patients(read_table(options.prepared_dir / "cases.csv", ["case", "part"]))
@@ -40,7 +42,7 @@ def main(argv=None):
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
 
 
-def plan(number, given, folder):
+def plan(number: int, given: Values, folder: Path) -> Fold:
     """The `Fold`; its members have run folders in `folder`."""
     settings = {**given, "val_fold": number}
     apart = {name: value for name, value in settings.items() if name != "weights"}  # as many as the cases have organs

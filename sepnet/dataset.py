@@ -1,24 +1,42 @@
 """Prepared cases, held in memory, to batches of patches."""
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
 import numpy as np
 import SimpleITK as sitk
 import torch
 from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from sepnet.config import Config
+
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.folds import fold_parts
+from shared_data.named_types import Array, Floats, Labels
 from shared_data.volume import read_volume
 
+Loader = DataLoader[dict[str, Any]]  # batches of what `PatchDataset` gives
 
-def build_loader(config, rank=0, world_size=1):
+
+class Case(TypedDict):
+    """A prepared case in memory; arrays (z, y, x)."""
+
+    patient: str
+    image: Floats
+    label: Labels
+    spacing_zyx: Sequence[float]  # mm
+
+
+def build_loader(config: Config, rank: int = 0, world_size: int = 1) -> Loader:
     """Batches of patches of the training cases, `steps_per_epoch` of them; each process gets its share of a batch."""
     patches = PatchDataset(load_cases(config, "train"), config, rank, world_size)
     return DataLoader(patches, batch_size=None, sampler=Steps(config.steps_per_epoch), num_workers=config.workers,
                       persistent_workers=config.workers > 0, pin_memory=torch.cuda.is_available())
 
 
-def load_cases(config, part):
+def load_cases(config: Config, part: str) -> list[Case]:
     """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of a part."""
     folders = case_folders(config, part)
     if not folders:
@@ -26,7 +44,7 @@ def load_cases(config, part):
     return [load_case(folder, config.transform) for folder in folders]
 
 
-def case_folders(config, part):
+def case_folders(config: Config, part: str) -> list[Path]:
     """Folders of the prepared cases of a part. With `val_fold` train and valid are those of a patient fold, made of
     both; test cases stay apart."""
     rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
@@ -38,12 +56,12 @@ def case_folders(config, part):
     return [folders[name] for name in names]
 
 
-def fold_patients(rows):
+def fold_patients(rows: Iterable[Mapping[str, str]]) -> list[str]:
     """The patients that folds are made of, from the rows of cases.csv."""
     return [row["case"] for row in rows if row["part"] != "test"]
 
 
-def load_case(folder, transform):
+def load_case(folder: Path, transform: str) -> Case:
     """One case of `load_cases`. Raises InputError when a file of it is gone or damaged."""
     if transform == "single_window" and not (folder / "single_window.nii.gz").exists():
         raise InputError(f"{folder}: no single_window.nii.gz. Run preprocess.py --plain-window into a new folder.")
@@ -52,29 +70,29 @@ def load_case(folder, transform):
             "spacing_zyx": image.GetSpacing()[::-1]}
 
 
-class Steps(Sampler):
+class Steps(Sampler[tuple[int, int]]):
     """(epoch, step) of one epoch. No set_epoch(): Fabric would call it with its own count, which forgets a resumed
     run."""
 
-    def __init__(self, n_steps):
+    def __init__(self, n_steps: int) -> None:
         self.n_steps, self.epoch = n_steps, 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.n_steps
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter([(self.epoch, step) for step in range(self.n_steps)])
 
 
-class PatchDataset(Dataset):
+class PatchDataset(Dataset[dict[str, Any]]):
     """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "drawn" (B, C), "patient" names}: one patch each
     of different patients. What is drawn depends on the seed, the epoch, the step and nothing else."""
 
-    def __init__(self, cases, config, rank=0, world_size=1):
+    def __init__(self, cases: Sequence[Case], config: Config, rank: int = 0, world_size: int = 1) -> None:
         self.cases, self.config, self.rank, self.world_size = cases, config, rank, world_size
         self.drawn = [drawn_classes(case, config.n_classes) for case in cases]
 
-    def __getitem__(self, when):
+    def __getitem__(self, when: tuple[int, int]) -> dict[str, Any]:
         rng = np.random.default_rng([self.config.seed, *when])
         chosen = rng.permutation(len(self.cases))[:self.config.batch_size]
         chosen = np.resize(chosen, -(-len(chosen) // self.world_size) * self.world_size)  # equal shares
@@ -87,14 +105,14 @@ class PatchDataset(Dataset):
                 "patient": [self.cases[i]["patient"] for i in chosen]}
 
 
-def drawn_classes(case, n_classes):
+def drawn_classes(case: Case, n_classes: int) -> Floats:
     """(C,) of 0 and 1: which classes somebody drew in a case; the background always counts."""
     flags = np.isin(np.arange(n_classes), case["label"])
     flags[0] = True
     return flags.astype(np.float32)
 
 
-def draw_patch(case, rng, config):
+def draw_patch(case: Case, rng: np.random.Generator, config: Config) -> list[Array]:
     """(image, label) of `patch_zyx` somewhere in the case; zeros beyond its edges."""
     shape, patch = case["image"].shape, config.patch_zyx
     start = [int(rng.integers(0, max(0, length - side) + 1)) for length, side in zip(shape, patch)]
@@ -107,7 +125,7 @@ def draw_patch(case, rng, config):
     return pair
 
 
-def zoomed_and_rotated(case, centre, rng, config):
+def zoomed_and_rotated(case: Case, centre: Floats, rng: np.random.Generator, config: Config) -> list[Array]:
     """(image, label) patches around `centre` (voxels), read from the whole volume; angles are true ones, in mm."""
     zoom, angle = rng.choice(config.zooms), np.radians(rng.uniform(-1, 1) * config.rotate_degrees)
     one, other = rng.choice(3, 2, replace=False)
@@ -117,5 +135,5 @@ def zoomed_and_rotated(case, centre, rng, config):
     spacing = np.array(case["spacing_zyx"])
     matrix = rotation * spacing / spacing[:, None] / zoom  # voxels to mm, turn, mm to voxels
     offset = centre - matrix @ (np.subtract(config.patch_zyx, 1) / 2)
-    return [ndimage.affine_transform(case[name], matrix, offset, config.patch_zyx, order=order)
-            for name, order in (("image", 1), ("label", 0))]
+    return [ndimage.affine_transform(volume, matrix, offset, config.patch_zyx, order=order)
+            for volume, order in ((case["image"], 1), (case["label"], 0))]

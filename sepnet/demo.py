@@ -3,6 +3,7 @@
 Small slices, a narrow network, two members; everything lands in demo/sepnet. With voxels of 4 mm some organs are
 a handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, which smooths with 22.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,12 @@ class Options:
     epochs: int = 12  # of 30 updates, for each member
     size: int = 48  # pixels along x and y, divisible by 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patients < 2 or self.epochs < 1 or self.size % 16 or not 32 <= self.size <= 512:
             raise ValueError("--patients must be at least 2, --epochs 1, --size divisible by 16 in 32..512.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     fresh_folder(options.folder, Options.folder)
     raw, runs = options.folder / "raw", options.folder / "runs"

@@ -1,12 +1,16 @@
 """Slices with their organs in colour, and where the members disagree."""
+from collections.abc import Mapping, Sequence
+
 import cv2
 import numpy as np
+
+from shared_data.named_types import Floats, Labels, Rgb
 
 from shared_data.organ_pictures import SIDE, organ_sheet
 from shared_data.pictures import magnified
 
 
-def entropy_overlay(unit_yx, entropy_yx):
+def entropy_overlay(unit_yx: Floats, entropy_yx: Floats) -> Rgb:
     """RGB of a slice, brighter and warmer where the votes' entropy is higher (ln 2: yellow)."""
     picture = magnified(unit_yx, SIDE)
     entropy = cv2.resize(entropy_yx, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -14,10 +18,11 @@ def entropy_overlay(unit_yx, entropy_yx):
     return np.where((entropy > 0.01)[..., None], heat[..., ::-1], picture // 2)
 
 
-def case_sheet(unit_zyx, label_maps, classes, entropy_zyx=None, tiles=4):
+def case_sheet(unit_zyx: Floats, label_maps: Mapping[str, Labels], classes: Sequence[str],
+               entropy_zyx: Floats | None = None, tiles: int = 4) -> Rgb:
     """Contact sheet of the slices with most organs; a row for each {caption: labels (z, y, x)}, and one for the entropy
     of the votes; classes: names of the labels 0, 1, ..."""
-    organs = sum(np.array([len(np.unique(plane)) - 1 for plane in labels]) for labels in label_maps.values())
+    organs = np.sum([[len(np.unique(plane)) - 1 for plane in labels] for labels in label_maps.values()], axis=0)
     order = np.argsort(-organs, kind="stable") if organs.any() else np.linspace(0, len(organs) - 1, tiles).astype(int)
     chosen = sorted({int(k) for k in order[:3 * tiles:3] if organs[k] or not organs.any()}) or [0]
     votes = [] if entropy_zyx is None else [(entropy_overlay(unit_zyx[k], entropy_zyx[k]), f"uncertainty, slice {k}")

@@ -4,16 +4,20 @@ Takes every <results>/<member>/<patient>/probability.npz of segmentation.py; wri
 <results>/ensemble/<patient>/segmentation.nii.gz.
 """
 import zipfile
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from pathlib import Path
 
 import numpy as np
 
 from sepnet.members import ChainOptions, patients_of, read_case
 from sepnet.segmentation import write_segmentation
 from shared_data.errors import InputError, run_script
+from shared_data.named_types import Array, Labels
 from shared_data.settings import parse_options
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(ChainOptions, argv, __doc__)
     for patient in patients_of(options.prepared_dir, options.split):
         folders = member_folders(options.results_dir, patient)
@@ -23,7 +27,7 @@ def main(argv=None):
         print(f"{patient}: {', '.join(folder.parent.name for folder in folders)}")
 
 
-def member_folders(results_dir, patient):
+def member_folders(results_dir: Path, patient: str) -> list[Path]:
     """<member>/<patient> folders that hold a segmentation, without the ensemble's. Raises InputError for none."""
     found = sorted(path.parent for path in results_dir.glob(f"*/{patient}/segmentation.nii.gz")
                    if path.parent.parent.name != "ensemble")
@@ -32,7 +36,7 @@ def member_folders(results_dir, patient):
     return found
 
 
-def read_probability(path):
+def read_probability(path: Path) -> Array:
     """The array (class, z, y, x) of a probability.npz."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -43,9 +47,9 @@ def read_probability(path):
         raise InputError(f"{path}: damaged. Run segmentation.py again.") from error
 
 
-def fuse(scores):
+def fuse(scores: Iterable[Array]) -> Labels:
     """Arg-max over classes of the members' summed scores (class, ...), each truncated to whole numbers (authors)."""
-    return sum(score.astype(np.int32) for score in scores).argmax(0).astype(np.uint8)
+    return reduce(np.add, (score.astype(np.int32) for score in scores)).argmax(0).astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Takes the members' and the ensemble's segmentations and the references; writes <results>/error_rate.csv and .png.
 """
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
@@ -15,9 +16,9 @@ from shared_data.settings import parse_options
 from shared_data.volume import image_from, read_volume, to_lps
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(ChainOptions, argv, __doc__)
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong = Counter[str](), Counter[str]()
     for patient in patients_of(options.prepared_dir, options.split):
         votes, grid = read_votes(options.results_dir, patient)
         votes = np.stack([sitk.GetArrayFromImage(to_lps(image_from(vote, grid))) for vote in votes])

@@ -1,21 +1,27 @@
 """The networks over a CT, window by window."""
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
 import torch
 
+from sepnet.config import Config
+from sepnet.networks import EncoderDecoder
+from shared_data.named_types import Floats, Labels, Progress
+from shared_data.settings import Precision
+
 from shared_torch import devices
-from shared_torch.devices import autocast
-from shared_torch.engines import Compiled, choose_engine
+from shared_torch.devices import Chosen, autocast
+from shared_torch.engines import Compiled, Engine, Network, choose_engine
 
 
-def choose_precision(name, device):
+def choose_precision(name: Precision, device: torch.device) -> Chosen:
     """Fabric's precision for "auto": on a CPU 32-true, until trainings in bfloat16 have been shown to come out alike.
     """
     return "32-true" if name == "auto" and device.type == "cpu" else devices.choose_precision(name, device)
 
 
-def ready(network, engine, config, device):
+def ready(network: EncoderDecoder, engine: Engine, config: Config, device: torch.device) -> Network:
     """A network for `predict_slices`: on the device, or compiled by the `Engine`."""
     if choose_engine(engine, device.type) == "torch":
         return network.to(device)
@@ -24,13 +30,14 @@ def ready(network, engine, config, device):
     return lambda batch: torch.from_numpy(compiled(batch)[0])
 
 
-def window_starts(depth, window, step):
+def window_starts(depth: int, window: int, step: int) -> list[int]:
     """First slices of the windows: `step` apart, the last one flush with the end (authors)."""
     return [*range(0, depth - window, step), max(0, depth - window)]
 
 
 @torch.inference_mode()
-def predict_slices(network, volume_zyx, config, device, step=None, progress=iter):
+def predict_slices(network: Network, volume_zyx: Floats, config: Config, device: torch.device, step: int | None = None,
+                   progress: Progress = iter) -> Iterator[torch.Tensor]:
     """Yield (C, n, Y, X) probabilities, summed over windows and not divided, for all slices in runs of n, in order.
 
     Only the slices under the current windows are in memory. step: slices between windows (config.window_step);
@@ -53,7 +60,8 @@ def predict_slices(network, volume_zyx, config, device, step=None, progress=iter
         sums, first = sums[:, done:].clone(), first + done
 
 
-def segment(networks, volumes, config, device, step=None, progress=iter):
+def segment(networks: Sequence[Network], volumes: Sequence[Floats], config: Config, device: torch.device,
+            step: int | None = None, progress: Progress = iter) -> tuple[Labels, Labels]:
     """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice.
 
     Returns (labels (z, y, x): arg-max of the summed probabilities, votes (networks, z, y, x): each one's own

@@ -1,7 +1,12 @@
 """Losses on class probabilities (B, C, Z, Y, X) against labels (B, Z, Y, X) of class ids; class 0 is background."""
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from sepnet.config import Config
 
 
 class ExpDiceLoss(nn.Module):
@@ -11,15 +16,15 @@ class ExpDiceLoss(nn.Module):
     smoothing with the number of classes, sum over them. "paper": smoothing with 1, mean over them.
     """
 
-    def __init__(self, n_classes, normalisation="original"):
+    def __init__(self, n_classes: int, normalisation: str = "original") -> None:
         super().__init__()
         self.n_classes, self.normalisation = n_classes, normalisation
 
-    def forward(self, probabilities, labels):
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         onehot = one_hot(labels, self.n_classes)
         return self.log_dice(probabilities, onehot) + weighted_cross_entropy(probabilities, onehot)
 
-    def log_dice(self, scores, onehot):
+    def log_dice(self, scores: Tensor, onehot: Tensor) -> Tensor:
         """Sum or mean over the classes given, mean over samples."""
         n_classes = scores.shape[1]
         smooth = n_classes if self.normalisation == "original" else 1
@@ -32,11 +37,11 @@ class AttentionExpDiceLoss(ExpDiceLoss):
     """The paper's loss: probabilities p of the foreground become p exp((p - g) / alpha) first: hard voxels weigh more.
     """
 
-    def __init__(self, n_classes, alpha=0.5, normalisation="original"):
+    def __init__(self, n_classes: int, alpha: float = 0.5, normalisation: str = "original") -> None:
         super().__init__(n_classes, normalisation)
         self.alpha = alpha
 
-    def log_dice(self, scores, onehot):
+    def log_dice(self, scores: Tensor, onehot: Tensor) -> Tensor:
         scores, onehot = scores[:, 1:], onehot[:, 1:]
         return super().log_dice(scores * ((scores - onehot) / self.alpha).exp(), onehot)
 
@@ -44,11 +49,11 @@ class AttentionExpDiceLoss(ExpDiceLoss):
 class SoftDiceLoss(nn.Module):
     """1 - mean Dice over samples and classes, background included; smoothing 0.01 on each of the three sums."""
 
-    def __init__(self, n_classes):
+    def __init__(self, n_classes: int) -> None:
         super().__init__()
         self.n_classes = n_classes
 
-    def forward(self, probabilities, labels):
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         onehot = one_hot(labels, self.n_classes)
         overlap = (probabilities * onehot).sum((2, 3, 4)) + 0.01
         return 1 - (2 * overlap / (probabilities.sum((2, 3, 4)) + onehot.sum((2, 3, 4)) + 0.02)).mean()
@@ -57,11 +62,11 @@ class SoftDiceLoss(nn.Module):
 class FocalLoss(nn.Module):
     """Mean over voxels of -(1 - p)^gamma log p of the true class."""
 
-    def __init__(self, n_classes, gamma=2.0):
+    def __init__(self, n_classes: int, gamma: float = 2.0) -> None:
         super().__init__()
         self.gamma = gamma
 
-    def forward(self, probabilities, labels):
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         true = probabilities.gather(1, labels[:, None].long())
         return -((1 - true) ** self.gamma * safe_log(true)).mean()
 
@@ -69,11 +74,11 @@ class FocalLoss(nn.Module):
 class FocalDiceLoss(nn.Module):
     """Focal loss + soft Dice loss."""
 
-    def __init__(self, n_classes):
+    def __init__(self, n_classes: int) -> None:
         super().__init__()
         self.focal, self.dice = FocalLoss(n_classes), SoftDiceLoss(n_classes)
 
-    def forward(self, probabilities, labels):
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
         return self.focal(probabilities, labels) + self.dice(probabilities, labels)
 
 
@@ -84,11 +89,11 @@ class PartlyDrawnLoss(nn.Module):
     drawn (B, C): 1 for each class that was drawn in the sample, background included; None: all were.
     """
 
-    def __init__(self, published):
+    def __init__(self, published: nn.Module) -> None:
         super().__init__()
         self.published = published
 
-    def forward(self, probabilities, labels, drawn=None):
+    def forward(self, probabilities: Tensor, labels: Tensor, drawn: Tensor | None = None) -> Tensor:
         if drawn is not None:
             probabilities = merge_undrawn(probabilities, drawn)
         background, true = probabilities[:, 0], (labels == 0).to(probabilities.dtype)
@@ -98,7 +103,7 @@ class PartlyDrawnLoss(nn.Module):
         return self.published(probabilities, labels) - dice - cross_entropy
 
 
-def build_loss(config):
+def build_loss(config: "Config") -> nn.Module:
     """The loss that a `Config` names."""
     published = {
         "attention_exp_dice": lambda n: AttentionExpDiceLoss(n, config.alpha, config.normalisation),
@@ -107,7 +112,7 @@ def build_loss(config):
     return PartlyDrawnLoss(published) if config.undrawn == "marginal" else published
 
 
-def merge_undrawn(probabilities, drawn):
+def merge_undrawn(probabilities: Tensor, drawn: Tensor) -> Tensor:
     """Probabilities (B, C, Z, Y, X) in which the background has taken those of the classes whose flag in `drawn` (B, C)
     is 0."""
     undrawn = drawn[:, :, None, None, None] == 0
@@ -117,7 +122,7 @@ def merge_undrawn(probabilities, drawn):
     return torch.cat([background, probabilities.masked_fill(undrawn, 0)[:, 1:]], dim=1)
 
 
-def weighted_cross_entropy(probabilities, onehot):
+def weighted_cross_entropy(probabilities: Tensor, onehot: Tensor) -> Tensor:
     """Cross-entropy on the foreground voxels, class c weighing sqrt(foreground / voxels of c)."""
     foreground = onehot[:, 1:]
     voxels = foreground.sum((2, 3, 4)) + 1  # (B, C - 1)
@@ -126,11 +131,11 @@ def weighted_cross_entropy(probabilities, onehot):
     return (weight * per_class).sum() / voxels.sum()
 
 
-def one_hot(labels, n_classes):
+def one_hot(labels: Tensor, n_classes: int) -> Tensor:
     """(B, Z, Y, X) -> (B, n_classes, Z, Y, X), float32."""
     return F.one_hot(labels.long(), n_classes).movedim(-1, 1).float()
 
 
-def safe_log(probability):
+def safe_log(probability: Tensor) -> Tensor:
     """log, finite at 0."""
     return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()

@@ -1,7 +1,10 @@
 """The networks that are asked together, and the cases they are asked about."""
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import torch
 
 from sepnet.checkpoint import load_network
 from sepnet.config import ROOT, Config, Device, Precision
@@ -12,7 +15,7 @@ from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences, set_options, with_changes
 from shared_torch.devices import choose_device
-from shared_torch.engines import Engine
+from shared_torch.engines import Engine, Network
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("organs", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -43,15 +46,15 @@ class Members:
     """names, networks (on `device`), transforms and each one's Config run side by side; `config` has what they share.
     """
 
-    names: list
-    networks: list
-    transforms: list
-    config: object
-    device: object
-    configs: list
+    names: list[str]
+    networks: list[Network]
+    transforms: list[str]
+    config: Config
+    device: torch.device
+    configs: list[Config]
 
 
-def find_checkpoints(run_dir):
+def find_checkpoints(run_dir: Path) -> list[Path]:
     """best.pt of a run folder, or those of the run folders in it."""
     found = [run_dir / "best.pt"] if (run_dir / "best.pt").exists() else sorted(run_dir.glob("*/best.pt"))
     if not found:
@@ -59,12 +62,12 @@ def find_checkpoints(run_dir):
     return found
 
 
-def find_folds(runs_dir):
+def find_folds(runs_dir: Path) -> list[Path]:
     """best.pt of every fold that crossval.py left in a folder, those of several members of a fold too."""
     return find_members(runs_dir, "fold*/*/best.pt", "fold*/best.pt", "*/best.pt")
 
 
-def load_members(checkpoints, options, **changes):
+def load_members(checkpoints: Sequence[Path], options: NetworkOptions, **changes: object) -> Members:
     """`Members` of checkpoint paths, with the NetworkOptions and `changes` to the settings they share.
 
     Raises InputError when they do not share classes and grid.
@@ -82,7 +85,7 @@ def load_members(checkpoints, options, **changes):
     return Members(names, networks, [own.transform for _, own in loaded], config, device, [own for _, own in loaded])
 
 
-def check_table(members, prepared_dir):
+def check_table(members: Members, prepared_dir: Path) -> None:
     """Raise InputError when the cases were prepared with another label table than the members have; say what else of
     what the networks see was prepared in another way."""
     path = prepared_dir / "config.json"
@@ -92,13 +95,13 @@ def check_table(members, prepared_dir):
         note_differences(kept, config, ("crop_size", "resample", "spacing_zyx", config.transform), path, name)
 
 
-def patients_of(prepared_dir, split):
+def patients_of(prepared_dir: Path, split: str) -> list[str]:
     """Names of the prepared cases of a split."""
     rows = read_table(prepared_dir / "cases.csv", ["case", "part"])
     return [row["case"] for row in rows if row["part"] == split]
 
 
-def read_case(folder):
+def read_case(folder: Path) -> dict[str, Any]:
     """The case.json of a prepared case. Raises InputError when it is damaged."""
     path = folder / "case.json"
     case = read_json(path)

@@ -1,13 +1,19 @@
 """SepNet and the plain 3-D U-Net it is compared with: the paper's figures."""
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from sepnet.config import Config
 
-def build_network(config):
+
+def build_network(config: "Config") -> "EncoderDecoder":
     """The network of a `Config`."""
-    shape = {"n_classes": config.n_classes, "base_channels": config.base_channels, "dropout": config.dropout,
-             "channel_dropout": config.channel_dropout}
+    shape: dict[str, Any] = {"n_classes": config.n_classes, "base_channels": config.base_channels,
+                             "dropout": config.dropout, "channel_dropout": config.channel_dropout}
     if config.network == "unet":
         return UNet3D(**shape)
     return SepNet(**shape, separate_direction=config.separate_direction)
@@ -19,15 +25,16 @@ class EncoderDecoder(nn.Module):
     encoder, decoder: three stages each, highest resolution at the outside; bottom: what lies between them.
     """
 
-    def __init__(self, encoder, bottom, decoder, width, n_classes, channel_dropout):
+    def __init__(self, encoder: Iterable[nn.Module], bottom: nn.Module, decoder: Iterable[nn.Module], width: int,
+                 n_classes: int, channel_dropout: float) -> None:
         super().__init__()
         self.encoder, self.bottom, self.decoder = nn.ModuleList(encoder), bottom, nn.ModuleList(decoder)
         self.classify = nn.Sequential(nn.ReLU(), nn.Dropout3d(channel_dropout), nn.Conv3d(width, n_classes, 1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.logits(x).float().softmax(1)
 
-    def logits(self, x):
+    def logits(self, x: Tensor) -> Tensor:
         """The same before the softmax, in the precision of the convolutions."""
         skips = []
         for stage in self.encoder:
@@ -45,7 +52,8 @@ class EncoderDecoder(nn.Module):
 class SepNet(EncoderDecoder):
     """The U-shaped network of separable blocks. separate_direction: the plane that is separated from its normal."""
 
-    def __init__(self, n_classes=23, base_channels=24, separate_direction="axial", dropout=0.5, channel_dropout=0.1):
+    def __init__(self, n_classes: int = 23, base_channels: int = 24, separate_direction: str = "axial",
+                 dropout: float = 0.5, channel_dropout: float = 0.1) -> None:
         def block(channels, width):
             return SepBlock(channels * base_channels, width * base_channels, separate_direction)
 
@@ -60,7 +68,8 @@ class SepNet(EncoderDecoder):
 class UNet3D(EncoderDecoder):
     """The baseline with 3x3x3 convolutions."""
 
-    def __init__(self, n_classes=23, base_channels=24, dropout=0.5, channel_dropout=0.1):
+    def __init__(self, n_classes: int = 23, base_channels: int = 24, dropout: float = 0.5,
+                 channel_dropout: float = 0.1) -> None:
         def stage(*widths):
             return nn.Sequential(*(conv_norm(channels * base_channels, width * base_channels, (3, 3, 3))
                                    for channels, width in zip(widths, widths[1:])))
@@ -78,7 +87,7 @@ class SepBlock(nn.Module):
     (B, channels, Z, Y, X) -> (B, width, Z, Y, X).
     """
 
-    def __init__(self, channels, width, separate_direction="axial"):
+    def __init__(self, channels: int, width: int, separate_direction: str = "axial") -> None:
         super().__init__()
         normal = ("axial", "sagittal", "coronal").index(separate_direction)  # axis of (Z, Y, X), the authors' naming
         within, between = ([3, 3, 3], [1, 1, 1])
@@ -88,18 +97,20 @@ class SepBlock(nn.Module):
         self.shortcut = nn.Conv3d(channels, width, 1)
         self.norm = nn.InstanceNorm3d(width)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.norm(self.main(x) + self.shortcut(x)), inplace=True)
 
 
-def leave_out(network, classes):
+def leave_out(network: EncoderDecoder, classes: Sequence[int]) -> None:
     """Classes of an `EncoderDecoder` whose probability is 0, and stays so: no gradient reaches them."""
     last = network.classify[-1]
+    assert isinstance(last, nn.Conv3d) and last.bias is not None
     with torch.no_grad():
         last.weight[classes], last.bias[classes] = 0, -1e4
 
 
-def conv_norm(channels, width, kernel):
+def conv_norm(channels: int, width: int, kernel: Sequence[int]) -> nn.Sequential:
     """Convolution that keeps the size, instance norm without parameters, ReLU."""
-    return nn.Sequential(nn.Conv3d(channels, width, tuple(kernel), padding=tuple(k // 2 for k in kernel)),
+    z, y, x = kernel
+    return nn.Sequential(nn.Conv3d(channels, width, (z, y, x), padding=(z // 2, y // 2, x // 2)),
                          nn.InstanceNorm3d(width), nn.ReLU(inplace=True))

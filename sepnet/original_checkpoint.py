@@ -1,11 +1,13 @@
 """Checkpoints of the authors' code in our networks."""
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 
-from sepnet.networks import SepNet, UNet3D
+from sepnet.networks import EncoderDecoder, SepNet, UNet3D
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_torch.checkpoints import load_strictly, read_checkpoint
 
 # The authors' names -> ours, applied in order.
@@ -31,8 +33,9 @@ RENAMES = {
 }
 
 
-def load_original_checkpoint(source, kind: Literal["sepnet", "unet"] = "sepnet", base_channels=24, n_classes=23,
-                             separate_direction="axial"):
+def load_original_checkpoint(source: StrPath | dict[str, Any], kind: Literal["sepnet", "unet"] = "sepnet",
+                             base_channels: int = 24, n_classes: int = 23,
+                             separate_direction: str = "axial") -> EncoderDecoder:
     """SepNet or UNet3D in eval mode with the weights of the authors' code.
 
     source: path of a `.pkl`, or a state dict, plain or under "model"; keys with or without `module.`.
@@ -55,7 +58,7 @@ def load_original_checkpoint(source, kind: Literal["sepnet", "unet"] = "sepnet",
     return network.eval()
 
 
-def guess_options(state):
+def guess_options(state: Mapping[str, Any]) -> dict[str, Any]:
     """{"kind", "base_channels", "n_classes", "separate_direction"} that fit an authors' state dict.
 
     Raises InputError when it is none of theirs.
@@ -75,7 +78,7 @@ def guess_options(state):
                          ) from None
 
 
-def renamed(key, kind):
+def renamed(key: str, kind: str) -> str:
     """The authors' name of a tensor -> ours."""
     for pattern, replacement in RENAMES[kind]:
         key = re.sub(pattern, replacement, key)

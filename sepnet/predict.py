@@ -7,15 +7,18 @@ the folds that crossval.py left there. A folder of CTs or a CSV of paths as inpu
 the same for each, cases.csv and report.html; started again, it goes on.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import SimpleITK as sitk
 
 from sepnet.checkpoint import SHIPPED
 from sepnet.config import Transform
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment as segment_slices
-from sepnet.members import NetworkOptions, find_folds, load_members
+from sepnet.members import Members, NetworkOptions, find_folds, load_members
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
 from shared_data.ensembles import EnsembleOptions, uncertainty_path, with_members
 from shared_data.errors import run_script
@@ -23,6 +26,7 @@ from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
 
@@ -34,7 +38,7 @@ class Options(ResultOptions, EnsembleOptions, NetworkOptions):
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
@@ -42,11 +46,11 @@ def main(argv=None):
     return predict(options, Method("3D-SepNet", load, segment))
 
 
-def load(options):
+def load(options: Options) -> Members:
     return load_members(options.checkpoint, options, **set_options(options, "crop_size"))
 
 
-def segment(members, ct, options, watch):
+def segment(members: Members, ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     config = members.config
     scan, ct = geometry(ct), to_lps(ct)
@@ -70,7 +74,7 @@ def segment(members, ct, options, watch):
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
         facts={"checkpoints": options.checkpoint, "organs": organs},
         picture=case_sheet(images[points[0]], {"prediction": labels}, config.classes, entropy, 8),
-        volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(on_ct, scan)},
+        volumes={} if on_ct is None else {uncertainty_path(options.output): onto_scan(on_ct, scan)},
         warnings=warnings, **organs_found(organs))
 
 

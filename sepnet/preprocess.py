@@ -7,7 +7,10 @@ Out: <prepared>/{train,valid,test}/<patient>/ with multi_thresh_<1..3>.nii.gz an
 uint8, true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
 Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -21,6 +24,7 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import hold_out, natural_sort
+from shared_data.named_types import Row
 from shared_data.rois import labels_of, read_rois
 from shared_data.settings import build, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
@@ -31,7 +35,7 @@ PARTS = ("train", "valid", "test")
 NEEDED = PARTS[:2]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
@@ -42,7 +46,7 @@ def main(argv=None):
         return prepare_cohort(cases, config)
 
 
-def prepare_cohort(cases, config):
+def prepare_cohort(cases: Sequence[tuple[str, Path]], config: Config) -> int:
     """Prepare every case and write the table; 1 when some had to be skipped."""
     skipped, rows = {}, []
     for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
@@ -68,7 +72,7 @@ def prepare_cohort(cases, config):
     return say_skipped(skipped)
 
 
-def find_cases(config):
+def find_cases(config: Config) -> list[tuple[str, Path]]:
     """[(part, folder)] in natural order; a flat cohort is split by name, the last ones being for validation."""
     root = config.data_dir
     if config.layout == "openkbp":
@@ -91,7 +95,7 @@ def find_cases(config):
     return cases
 
 
-def prepare_case(case, config):
+def prepare_case(case: tuple[str, Path], config: Config) -> Row | Skipped:
     """Row of cases.csv, the volumes written; or `Skipped`."""
     part, folder = case
     target = config.prepared_dir / part / folder.name
@@ -113,7 +117,7 @@ def prepare_case(case, config):
             "labels": " ".join(map(str, kept["labels"])), "note": "; ".join(kept.get("notes", []))}
 
 
-def is_prepared(target, sources):
+def is_prepared(target: Path, sources: dict[str, Any]) -> bool:
     """Whether the case's folder was written whole, from these very files."""
     try:
         return read_json(target / "case.json").get("sources") == sources
@@ -121,19 +125,20 @@ def is_prepared(target, sources):
         return False
 
 
-def find_drawn(folder, config):
+def find_drawn(folder: Path, config: Config) -> tuple[Path, str] | None:
     """`find_rtstruct` of a patient without a label map."""
     return None if config.layout == "openkbp" or files_by_stem(folder, "label") else find_rtstruct(folder)
 
 
-def find_files(folder, config):
+def find_files(folder: Path, config: Config) -> list[Path]:
     """The files of a case that are read."""
     if config.layout == "openkbp":
         return list(openkbp.case_files(folder).values())
     return [find_file(folder, stem) for stem in ("data", "label")]
 
 
-def read_case(folder, files, drawn, config):
+def read_case(folder: Path, files: Sequence[Path], drawn: tuple[Path, str] | None,
+              config: Config) -> tuple[sitk.Image, sitk.Image, list[str]]:
     """(CT, labels on its grid, notes) of a case."""
     if config.layout == "openkbp":
         ct, label, _, notes = openkbp.read_case(folder, config.organs)
@@ -149,14 +154,14 @@ def read_case(folder, files, drawn, config):
     return ct, label, []
 
 
-def files_by_stem(folder, stem):
+def files_by_stem(folder: Path, stem: str) -> list[Path]:
     """Files (or DICOM folders) of that name, whatever their format and case."""
     return [path for path in sorted(folder.iterdir())
             if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
             and (path.is_dir() or path.name.lower() != stem)]
 
 
-def find_file(folder, stem):
+def find_file(folder: Path, stem: str) -> Path:
     """The one of them."""
     found = files_by_stem(folder, stem)
     if len(found) != 1:
@@ -165,7 +170,7 @@ def find_file(folder, stem):
     return found[0]
 
 
-def write_case(target, ct, label, facts, config):
+def write_case(target: Path, ct: sitk.Image, label: sitk.Image, facts: dict[str, Any], config: Config) -> None:
     """Write every intensity function of one CT, its labels, and what leads back to the CT's grid."""
     seen = network_grid(ct, config)
     hu, crop = cropped(seen, config.crop_size, fill=-1024)

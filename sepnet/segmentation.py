@@ -3,9 +3,11 @@
 Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed
 over the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +21,7 @@ from sepnet.volumes import onto_lps
 from shared_data.ensembles import check_members_unseen
 from shared_data.errors import run_script
 from shared_data.files import whole_file
+from shared_data.named_types import Labels
 from shared_data.settings import parse_options
 from shared_torch.checkpoints import trained_on
 from shared_data.volume import onto_scan, write_volume
@@ -32,7 +35,7 @@ class Options(NetworkOptions, ChainOptions):
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
     members = load_members(checkpoints, options)
@@ -54,7 +57,7 @@ def main(argv=None):
         print(f"{name}: {options.results_dir / name}")
 
 
-def write_segmentation(labels, folder, case):
+def write_segmentation(labels: Labels, folder: Path, case: dict[str, Any]) -> None:
     """Labels on the prepared grid -> segmentation.nii.gz on the CT's own."""
     write_volume(onto_scan(onto_lps(labels, case["seen"], case["lps"]), case["scan"]), folder / "segmentation.nii.gz")
 

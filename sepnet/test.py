@@ -6,6 +6,7 @@ predictions/, overlays/, report.html.
 """
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -17,11 +18,11 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import ROOT
+from sepnet.config import ROOT, Config
 from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
-from sepnet.members import NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
+from sepnet.members import Members, NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
 from sepnet.volumes import onto_lps
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
@@ -30,6 +31,7 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
+from shared_data.named_types import Labels, Mask, Row
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
@@ -50,17 +52,25 @@ class Options(EnsembleOptions, NetworkOptions, ScoringOptions):
     output_dir: Path | None = None  # unset: <run folder>/<split>
 
 
-def main(argv=None):
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which nothing of this is unset any more."""
+
+    checkpoint: tuple[Path, ...]
+    prepared_dir: Path
+    output_dir: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     if options.ensemble:
         options = replace(options, run_dir=options.ensemble / "ensemble")
     options = with_members(options, find_folds)
-    checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
-    options = replace(options, checkpoint=tuple(checkpoints))
-    members = load(options)
+    checkpoints = options.checkpoint or tuple(find_checkpoints(options.run_dir))
+    members = load_members(checkpoints, options)
     prepared = options.prepared_dir or members.config.prepared_dir
-    options = replace(options, prepared_dir=prepared,
-                      output_dir=options.output_dir or options.run_dir / options.split)
+    options = Filled(**vars(replace(options, checkpoint=checkpoints, prepared_dir=prepared,
+                                    output_dir=options.output_dir or options.run_dir / options.split)))
     folders = case_folders(replace(members.config, prepared_dir=prepared), options.split)
     if not folders:
         raise InputError(f"{prepared}: no {options.split} cases. Run preprocess.py.")
@@ -76,11 +86,12 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def load(options):
+def load(options: Filled) -> Members:
     return load_members(options.checkpoint, options)
 
 
-def score_patient(folder, members, options):
+def score_patient(folder: Path, members: Members,
+                  options: Filled) -> tuple[list[Row], Mask, Counter[str], Counter[str]]:
     """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
     votes); the prediction, its uncertainty and a picture are written."""
     patient, case = folder.name, read_case(folder)
@@ -92,7 +103,7 @@ def score_patient(folder, members, options):
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong = Counter[str](), Counter[str]()
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
     entropy = vote_entropy(votes) if len(votes) > 1 else None
@@ -109,7 +120,8 @@ def score_patient(folder, members, options):
     return rows, overgrown(prediction, members.config.n_classes), voxels, wrong
 
 
-def score_organs(patient, reference, prediction, spacing_xyz, classes):
+def score_organs(patient: str, reference: Labels, prediction: Labels, spacing_xyz: Sequence[float],
+                 classes: Sequence[str]) -> list[Row]:
     """One row per organ; absent on both sides: "absent", its scores NaN."""
     rows = []
     for label, organ in enumerate(classes[1:], 1):
@@ -123,7 +135,7 @@ def score_organs(patient, reference, prediction, spacing_xyz, classes):
     return rows
 
 
-def without_undrawn(rows, config):
+def without_undrawn(rows: Sequence[Row], config: Config) -> list[Row]:
     """The same rows; an organ that a reference lacks was drawn by nobody there, and has no Dice where it was found.
 
     undrawn "original": only where no reference has it.
@@ -132,7 +144,8 @@ def without_undrawn(rows, config):
     return [row if row["reference_ml"] or row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
 
 
-def write_results(options, members, patients, organs, errors, notes):
+def write_results(options: Filled, members: Members, patients: Sequence[str], organs: Sequence[Row],
+                  errors: Sequence[Row], notes: Sequence[str]) -> None:
     out = options.output_dir
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
@@ -167,7 +180,7 @@ def write_results(options, members, patients, organs, errors, notes):
     print(f"report: {out / 'report.html'}")
 
 
-def summarise_organ(rows):
+def summarise_organ(rows: Sequence[Row]) -> Row:
     """Mean and standard deviation over the cases where a score is finite, and how many those are."""
     states = Counter(row["found"] for row in rows)
     summary = {"label": rows[0]["label"], "organ": rows[0]["organ"],
@@ -180,7 +193,7 @@ def summarise_organ(rows):
             "n_distance": sum(math.isfinite(row["hd95_mm"]) for row in rows), "false": states["false"]}
 
 
-def weighted_scores(by_organ, weights):
+def weighted_scores(by_organ: Sequence[Row], weights: Sequence[float]) -> dict[str, float]:
     """Weighted mean Dice and HD95 (the challenge's), over the organs that have a score."""
     scores = {}
     for name in ("dice", "hd95_mm"):

@@ -3,31 +3,36 @@
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
 --all-members makes a run folder for each of the six below --run-dir (unset: runs/sepnet/<network>).
 """
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
 from sepnet.config import MEMBERS, Config, Run, Train, Volumes, given_settings
-from sepnet.dataset import build_loader, drawn_classes, load_cases
+from sepnet.dataset import Case, Loader, PatchDataset, Steps, build_loader, drawn_classes, load_cases
 from sepnet.inference import choose_precision, segment
 from sepnet.losses import PartlyDrawnLoss, build_loss
-from sepnet.networks import build_network, leave_out
+from sepnet.networks import EncoderDecoder, build_network, leave_out
 from shared_data.cohort import overgrown_notes
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import dice, overgrown
+from shared_data.named_types import Floats, Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import choose_device, start_fabric
+from shared_torch.devices import Chosen, choose_device, start_fabric
 from shared_torch.loss_watch import LossWatch
 
 
@@ -36,7 +41,7 @@ class Options(Train):
     config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     given = given_settings(argv, __doc__, Options)
     if "config" in given:
         given = {**read_ini(given["config"]), **given}
@@ -44,7 +49,7 @@ def main(argv=None):
         train(read_settings(member))
 
 
-def member_settings(given):
+def member_settings(given: Values) -> list[Values]:
     """[the settings of each member's run]: the six of the ensemble with `all_members`, otherwise one."""
     given = dict(given)
     if not given.pop("all_members", False):
@@ -56,18 +61,18 @@ def member_settings(given):
     return [member if (member["run_dir"] / "last.pt").exists() else {**member, "resume": False} for member in members]
 
 
-def read_settings(given):
+def read_settings(given: Values) -> Config:
     """The Config of a member's run."""
     return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
                            names_of(Volumes), ("weights",))
 
 
-def is_finished(config):
+def is_finished(config: Config) -> bool:
     """Whether a run that can go on has nothing left to do."""
     return len(load_checkpoint(config.run_dir / "last.pt")["history"]) >= config.epochs
 
 
-def train(config):
+def train(config: Config) -> None:
     """Train one member, in as many processes as the settings say."""
     check_started(config)
     device = choose_device(config.device)
@@ -77,22 +82,24 @@ def train(config):
         train_all_epochs(config, fabric, precision)
 
 
-def train_all_epochs(config, fabric, precision):
+def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
     """From the start or from last.pt."""
     if fabric.is_global_zero:
         clear_partials(config.run_dir)
         check_free_space(config.run_dir, 200e6)
     fabric.seed_everything(config.seed, verbose=False)
-    loader = fabric.setup_dataloaders(build_loader(config, fabric.global_rank, fabric.world_size),
-                                      use_distributed_sampler=False)
+    loader = build_loader(config, fabric.global_rank, fabric.world_size)
+    patches, sampler = loader.dataset, loader.sampler
+    assert isinstance(patches, PatchDataset) and isinstance(sampler, Steps)
+    loader = cast(Loader, fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     cases, loss_function = load_cases(config, "valid"), build_loss(config)
     model = build_network(config)
-    if fabric.is_global_zero and (untaught := leave_out_untaught(model, loader.dataset.drawn, config)):
+    if fabric.is_global_zero and (untaught := leave_out_untaught(model, patches.drawn, config)):
         print(f"note: in no training case, so left out: {', '.join(untaught)}")
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
-    history, best_dice, seen = [], -1.0, {case["patient"] for case in loader.dataset.cases}
+    history, best_dice, seen = [], -1.0, {case["patient"] for case in patches.cases}
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
@@ -108,7 +115,7 @@ def train_all_epochs(config, fabric, precision):
     while len(history) < config.epochs:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
-        loader.sampler.epoch = epoch
+        sampler.epoch = epoch
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
         row["loss"] = train_one_epoch(fabric, model, optimizer, loss_function, loader,
                                       f"epoch {epoch + 1}/{config.epochs}")
@@ -129,7 +136,7 @@ def train_all_epochs(config, fabric, precision):
         print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
 
 
-def leave_out_untaught(network, drawn, config):
+def leave_out_untaught(network: EncoderDecoder, drawn: Sequence[Floats], config: Config) -> list[str]:
     """Organs that no training case has never come out of a new network: nothing tells them from the background. Their
     names. drawn: flags (C,) of each case."""
     untaught = [c for c in range(config.n_classes) if not np.any(drawn, axis=0)[c]]
@@ -139,7 +146,8 @@ def leave_out_untaught(network, drawn, config):
     return [config.classes[c] for c in untaught]
 
 
-def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
+def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim.Optimizer,
+                    loss_function: torch.nn.Module, loader: Loader, name: str) -> float:
     """One pass over the steps; the mean loss."""
     model.train()
     losses = []
@@ -154,10 +162,10 @@ def train_one_epoch(fabric, model, optimizer, loss_function, loader, name):
         losses.append(loss.detach())
         watch.saw(loss, batch["patient"])
     watch.look()
-    return fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean").item()
+    return torch.as_tensor(fabric.all_reduce(torch.stack(losses).mean(), reduce_op="mean")).item()
 
 
-def validate(fabric, model, cases, config):
+def validate(fabric: Fabric, model: _FabricModule, cases: Sequence[Case], config: Config) -> float:
     """Mean Dice of the organs over whole cases, each organ's mean over the cases that have it; windows of
     `window_slices` half overlapping. The processes share the cases. Says so when a class fills more than half of a
     case."""
@@ -170,14 +178,14 @@ def validate(fabric, model, cases, config):
         scores[i] = torch.tensor([overgrown(labels, config.n_classes).astype(float).tolist(),
                                   [dice(cases[i]["label"] == c, labels == c) if drawn[c] else float("nan")
                                    for c in range(config.n_classes)]])
-    scores = fabric.all_reduce(scores, reduce_op="sum")  # each case is one process'
+    scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))  # each case is one process'
     for line in overgrown_notes(scores[:, 0].cpu().numpy(), config.classes):
         if fabric.is_global_zero:
             print(line, flush=True)
     return scores[:, 1, 1:].nanmean(0).nanmean().item()
 
 
-def save_epoch(config, state, is_best, board):
+def save_epoch(config: Config, state: dict[str, Any], is_best: bool, board: SummaryWriter) -> None:
     """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]

@@ -3,18 +3,22 @@
 Takes every <results>/<member>/<patient>/segmentation.nii.gz; writes <results>/ensemble/<patient>/uncertainty.nii.gz:
 the entropy of the members' votes (natural logarithm, float32), on the CT's own grid.
 """
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import SimpleITK as sitk
 
 from sepnet.ensemble_seg import member_folders
 from sepnet.members import ChainOptions, patients_of
 from shared_data.errors import run_script
+from shared_data.named_types import Geometry, Labels
 from shared_data.settings import parse_options
 from shared_data.volume import check_same_grid, geometry, image_from, read_volume, write_volume
 from shared_data.votes import vote_entropy
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(ChainOptions, argv, __doc__)
     for patient in patients_of(options.prepared_dir, options.split):
         votes, grid = read_votes(options.results_dir, patient)
@@ -23,7 +27,7 @@ def main(argv=None):
         print(f"{patient}: {len(votes)} members, disagreement in {(entropy > 0).sum()} voxels")
 
 
-def read_votes(results_dir, patient):
+def read_votes(results_dir: Path, patient: str) -> tuple[Labels, Geometry]:
     """(votes (members, z, y, x), geometry) of the members' segmentations, as stored."""
     paths = [folder / "segmentation.nii.gz" for folder in member_folders(results_dir, patient)]
     images = [read_volume(path) for path in paths]

@@ -1,12 +1,17 @@
 """From a CT to what the network sees, and back: segmental linear functions, resampling, centre crop."""
+from collections.abc import Sequence
+
 import numpy as np
 import SimpleITK as sitk
 
+from sepnet.config import Config
+
 from shared_data.crop import centre_crop, undo_crop
+from shared_data.named_types import Array, Floats, Geometry
 from shared_data.volume import geometry, image_from
 
 
-def segmental_linear(hu, knots_hu, values):
+def segmental_linear(hu: Array, knots_hu: Sequence[float], values: Sequence[float]) -> Floats:
     """The piecewise-linear map through the points (knots_hu, values), float64 (authors).
 
     0 below the first knot, whatever its value is; the last value from the last knot on.
@@ -14,12 +19,13 @@ def segmental_linear(hu, knots_hu, values):
     return np.interp(hu, knots_hu, values, left=0)
 
 
-def transformed(hu, points):
+def transformed(hu: Array, points: Sequence[float]) -> Floats:
     """`segmental_linear` through control points (HU, value, HU, value, ...), float32."""
     return segmental_linear(hu, points[::2], points[1::2]).astype(np.float32)
 
 
-def network_grid(image, config, interpolator=sitk.sitkBSpline3, fill=-1024):
+def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sitkBSpline3,
+                 fill: float = -1024) -> sitk.Image:
     """An image in LPS with the voxels the network is to see: as they are, or resampled to `spacing_zyx`."""
     if not config.resample:
         return image
@@ -32,7 +38,7 @@ def network_grid(image, config, interpolator=sitk.sitkBSpline3, fill=-1024):
                          image.GetPixelID(), True)
 
 
-def cropped(image, size, fill=0):
+def cropped(image: sitk.Image, size: int, fill: float = 0) -> tuple[Array, Geometry]:
     """The centre crop of an image: (array (z, y, x), its geometry)."""
     array = centre_crop(sitk.GetArrayViewFromImage(image), size, fill)
     start = [(length - size) // 2 for length in image.GetSize()[:2]]
@@ -40,7 +46,7 @@ def cropped(image, size, fill=0):
     return array, {**geometry(image), "size_xyz": [size, size, image.GetSize()[2]], "origin_xyz": list(origin)}
 
 
-def onto_lps(labels_zyx, seen, lps):
+def onto_lps(labels_zyx: Array, seen: Geometry, lps: Geometry) -> Array:
     """Labels on the crop -> labels (z, y, x) on the CT's grid in LPS. seen, lps: `geometry` of the network's grid
     before the crop, and of the CT's."""
     labels = undo_crop(labels_zyx, seen["size_xyz"][1::-1])

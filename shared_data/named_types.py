@@ -1,5 +1,6 @@
 """Small named types, so that a signature says what an array, a tuple or a dict stands for."""
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import Field
 from typing import Any, ClassVar, Protocol, TypedDict
 
@@ -20,6 +21,8 @@ Shape = tuple[int, int, int]
 Box = tuple[slice, ...]  # a slice for each axis
 Range = tuple[float, float]  # (low, high)
 Seed = int | list[int]  # of a random generator
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps what a loop goes through: iter, or a bar
 
 LabelNames = dict[int, str]  # {label: organ}
 Row = dict[str, Any]  # of a table: {column: cell}

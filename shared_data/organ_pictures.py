@@ -21,7 +21,8 @@ def organ_overlay(unit_yx: Floats, labels_yx: Labels, aspect: float = 1.0) -> Rg
     return np.where((labels > 0)[..., None], blended, picture)
 
 
-def organ_sheet(unit_zyx: Floats, label_maps: Mapping[str, Labels], chosen: Sequence[int], names: Mapping[int, str],
+def organ_sheet(unit_zyx: Floats | Mapping[int, Floats], label_maps: Mapping[str, Labels], chosen: Sequence[int],
+                names: Mapping[int, str],
                 aspect: float = 1.0, below: Sequence[tuple[Rgb, str]] = ()) -> Rgb:
     """Contact sheet of the slices `chosen`: a row for each {caption: labels (z, y, x)}, then `below` ((RGB, caption)
     pairs), then the legend of the labels that are shown; names: {label: organ}."""

@@ -40,7 +40,7 @@ def save_picture(path: StrPath, rgb: Rgb) -> None:
         partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
 
 
-def mask_sheet(volume: Array, mask: Mask, window: Range, tiles: int = 8) -> Rgb:
+def mask_sheet(volume: Array, mask: Labels | Mask, window: Range, tiles: int = 8) -> Rgb:
     """Contact sheet (RGB) of the slices of a volume (z, y, x) with most of a mask, or of slices through it when that is
     empty. window: (low, high), the values that become black and white."""
     area, (low, high) = mask.sum((1, 2), dtype=np.int64), window

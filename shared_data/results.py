@@ -35,14 +35,14 @@ class ResultOptions(Cluster):
     seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
 
     if TYPE_CHECKING:  # each project has a default of its own
-        checkpoint: tuple[Path, ...] | Path
+        checkpoint: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
 
     def networks(self) -> tuple[Path, ...]:
         """The files that decide on the result beside the CT."""
-        return self.checkpoint if isinstance(self.checkpoint, tuple) else (self.checkpoint,)
+        return self.checkpoint or ()
 
     def more_volumes(self) -> list[Path]:
         """The images that an option asks for beside the labels."""

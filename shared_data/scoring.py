@@ -33,14 +33,14 @@ class ScoringOptions(Cluster):
 def score_all(score: Callable[[Case, Loaded, Options], tuple[Any, ...]], cases: Sequence[Case], loaded: Loaded,
               load: Callable[[Options], Loaded], options: Options, networks: Iterable[Path], where: StrPath,
               unit: str = "case",
-              name: Callable[[Case], str] = str) -> tuple[tuple[Case, ...], tuple[Any, ...], dict[str, str]]:
+              name: Callable[[Case], str] = str) -> tuple[list[Case], tuple[Any, ...], dict[str, str]]:
     """(the cases scored, for each part of what `score` gives a tuple of theirs, {name: why another was left out}), as
     `score_each` does it. Raises InputError, naming `where` the cases lie, when none could be scored."""
     scored, skipped = score_each(score, cases, loaded, load, options, networks, unit)
     reasons = {name(case): reason for case, reason in skipped}
     if not scored:
         raise all_skipped(where, reasons)
-    return tuple(case for case, _ in scored), tuple(zip(*(result for _, result in scored))), reasons
+    return [case for case, _ in scored], tuple(zip(*(result for _, result in scored))), reasons
 
 
 def score_each(score: Callable[[Case, Loaded, Options], Result], cases: Sequence[Case], loaded: Loaded,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from openvino import InferRequest
 
 Engine = Literal["auto", "torch", "openvino"]
+Network = Callable[[torch.Tensor], torch.Tensor]  # what an engine makes of a network of one input and one output
 HINTS = {"32-true": "f32", "bf16-mixed": "bf16", "16-mixed": "f16"}  # OpenVINO's names of the precisions
 KEPT_SHAPES = 4  # compiled networks kept: the windows of a CT have one or two shapes
 
@@ -69,9 +70,9 @@ class Compiled:
                       "ENABLE_CPU_PINNING": False}  # pinned, processes side by side would share the first core
         self.requests: OrderedDict[tuple[int, ...], InferRequest] = OrderedDict()
 
-    def __call__(self, x: Array) -> tuple[Floats, ...]:
-        x = np.ascontiguousarray(x)
-        return self._request(x.shape).infer([x]).to_tuple()
+    def __call__(self, x: Array | torch.Tensor) -> tuple[Floats, ...]:
+        array = np.ascontiguousarray(x)
+        return self._request(array.shape).infer([array]).to_tuple()
 
     def _request(self, shape):
         if shape not in self.requests:

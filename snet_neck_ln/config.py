@@ -1,7 +1,7 @@
 """Every setting of S-Net: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shared_data.settings import Cluster, Device, Precision, at_least, require
 
@@ -89,7 +89,10 @@ class Train(Run):
 class Config(Train, Prepare):
     """Every setting, as checkpoints keep them."""
 
-    def __post_init__(self):
+    if TYPE_CHECKING:  # never None once it is filled in
+        run_dir: Path = ROOT
+
+    def __post_init__(self) -> None:
         if self.run_dir is None:
             object.__setattr__(self, "run_dir", ROOT / "runs" / "snet_neck_ln" / f"fold{self.val_fold}")
         at_least(self, 1, "val_fold", "epochs", "batch_size", "lr_patience", "stop_patience", "checkpoint_every",

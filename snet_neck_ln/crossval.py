@@ -4,6 +4,7 @@ Trains the folds that are not trained, resumes killed ones, scores each one's he
 Writes to <runs>/crossval: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total,
 95 % intervals over patients, the worst cases. Stopped at any moment, the same command goes on.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
+from shared_data.named_types import Values
 from shared_data.settings import build, given_options
 from shared_torch.devices import choose_device
 from snet_neck_ln.config import STEPS, Config, Train
@@ -28,7 +30,7 @@ class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/snet_neck_ln
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
     runs = options.runs_dir or build(Config, given).run_dir.parent
     numbers = chosen(options.folds, fold_numbers(options.prepared_dir), options.prepared_dir)
@@ -37,7 +39,7 @@ def main(argv=None):
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
 
 
-def plan(number, given, run):
+def plan(number: int, given: Values, run: Path) -> Fold:
     settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.pt").exists()}
     config = read_settings(settings)
     learnt_from, held_out = (

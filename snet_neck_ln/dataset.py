@@ -1,7 +1,9 @@
 """Prepared slices to tensors."""
 import math
 import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +13,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from shared_data.crop import centre_crop
 from shared_data.errors import InputError
 from shared_data.folds import natural_sort
+from shared_data.named_types import Array, Labels, StrPath
+from snet_neck_ln.config import Config
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.slices import STEPS
 
+Drawn = tuple[int, tuple[int, int, int]]  # (index of a slice, seed of its augmentation)
+Loader = DataLoader[dict[str, Any]]  # batches of what `SliceDataset` gives
 
-def build_loaders(config, rank=0, world_size=1):
+
+def build_loaders(config: Config, rank: int = 0, world_size: int = 1) -> tuple[Loader, Loader]:
     """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share."""
     positives, negatives = read_fold(config.prepared_dir, config.val_fold, "train")
     val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "valid")
@@ -26,29 +33,30 @@ def build_loaders(config, rank=0, world_size=1):
     train = SliceDataset(config.prepared_dir, positives + negatives, config)
     val = SliceDataset(config.prepared_dir, natural_sort(val_positives + val_negatives), config)
     sampler = BalancedSampler(len(positives), len(negatives), config, rank, world_size)
-    common = {"batch_size": max(1, config.batch_size // world_size), "num_workers": config.workers,
-              "persistent_workers": config.workers > 0, "pin_memory": torch.cuda.is_available()}
+    common: dict[str, Any] = {
+        "batch_size": max(1, config.batch_size // world_size), "num_workers": config.workers,
+        "persistent_workers": config.workers > 0, "pin_memory": torch.cuda.is_available()}
     return (DataLoader(train, sampler=sampler, **common),
             DataLoader(val, sampler=range(rank, len(val), world_size), **common))
 
 
-class BalancedSampler(Sampler):
+class BalancedSampler(Sampler[Drawn]):
     """Every slice with a node and as many without, drawn afresh for each value of `epoch`.
 
     Yields (index, seed of the augmentation), so that what a worker makes depends on nothing else. The positives
     are the first `n_positive` indices.
     """
 
-    def __init__(self, n_positive, n_negative, config, rank=0, world_size=1):
+    def __init__(self, n_positive: int, n_negative: int, config: Config, rank: int = 0, world_size: int = 1) -> None:
         self.n_positive, self.n_negative, self.seed = n_positive, n_negative, config.seed
         self.n_drawn = min(n_negative, round(n_positive * config.negatives_per_positive))
         self.rank, self.world_size = rank, world_size
         self.epoch = 0  # no set_epoch(): Fabric would call it with its own count, which forgets a resumed run
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.ceil((self.n_positive + self.n_drawn) / self.world_size)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Drawn]:
         rng = np.random.default_rng([self.seed, self.epoch])
         negatives = self.n_positive + rng.choice(self.n_negative, self.n_drawn, replace=False)
         drawn = rng.permutation([*range(self.n_positive), *negatives])
@@ -56,22 +64,22 @@ class BalancedSampler(Sampler):
         return iter([(int(i), (self.seed, self.epoch, int(i))) for i in drawn[self.rank::self.world_size]])
 
 
-class SliceDataset(Dataset):
+class SliceDataset(Dataset[dict[str, Any]]):
     """{"image": (2n + 1, size, size) in [0, 1], "mask": (1, size, size), "patient": name} of the slices at `paths`.
 
     An index gives the slice as it is; (index, seed) augments it.
     """
 
-    def __init__(self, prepared_dir, paths, config):
+    def __init__(self, prepared_dir: StrPath, paths: Sequence[str], config: Config) -> None:
         self.root, self.paths, self.config = Path(prepared_dir), paths, config
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def patients(self):
+    def patients(self) -> set[str]:
         return {path.split("/")[0] for path in self.paths}
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int | Drawn) -> dict[str, Any]:
         index, seed = index if isinstance(index, tuple) else (index, None)
         path = self.root / self.paths[index]
         image, mask = self._read(path)
@@ -94,7 +102,7 @@ class SliceDataset(Dataset):
         return channels.astype(np.float32) / STEPS, mask
 
 
-def read_slice(path):
+def read_slice(path: Path) -> tuple[Labels, Labels]:
     """(image uint16, mask uint8) of a prepared slice."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -108,7 +116,7 @@ def read_slice(path):
         raise InputError(f"{path}: damaged slice. Delete the patient's prepared folder, and prepare again.") from error
 
 
-def augment(image, mask, rng, config):
+def augment(image: Array, mask: Array, rng: np.random.Generator, config: Config) -> tuple[Array, Array]:
     """Small rotation, vertical flip, rotation by quarters; the same for image (C, Y, X) and mask (Y, X)."""
     if rng.random() < config.rotate_probability:
         angle = rng.uniform(*config.rotate_degrees) * rng.choice([-1, 1])

@@ -2,6 +2,7 @@
 
 Small slices and few patients, the full network; everything lands in demo/snet_neck_ln.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,12 @@ class Options:
     epochs: int = 7  # passes over the training slices
     size: int = 112  # pixels along x and y
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patients < 3 or self.epochs < 1 or self.size % 4 or not 32 <= self.size <= 512:
             raise ValueError("--patients must be at least 3, --epochs 1, --size divisible by 4 in 32..512.")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     options = parse_options(Options, argv, __doc__)
     fresh_folder(options.folder, Options.folder)
     raw, run = options.folder / "raw", options.folder / "run"

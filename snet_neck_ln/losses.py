@@ -1,15 +1,16 @@
 """Losses on logits (B, 1, Y, X) against masks (B, 1, Y, X) of 0 and 1; each the form of the authors' code."""
+from torch import Tensor
 from torch.nn import functional as F
 
 
-def snet_loss(outputs, mask):
+def snet_loss(outputs: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> dict[str, Tensor]:
     """The named, weighted terms of the training loss; their sum is optimised. outputs: (main, a, b) logits."""
     main, a, b = outputs
     (wbce_a, wiou_a), (wbce_b, wiou_b) = structure_loss(a, mask), structure_loss(b, mask)
     return {"tversky": tversky_loss(main, mask), "wbce": 2 * (wbce_a + wbce_b), "wiou": wiou_a + wiou_b}
 
 
-def tversky_loss(logits, target, delta=0.7):
+def tversky_loss(logits: Tensor, target: Tensor, delta: float = 0.7) -> Tensor:
     """1 - TP / (TP + delta FP + (1 - delta) FN) over the whole batch. delta weighs the false positives."""
     probability, target = logits.sigmoid(), target.to(logits.dtype)
     true_positive = (probability * target).sum()
@@ -18,7 +19,7 @@ def tversky_loss(logits, target, delta=0.7):
     return 1 - true_positive / (true_positive + delta * false_positive + (1 - delta) * false_negative + 1e-5)
 
 
-def structure_loss(logits, mask):
+def structure_loss(logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(wBCE, wIoU), both weighted towards the edges of the mask (PraNet); per sample, then the mean."""
     mask = mask.to(logits.dtype)
     weight = edge_weight(mask)
@@ -31,12 +32,12 @@ def structure_loss(logits, mask):
     return wbce.mean(), wiou.mean()
 
 
-def edge_weight(mask):
+def edge_weight(mask: Tensor) -> Tensor:
     """1 + 5 |mean of the 31x31 neighbourhood, zeros outside - mask|."""
     return 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
 
 
-def binary_focal_loss(logits, target, delta=0.7, gamma=3.0):
+def binary_focal_loss(logits: Tensor, target: Tensor, delta: float = 0.7, gamma: float = 3.0) -> Tensor:
     """The authors' focal loss, logged and not optimised.
 
     Not the textbook's: the foreground has no focusing factor, and the background takes log-sigmoid(1 - z) for

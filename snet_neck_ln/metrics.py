@@ -3,8 +3,10 @@ import math
 
 import numpy as np
 
+from shared_data.named_types import Floats, Mask
 
-def slice_scores(reference, prediction):
+
+def slice_scores(reference: Mask, prediction: Mask) -> dict[str, float]:
     """Dice, Jaccard, recall, precision of one slice (boolean); precision without prediction is 0."""
     both, either = int((reference & prediction).sum()), int((reference | prediction).sum())
     n_reference, n_prediction = int(reference.sum()), int(prediction.sum())
@@ -12,13 +14,13 @@ def slice_scores(reference, prediction):
             "recall": _ratio(both, n_reference), "precision": both / n_prediction if n_prediction else 0.0}
 
 
-def slice_dice_as_published(reference, prediction):
+def slice_dice_as_published(reference: Mask, prediction: Mask) -> float:
     """Mean Dice over all slices (z, y, x), an empty slice predicted empty counting 1 (authors' code)."""
     scores = [slice_scores(*pair)["dice"] for pair in zip(reference, prediction)]
     return float(np.mean([1.0 if math.isnan(score) else score for score in scores]))
 
 
-def probability_correction(logits, threshold):
+def probability_correction(logits: Floats, threshold: float) -> Floats:
     """The authors' 'correction' before thresholding, on a copy: logits above the cut divided by the share of pixels
     above it, then those below by the share below, counted after the first step.
 

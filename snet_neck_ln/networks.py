@@ -1,10 +1,16 @@
 """S-Net, 2-D. The paper's figure, and the authors' code where the two differ (axial attention)."""
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+if TYPE_CHECKING:
+    from snet_neck_ln.config import Config
 
-def build_network(config):
+
+def build_network(config: "Config") -> "SNet":
     """The network of a `Config`: 2 * context_slices + 1 input channels."""
     return SNet(2 * config.context_slices + 1, config.axial_layout)
 
@@ -15,7 +21,7 @@ class SNet(nn.Module):
     a and b are the maps of the coarser and the finer reverse-attention stage, at the size of the input.
     """
 
-    def __init__(self, in_channels=1, axial_layout="original"):
+    def __init__(self, in_channels: int = 1, axial_layout: str = "original") -> None:
         super().__init__()
         self.stem = nn.Sequential(conv3x3(in_channels, 32), nn.ReLU(), SEResidualBlock(32, 32, reduction=4))
         self.down1 = nn.Sequential(SEResidualBlock(32, 48), SEResidualBlock(48, 48))
@@ -26,13 +32,13 @@ class SNet(nn.Module):
         self.decoder2 = Decoder(48, 32, axial_layout)
         self.head = nn.Conv2d(32, 1, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         e1, e2, deepest = self._encode(x)
         decoded, a = self.decoder1(deepest, e2)
         decoded, b = self.decoder2(decoded, e1)
         return self.head(decoded), F.interpolate(a, scale_factor=2, mode="bilinear", align_corners=False), b
 
-    def main(self, x):
+    def main(self, x: Tensor) -> Tensor:
         """The main map alone: the side maps teach, and are not looked at afterwards."""
         e1, e2, deepest = self._encode(x)
         decoded = self.decoder1.join(*self.decoder1.inputs(deepest, e2))
@@ -47,18 +53,18 @@ class SNet(nn.Module):
 class MainMap(nn.Module):
     """`SNet.main` as a network: (B, C, Y, X) -> logits (B, 1, Y, X)."""
 
-    def __init__(self, network):
+    def __init__(self, network: SNet) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.network.main(x)
 
 
 class SEResidualBlock(nn.Module):
     """Pre-activation residual block with squeeze-excitation. (B, C, Y, X) -> (B, width, Y, X)."""
 
-    def __init__(self, channels, width, dilation=1, reduction=2):
+    def __init__(self, channels: int, width: int, dilation: int = 1, reduction: int = 2) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv1 = conv3x3(channels, width)
@@ -69,7 +75,7 @@ class SEResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if channels == width else nn.Sequential(
             nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
         y = self.conv2(F.relu(self.norm2(y)))
         return y * self.gate(y.mean((2, 3), keepdim=True)) + self.shortcut(x)
@@ -81,7 +87,7 @@ class DenseASPP(nn.Module):
     (B, C, Y, X) -> (B, C + units * growth, Y, X).
     """
 
-    def __init__(self, channels, growth, dilations):
+    def __init__(self, channels: int, growth: int, dilations: Sequence[int]) -> None:
         super().__init__()
         self.units = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(channels + i * growth), nn.ReLU(), nn.Conv2d(channels + i * growth, 64, 1),
@@ -89,7 +95,7 @@ class DenseASPP(nn.Module):
                           nn.Conv2d(64, growth, 3, padding=dilation, dilation=dilation))
             for i, dilation in enumerate(dilations))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         for unit in self.units:
             x = torch.cat([unit(x), x], dim=1)
         return x
@@ -101,21 +107,21 @@ class Decoder(nn.Module):
     deep (B, C, Y/2, X/2), skip (B, width, Y, X) -> (B, width, Y, X), side logits (B, 1, Y, X).
     """
 
-    def __init__(self, channels, width, axial_layout):
+    def __init__(self, channels: int, width: int, axial_layout: str) -> None:
         super().__init__()
         self.lateral = nn.Conv2d(width, width, 3, padding=1)
         self.block = SEResidualBlock(width + channels, width)
         self.attention = ReverseAxialAttention(channels, width, axial_layout)
 
-    def forward(self, deep, skip):
+    def forward(self, deep: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         up, lateral = self.inputs(deep, skip)
         return self.join(up, lateral), self.attention(up, lateral)
 
-    def inputs(self, deep, skip):
+    def inputs(self, deep: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
         """(deep at the size of skip, the lateral connection)."""
         return F.interpolate(deep, scale_factor=2, mode="nearest"), self.lateral(skip)
 
-    def join(self, up, lateral):
+    def join(self, up: Tensor, lateral: Tensor) -> Tensor:
         return self.block(torch.cat([lateral, up], dim=1))
 
 
@@ -125,7 +131,7 @@ class ReverseAxialAttention(nn.Module):
     decoded (B, C, Y, X), lateral (B, width, Y, X) -> logits (B, 1, Y, X).
     """
 
-    def __init__(self, channels, width, axial_layout):
+    def __init__(self, channels: int, width: int, axial_layout: str) -> None:
         super().__init__()
         self.coarse = nn.Conv2d(channels, 1, 1)
         self.axial = nn.Sequential(nn.Conv2d(width, width, 1, bias=False), conv3x3(width, width),
@@ -133,13 +139,13 @@ class ReverseAxialAttention(nn.Module):
                                    AxialAttention(width, "width", axial_layout))
         self.refine = nn.Sequential(self._conv(width, width), self._conv(width, width), self._conv(width, 1))
 
-    def forward(self, decoded, lateral):
+    def forward(self, decoded: Tensor, lateral: Tensor) -> Tensor:
         coarse = self.coarse(decoded)
         reverse = 1 - coarse.sigmoid()
         return self.refine(reverse * self.axial(lateral)) + coarse
 
     @staticmethod
-    def _conv(channels, width):
+    def _conv(channels: int, width: int) -> nn.Sequential:
         return nn.Sequential(conv3x3(channels, width), nn.BatchNorm2d(width, eps=1e-3), nn.PReLU(width))
 
 
@@ -150,7 +156,7 @@ class AxialAttention(nn.Module):
     length, as the authors' code does: on square maps both axes then attend along the width.
     """
 
-    def __init__(self, channels, axis, layout="original"):
+    def __init__(self, channels: int, axis: str, layout: str = "original") -> None:
         super().__init__()
         self.axis, self.layout = axis, layout
         self.query = nn.Conv2d(channels, channels // 8, 1, bias=False)
@@ -158,7 +164,7 @@ class AxialAttention(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.gain = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.axis == "height" and self.layout == "paper":
             return self._attend(x.transpose(2, 3), x.shape[2]).transpose(2, 3)
         return self._attend(x, x.shape[2 if self.axis == "height" else 3])
@@ -171,6 +177,6 @@ class AxialAttention(nn.Module):
         return self.gain * attended.reshape(x.shape) + x
 
 
-def conv3x3(channels, width, dilation=1):
+def conv3x3(channels: int, width: int, dilation: int = 1) -> nn.Conv2d:
     """3x3 convolution without bias that keeps the size."""
     return nn.Conv2d(channels, width, 3, padding=dilation, dilation=dilation, bias=False)

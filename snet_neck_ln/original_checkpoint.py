@@ -1,9 +1,11 @@
 """Checkpoints of the authors' code in our network."""
 import re
+from typing import Any
 
 import torch
 
 from shared_data.errors import InputError
+from shared_data.named_types import StrPath
 from shared_torch.checkpoints import load_strictly, read_checkpoint
 from snet_neck_ln.networks import SNet
 
@@ -31,7 +33,7 @@ RENAMES = [
 ]
 
 
-def load_original_checkpoint(source, axial_layout="original"):
+def load_original_checkpoint(source: StrPath | dict[str, Any], axial_layout: str = "original") -> SNet:
     """SNet in eval mode with the weights of the authors' code.
 
     source: path of a `.pth`, or a state dict, plain or under "model"; keys with or without `module.`.
@@ -54,7 +56,7 @@ def load_original_checkpoint(source, axial_layout="original"):
     return network.eval()
 
 
-def renamed(key):
+def renamed(key: str) -> str:
     """The authors' name of a tensor -> ours."""
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)

@@ -7,6 +7,7 @@ checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probabili
 entropy of their votes, its mean over each component stands in the JSON.
 """
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
+from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import most_disputed, vote_entropy
 from shared_torch.engines import Engine
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import logit, predict_members
-from snet_neck_ln.members import find_folds, load_members
+from snet_neck_ln.members import Loaded, find_folds, load_members
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
@@ -41,18 +43,18 @@ class Options(ResultOptions, EnsembleOptions):
     precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     options = with_members(options, find_folds)
     return predict(options, Method("S-Net", load, segment))
 
 
-def load(options):
+def load(options: Options) -> Loaded:
     """(networks, their Config with the options, device)"""
     return load_members(options, set_options(options, "threshold", "size", "batch_size"))
 
 
-def segment(loaded, ct, options, watch):
+def segment(loaded: Loaded, ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)

@@ -5,6 +5,7 @@ several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where t
 """
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
+from shared_data.named_types import Labels, Mask, Rgb, Row
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
@@ -30,7 +32,7 @@ from shared_torch.engines import Engine
 from snet_neck_ln.config import Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import logit, predict_members
-from snet_neck_ln.members import find_folds, load_members
+from snet_neck_ln.members import Loaded, find_folds, load_members
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
 from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
@@ -55,13 +57,22 @@ class Options(EnsembleOptions, ScoringOptions):
     precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
-def main(argv=None):
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which nothing of this is unset any more."""
+
+    run_dir: Path
+    checkpoint: tuple[Path, ...]
+    output_dir: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(Options, argv, __doc__)
     run_dir = options.ensemble / "ensemble" if options.ensemble else (
         options.run_dir or build(Config, set_options(options, "val_fold")).run_dir)
     options = with_members(options, find_folds)
-    options = replace(options, run_dir=run_dir, checkpoint=options.checkpoint or (run_dir / "best.pt",),
-                      output_dir=options.output_dir or run_dir / options.split)
+    options = Filled(**vars(replace(options, run_dir=run_dir, checkpoint=options.checkpoint or (run_dir / "best.pt",),
+                                    output_dir=options.output_dir or run_dir / options.split)))
     loaded = load(options)
     config = loaded[1]
     kept = config.prepared_dir / "config.json"
@@ -79,12 +90,13 @@ def main(argv=None):
     return say_skipped(skipped)
 
 
-def load(options):
+def load(options: Filled) -> Loaded:
     """(networks, config, device)"""
     return load_members(options, set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size"))
 
 
-def score_patient(patient, loaded, options):
+def score_patient(patient: str, loaded: Loaded,
+                  options: Filled) -> tuple[Row, list[Row], Rgb, Counter[str], Counter[str]]:
     """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
     predicted mask is written on the scan's grid."""
     networks, config, device = loaded
@@ -92,11 +104,11 @@ def score_patient(patient, loaded, options):
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits, votes = predict_members(networks, stored, config, device)
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
-    corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
-    corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
+    raised = np.stack([probability_correction(plane, config.threshold) for plane in logits])
+    corrected = undo_crop(raised > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
                  options.output_dir / "predictions" / f"{patient}.nii.gz")
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong = Counter[str](), Counter[str]()
     if votes is not None:
         entropy = undo_crop(vote_entropy(votes), stored.shape[1:])
         write_volume(onto_scan(entropy, case["scan"]),
@@ -121,7 +133,7 @@ def score_patient(patient, loaded, options):
     return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong
 
 
-def read_patient(folder, n_slices):
+def read_patient(folder: Path, n_slices: int) -> tuple[Labels, Mask]:
     """(16-bit slices, boolean reference), both (z, y, x), of a prepared patient."""
     planes = [read_slice(folder / "files" / f"{k}.npz") for k in range(n_slices)]
     if len({mask.shape for _, mask in planes}) > 1:
@@ -129,7 +141,8 @@ def read_patient(folder, n_slices):
     return np.stack([image for image, _ in planes]), np.stack([mask for _, mask in planes]) > 0
 
 
-def write_results(options, config, cases, nodes, pictures, errors):
+def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: Sequence[Row],
+                  pictures: Mapping[str, Rgb], errors: Sequence[Row]) -> None:
     """errors: `error_table` of an ensemble."""
     out = options.output_dir
     write_table(out / "cases.csv", cases)

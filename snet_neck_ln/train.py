@@ -2,15 +2,20 @@
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt, epoch_*.pt.
 """
+from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
@@ -18,13 +23,13 @@ from shared_torch.devices import choose_device, choose_precision, start_fabric
 from shared_torch.loss_watch import LossWatch
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import STEPS, Config, Run, Slices, Train
-from snet_neck_ln.dataset import build_loaders
+from snet_neck_ln.dataset import BalancedSampler, Loader, SliceDataset, build_loaders
 from snet_neck_ln.inference import logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     config = read_settings(given_options(Train, argv, __doc__, STEPS))
     check_started(config)
     device = choose_device(config.device)
@@ -33,31 +38,33 @@ def main(argv=None):
         train(config, fabric)
 
 
-def read_settings(given):
+def read_settings(given: Values) -> Config:
     """The Config of a run: from the options given, or, with `resume`, as its folder keeps it."""
     return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
                            names_of(Slices))
 
 
-def is_finished(config):
+def is_finished(config: Config) -> bool:
     """Whether a run that can go on has nothing left to do."""
     state = load_checkpoint(config.run_dir / "last.pt")
     return len(state["history"]) >= config.epochs or state["since_best"] >= config.stop_patience
 
 
-def train(config, fabric):
+def train(config: Config, fabric: Fabric) -> None:
     """All epochs, from the start or from last.pt."""
     if fabric.is_global_zero:
         clear_partials(config.run_dir)
         check_free_space(config.run_dir, 50e6)
     fabric.seed_everything(config.seed, verbose=False)
     train_loader, val_loader = build_loaders(config, fabric.global_rank, fabric.world_size)
+    slices, sampler = train_loader.dataset, train_loader.sampler
+    assert isinstance(slices, SliceDataset) and isinstance(sampler, BalancedSampler)
     train_loader, val_loader = fabric.setup_dataloaders(train_loader, val_loader, use_distributed_sampler=False)
-    model = build_network(config).to(memory_format=torch.channels_last)
+    model = build_network(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lacks it
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
-    history, best_dice, since_best, seen = [], -1.0, 0, train_loader.dataset.patients()
+    history, best_dice, since_best, seen = [], -1.0, 0, slices.patients()
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
@@ -73,7 +80,7 @@ def train(config, fabric):
     while len(history) < config.epochs and since_best < config.stop_patience:
         epoch = len(history)
         fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
-        train_loader.sampler.epoch = epoch
+        sampler.epoch = epoch
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
         row |= train_one_epoch(fabric, model, optimizer, train_loader, f"epoch {epoch + 1}/{config.epochs}")
         row |= validate(fabric, model, val_loader, config.train_threshold)
@@ -92,7 +99,8 @@ def train(config, fabric):
         print(f"best validation Dice {best_dice:.4f} after {len(history)} epochs: {config.run_dir}")
 
 
-def train_one_epoch(fabric, model, optimizer, loader, name):
+def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim.Optimizer, loader: Loader,
+                    name: str) -> dict[str, float]:
     """One pass over the slices; the mean of the loss and of each term."""
     model.train()
     history = []
@@ -101,7 +109,7 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
     for batch in bar:
         outputs = model(batch["image"].contiguous(memory_format=torch.channels_last))
         terms = snet_loss(outputs, batch["mask"])
-        loss = sum(terms.values())
+        loss = torch.as_tensor(sum(terms.values()))
         optimizer.zero_grad()
         fabric.backward(loss)
         optimizer.step()
@@ -109,15 +117,16 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
         history.append(torch.stack([term.detach() for term in terms.values()]))
         watch.saw(loss, batch["patient"])
     watch.look()
-    means = fabric.all_reduce(torch.stack(history).mean(0), reduce_op="mean")
+    means = torch.as_tensor(fabric.all_reduce(torch.stack(history).mean(0), reduce_op="mean"))
     return dict(zip(terms, means.tolist()))
 
 
 @torch.inference_mode()
-def validate(fabric, model, loader, threshold):
+def validate(fabric: Fabric, model: _FabricModule, loader: Loader, threshold: float) -> dict[str, float]:
     """Mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
     model.eval()
     network = model.module  # not through DDP, which wants as many calls in every process
+    assert isinstance(loader.dataset, SliceDataset)
     patients = sorted(loader.dataset.patients())
     counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
     slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
@@ -132,13 +141,13 @@ def validate(fabric, model, loader, threshold):
         counts.index_add_(0, rows, torch.stack([overlap, total], 1).float())
         with_node = mask.any(3).any(2).any(1)
         slices += torch.stack([(overlap / total)[with_node].sum(), with_node.sum().float()])
-    counts = fabric.all_reduce(counts, reduce_op="sum")
-    slices = fabric.all_reduce(slices, reduce_op="sum")
+    counts = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum"))
+    slices = torch.as_tensor(fabric.all_reduce(slices, reduce_op="sum"))
     dice = (counts[:, 0] / counts[:, 1]).nanmean().item()  # a patient without node and prediction is NaN
     return {"val_dice": dice, "val_slice_dice": (slices[0] / slices[1]).item()}
 
 
-def save_epoch(config, state, board):
+def save_epoch(config: Config, state: dict[str, Any], board: SummaryWriter) -> None:
     """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
     history = state["history"]
     row = history[-1]

@@ -12,18 +12,18 @@ from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options
 
-LOADED = []  # the networks that were loaded in this process
+LOADED: list[Path] = []  # the networks that were loaded in this process
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(ResultOptions):
-    checkpoint: Path  # JSON: {"above": HU}
+    checkpoint: tuple[Path, ...]  # JSON: {"above": HU}
     delay: float = 0.0  # s
 
 
 def load(options):
-    LOADED.append(options.checkpoint)
-    return read_json(options.checkpoint)["above"]
+    LOADED.append(options.checkpoint[0])
+    return read_json(options.checkpoint[0])["above"]
 
 
 def segment(above, ct, options, watch):
@@ -33,7 +33,7 @@ def segment(above, ct, options, watch):
     if array.max() == 1234:
         raise ZeroDivisionError("a case that the network does not stand")
     mask = ct >= above
-    return Prediction(labels=mask, names={1: "node"}, facts={"checkpoint": options.checkpoint}, found="something",
+    return Prediction(labels=mask, names={1: "node"}, facts={"checkpoint": options.checkpoint[0]}, found="something",
                       picture=np.zeros((30, 40, 3), np.uint8), row={"voxels": int((array >= above).sum())})
 
 

@@ -6,12 +6,15 @@ what test.py and predict.py segment of a CT is kept.
 Out: <prepared>/cropped/<case>/{image,label}.nrrd (true origin), cases.csv (case, part, note), presence.csv (0 or 1 for
 each class; background 0 when any organ is missing). Test cases are not cropped: no reference label is used for them.
 """
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
-from focusnet_v2.cases import assign_parts, presence_flags
+from focusnet_v2.cases import Pair, assign_parts, presence_flags
 from focusnet_v2.config import STEPS, Config, Crop, CropConfig, Table, Volumes
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.grids import AIR_HU, CONSTANTS, cut_image, seen_box
@@ -19,6 +22,7 @@ from shared_data.cohort import all_skipped, each_case, say_skipped
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
 from shared_data.folds import natural_sort
+from shared_data.named_types import Labels, Shape
 from shared_data.settings import as_prepared, build, given_options, names_of
 from shared_data.volume import read_volume, write_volume
 
@@ -27,11 +31,11 @@ CROP_SETTINGS = ("crop_side", "crop_anterior", "crop_below", "crop_above")
 LANDMARKS = (("BrainStem",), ("Parotid_R", "Parotid_L"), ("OpticNerve_L", "OpticNerve_R", "Chiasm"))
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     given = given_options(Crop, argv, __doc__, STEPS)
     folder = given.get("prepared_dir", Crop.prepared_dir) / "resampled"
-    facts = {path.parent.name: kept_facts(path.parent) for path in folder.glob("*/case.json")}
-    names = natural_sort(name for name, kept in facts.items() if kept)
+    facts = {path.parent.name: kept for path in folder.glob("*/case.json") if (kept := kept_facts(path.parent))}
+    names = natural_sort(facts)
     if not names:
         raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
     config = build(CropConfig, as_prepared(Config, given, folder.parent / "config.json", names_of(Volumes),
@@ -44,7 +48,7 @@ def main(argv=None):
         return crop_cohort(pairs, config)
 
 
-def same_voxels(config):
+def same_voxels(config: CropConfig) -> str | None:
     """What to say of a crop whose voxels are no longer the authors', while its numbers of voxels are; else None."""
     same = [f"--{name.replace('_', '-')} {getattr(config, name)}" for name in CROP_SETTINGS
             if getattr(config, name) == getattr(Config, name)]
@@ -55,7 +59,7 @@ def same_voxels(config):
             "not meant.")
 
 
-def crop_cohort(pairs, config):
+def crop_cohort(pairs: Sequence[Pair], config: CropConfig) -> int:
     """Crop what is trained and validated on, write the tables; 1 when some cases had to be skipped."""
     wanted = natural_sort({name for name, part in pairs if part != "test"})
     skipped, rows, notes = {}, [], {}
@@ -83,13 +87,13 @@ def crop_cohort(pairs, config):
     return say_skipped(skipped)
 
 
-def crop_case(name, config):
+def crop_case(name: str, config: CropConfig) -> dict[str, Any] | Skipped:
     """{"presence", "notes"} of a case, its crop written; or `Skipped`."""
     source, target = config.prepared_dir / "resampled" / name, config.prepared_dir / "cropped" / name
     try:
         made_with = {"sources": read_json(source / "case.json")["sources"],
                      **{setting: getattr(config, setting) for setting in CROP_SETTINGS}}
-        constants = {"LANDMARKS": [list(group) for group in LANDMARKS]}
+        constants: dict[str, Any] = {"LANDMARKS": [list(group) for group in LANDMARKS]}
         if not by_landmarks(config):
             made_with |= {"patch_zyx": list(config.patch_zyx), "window_side": config.window_side}
             constants = CONSTANTS
@@ -116,7 +120,8 @@ def crop_case(name, config):
     return done
 
 
-def kept_crop(target, made_with, constants, n_classes):
+def kept_crop(target: Path, made_with: dict[str, Any], constants: dict[str, Any],
+              n_classes: int) -> dict[str, Any] | None:
     """crop.json of a case cropped from these very files with these settings and constants, if any are recorded; else
     None."""
     try:
@@ -127,12 +132,12 @@ def kept_crop(target, made_with, constants, n_classes):
         return None
 
 
-def by_landmarks(config):
+def by_landmarks(config: CropConfig) -> bool:
     """Whether the authors' crop can be found with the organs of the label table."""
     return all(any(organ in config.organs for organ in group) for group in LANDMARKS)
 
 
-def head_region(labels, config):
+def head_region(labels: Labels, config: CropConfig) -> tuple[Shape, Shape, list[str]]:
     """(start, shape (z, y, x), notes) of the crop: around the brain stem's centre moved forward, from below the right
     parotid to above the left optic nerve. Missing landmarks give way to others; the notes name them.
 
@@ -143,7 +148,7 @@ def head_region(labels, config):
 
     def centre(*organs):
         for organ in organs:
-            voxels = np.argwhere(labels == config.classes.index(organ)) if organ in config.organs else ()
+            voxels = np.argwhere(labels == config.classes.index(organ)) if organ in config.organs else np.zeros((0, 3))
             if len(voxels):
                 if organ != organs[0]:
                     notes.append(f"{organs[0]} missing: {organ} in its place")

@@ -6,7 +6,10 @@ under any names. Or, with --layout openkbp, a clone of OpenKBP.
 Out: <prepared>/resampled/<case>/ with image.nrrd (HU, int16), label.nrrd (1, 2, ...), reference.nrrd (labels on the
 CT's own grid), case.json. Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
 """
+from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -26,7 +29,7 @@ from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
     read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
@@ -37,7 +40,7 @@ def main(argv=None):
         return prepare_cohort(cases, config)
 
 
-def find_cases(config):
+def find_cases(config: Config) -> Sequence[tuple[str | None, Path]]:
     """[(part, folder)], part being None where the layout has none."""
     if config.layout == "openkbp":
         return openkbp.find_cases(config.data_dir)
@@ -47,7 +50,7 @@ def find_cases(config):
     return [(None, config.data_dir / name) for name in names]
 
 
-def prepare_cohort(cases, config):
+def prepare_cohort(cases: Sequence[tuple[str | None, Path]], config: Config) -> int:
     """Resample every case; 1 when some had to be skipped."""
     skipped, organs = {}, []
     for (_, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
@@ -68,7 +71,7 @@ def prepare_cohort(cases, config):
     return say_skipped(skipped)
 
 
-def prepare_case(case, config):
+def prepare_case(case: tuple[str | None, Path], config: Config) -> dict[str, Any] | Skipped:
     """What case.json holds, the volumes written; or `Skipped`."""
     part, folder = case
     target = config.prepared_dir / "resampled" / folder.name
@@ -80,7 +83,7 @@ def prepare_case(case, config):
                    for path in (ct_path, *structures.values(), drawn and config.rois) if path}
         if (facts := kept_facts(target)) and facts.get("sources") == sources:
             return facts
-        notes = []
+        notes: list[str] = []
         if config.layout == "openkbp":
             ct, labels, organs, notes = openkbp.read_case(folder, config.organs)
         elif drawn:
@@ -102,12 +105,12 @@ def prepare_case(case, config):
     return facts
 
 
-def find_drawn(folder, config):
+def find_drawn(folder: Path, config: Config) -> tuple[Path, str] | None:
     """`find_rtstruct` of a case without a folder of structures."""
     return None if config.layout == "openkbp" or (folder / "structures").is_dir() else find_rtstruct(folder)
 
 
-def find_files(folder, config):
+def find_files(folder: Path, config: Config) -> tuple[Path, dict[str, Path], list[str]]:
     """(CT, {organ: its file} in label order, names of other structures). Names match in any case."""
     if config.layout == "openkbp":
         files = openkbp.case_files(folder)
@@ -118,13 +121,13 @@ def find_files(folder, config):
     inside = folder / "structures"
     if not inside.is_dir():
         raise InputError(f"{folder}: no folder named structures. Put the organs' masks there.")
-    structures = {}
+    structures: dict[str, Path] = {}
     for organ in config.organs:
-        files = files_by_stem(inside, organ)
-        if len(files) > 1:
-            raise InputError(f"{inside}: {organ} stands there {len(files)} times. Keep one.")
-        if files:
-            structures[organ] = files[0]
+        masks = files_by_stem(inside, organ)
+        if len(masks) > 1:
+            raise InputError(f"{inside}: {organ} stands there {len(masks)} times. Keep one.")
+        if masks:
+            structures[organ] = masks[0]
     others = natural_sort(path.name for path in inside.iterdir()
                           if path.name[0] != "." and path not in structures.values())
     if not structures:
@@ -132,22 +135,23 @@ def find_files(folder, config):
     return found[0], structures, [ascii(name)[1:-1] if not name.isprintable() else name for name in others]
 
 
-def files_by_stem(folder, stem):
+def files_by_stem(folder: Path, stem: str) -> list[Path]:
     names = {stem.lower() + suffix for suffix in SUFFIXES}
     return [path for path in sorted(folder.iterdir())
             if path.name.lower() in names or (path.name.lower() == stem.lower() and path.is_dir())]
 
 
-def merge_structures(ct, structures, organs):
+def merge_structures(ct: sitk.Image, structures: Mapping[str, Path],
+                     organs: Sequence[str]) -> tuple[sitk.Image, list[str]]:
     """(label map on the CT's grid, organs in it); where two overlap, the later label stays. Empty masks count as
     missing."""
     merged, drawn = np.zeros(ct.GetSize()[::-1], np.uint8), []
     for organ, path in structures.items():
         mask = read_mask(path, any_label=True)
         check_same_grid(ct, mask, path)
-        mask = sitk.GetArrayViewFromImage(mask) > 0
-        merged[mask] = organs.index(organ) + 1
-        if mask.any():
+        inside = sitk.GetArrayViewFromImage(mask) > 0
+        merged[inside] = organs.index(organ) + 1
+        if inside.any():
             drawn.append(organ)
     if not drawn:
         raise InputError(f"{path.parent}: every mask is empty. Name at least one organ's voxels.")
@@ -156,7 +160,7 @@ def merge_structures(ct, structures, organs):
     return labels, drawn
 
 
-def kept_facts(target):
+def kept_facts(target: Path) -> dict[str, Any] | None:
     """case.json of a case that was written whole, else None."""
     try:
         facts = read_json(target / "case.json")

@@ -4,11 +4,13 @@ By patient, in natural order: the first 200 of 221 make five folds, the last 21 
 the same proportion. No patient is in two of train, valid and test.
 """
 import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_table, whole_folder
 from shared_data.folds import hold_out, make_folds
+from shared_data.named_types import StrPath
 from shared_data.settings import parse_options
 from snet_neck_ln.config import STEPS, Prepared
 
@@ -19,7 +21,7 @@ SLICE_PATH = r"[^/]+/files/\d+\.npz"
 LAST_LINE = "# {} slices"  # of each list: one that was cut short lacks it
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     config = parse_options(Prepared, argv, __doc__, STEPS)
     table = config.prepared_dir / "slices.csv"
     rows = read_table(table, ["patient", "path", "has_node"])
@@ -33,7 +35,7 @@ def main(argv=None):
             print(f"fold {number}: " + ", ".join(f"{part} {len(parts[part])} patients" for part in PARTS))
 
 
-def split_patients(patients, source):
+def split_patients(patients: Collection[str], source: StrPath) -> list[dict[str, list[str]]]:
     """[{"train", "valid", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
     if len(patients) < 3:
         raise InputError(f"{source}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, valid and test need "
@@ -44,7 +46,7 @@ def split_patients(patients, source):
             for valid in folds]
 
 
-def write_fold(folder, parts, rows):
+def write_fold(folder: Path, parts: Mapping[str, Sequence[str]], rows: Sequence[Mapping[str, str]]) -> None:
     folder.mkdir()
     for part, patients in parts.items():
         for suffix, has_node in (("with_node", "1"), ("without_node", "0")):
@@ -53,7 +55,7 @@ def write_fold(folder, parts, rows):
             (folder / f"{part}_{suffix}.txt").write_text(text, encoding="utf-8")
 
 
-def fold_numbers(prepared_dir):
+def fold_numbers(prepared_dir: StrPath) -> list[int]:
     """The folds that are there, from 1. Raises InputError for none."""
     numbers = sorted(int(path.name[4:]) for path in (Path(prepared_dir) / "folds").glob("fold*")
                      if path.name[4:].isdecimal())
@@ -62,13 +64,13 @@ def fold_numbers(prepared_dir):
     return numbers
 
 
-def read_fold(prepared_dir, fold, part):
+def read_fold(prepared_dir: StrPath, fold: int, part: str) -> tuple[list[str], list[str]]:
     """(paths of slices with a node, of those without) of "train", "valid" or "test"."""
     folder = Path(prepared_dir) / "folds" / f"fold{fold}"
     if not folder.is_dir():
         there = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"
         raise InputError(f"{folder}: no such fold ({there} there). Run data_parser.py, or give another --val-fold.")
-    return [_read_list(folder / f"{part}_{suffix}.txt") for suffix in ("with_node", "without_node")]
+    return _read_list(folder / f"{part}_with_node.txt"), _read_list(folder / f"{part}_without_node.txt")
 
 
 def _read_list(path):

@@ -5,8 +5,11 @@ Stopped at any moment, the same command goes on: finished patients stay, half-wr
 Exit code 1 when a patient had to be skipped.
 """
 import shutil
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +19,7 @@ from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_
                                 subfolders)
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json, write_table
+from shared_data.named_types import Row
 from shared_data.rois import NODES, masks_of, read_rois
 from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
@@ -27,7 +31,7 @@ from snet_neck_ln.slices import to_8bit, to_16bit, window
 RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the patients' folders
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
     read_rois(config.rois, NODES)  # tells of a bad file before any case is read
     folders = patient_folders(config.data_dir)
@@ -37,7 +41,7 @@ def main(argv=None):
         return prepare_cohort(folders, config)
 
 
-def prepare_cohort(folders, config):
+def prepare_cohort(folders: Sequence[Path], config: Config) -> int:
     """Prepare every patient and write the slice table; 1 when some had to be skipped."""
     skipped, rows = {}, []
     for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient",
@@ -56,7 +60,7 @@ def prepare_cohort(folders, config):
     return say_skipped(skipped)
 
 
-def replace_table(prepared_dir, rows):
+def replace_table(prepared_dir: Path, rows: Sequence[Row]) -> None:
     """Write slices.csv; when it is another one than before, the folds made from that are removed."""
     table = prepared_dir / "slices.csv"
     before = table.read_bytes() if table.exists() else b""
@@ -65,7 +69,7 @@ def replace_table(prepared_dir, rows):
         shutil.rmtree(prepared_dir / "folds", ignore_errors=True)
 
 
-def patient_folders(data_dir):
+def patient_folders(data_dir: Path) -> list[Path]:
     """The patients' folders in natural order."""
     names = subfolders(data_dir)
     if not names:
@@ -73,7 +77,7 @@ def patient_folders(data_dir):
     return [data_dir / name for name in names]
 
 
-def prepare_patient(folder, config):
+def prepare_patient(folder: Path, config: Config) -> list[Row] | Skipped:
     """Rows of the slice table, the slices written; or `Skipped`."""
     case = config.prepared_dir / folder.name
     try:
@@ -96,7 +100,7 @@ def prepare_patient(folder, config):
             for k, node in enumerate(read_case(case)["has_node"])]
 
 
-def is_prepared(case, sources):
+def is_prepared(case: Path, sources: Sequence[object]) -> bool:
     """Whether the patient's folder was written whole, from these very files."""
     try:
         return read_case(case)["sources"] == sources
@@ -104,7 +108,7 @@ def is_prepared(case, sources):
         return False
 
 
-def read_case(case):
+def read_case(case: Path) -> dict[str, Any]:
     """case.json of a prepared patient. Raises InputError when it does not say what it should."""
     facts = read_json(case / "case.json")
     try:
@@ -120,7 +124,7 @@ def read_case(case):
     return facts
 
 
-def find_pair(folder, config):
+def find_pair(folder: Path, config: Config) -> tuple[Path, Path, str | None]:
     """(CT, mask, None) of a patient: exactly one file (or DICOM folder) each, a name that fits both patterns is a mask;
     or (patient's folder, RTSTRUCT, UID of its CT series), where no mask of that name is there."""
     check_case_name(folder, RESERVED)
@@ -142,7 +146,7 @@ def _fits(path, pattern):
     return fnmatch(path.name.lower(), pattern.lower())
 
 
-def write_case(case, ct, mask, facts, config):
+def write_case(case: Path, ct: sitk.Image, mask: sitk.Image, facts: dict[str, Any], config: Config) -> None:
     """Write one patient's slices: 8-bit picture for people, 16-bit image with its mask for training."""
     hu_zyx, mask_zyx = sitk.GetArrayViewFromImage(ct), sitk.GetArrayViewFromImage(mask)
     with whole_folder(case) as written:
@@ -151,7 +155,7 @@ def write_case(case, ct, mask, facts, config):
         for k, (hu, node) in enumerate(zip(hu_zyx, mask_zyx)):
             unit = window(hu, config.window_center_hu, config.window_width_hu)
             picture = cv2.imencode(".jpg", to_8bit(unit))[1]
-            (written / "images" / f"{k}.jpg").write_bytes(picture)
+            (written / "images" / f"{k}.jpg").write_bytes(picture.tobytes())
             np.savez_compressed(written / "files" / f"{k}.npz", image=to_16bit(unit), mask=node)
         write_json(written / "case.json",
                    {**facts, "grid": geometry(ct), "has_node": [bool(node.any()) for node in mask_zyx]})

@@ -20,7 +20,7 @@ from shared_data.errors import run_script
 @dataclass(frozen=True)
 class Outcome:
     code: int  # exit code; -9: killed
-    lines: list  # on standard error, progress bars left out
+    lines: list[str]  # on standard error, progress bars left out
     text: str  # on standard output
 
 

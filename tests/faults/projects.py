@@ -1,10 +1,14 @@
 """What the fault suite needs to know of each project: commands that work, in seconds, and what they read and write."""
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from tests.faults.bad_files import SERIES_FAULTS, cut_short
+
+Commands = Callable[..., Any]  # of folders: what to run
 
 
 @dataclass(frozen=True)
@@ -12,15 +16,17 @@ class Project:
     """Each command is (module, options). Folders: raw cohort, prepared cases, run."""
 
     config: str  # module with its Config
-    write_cohort: Callable  # (raw): a phantom cohort with enough patients
-    ct_of: Callable  # (raw) -> the CT file of one patient that may be spoiled
-    spoil: Callable  # (raw, bad CTs) -> {what: (function of a copy of raw that does it, exit code of prepare then)}
-    prepare: Callable  # (raw, prepared) -> commands
-    train: Callable  # (prepared, run) -> commands; the same with --resume goes on
+    write_cohort: Callable[[Path], object]  # (raw): a phantom cohort with enough patients
+    ct_of: Callable[[Path], Path]  # (raw) -> the CT file of one patient that may be spoiled
+    # (raw, bad CTs) -> {what: (function of a copy of raw that does it, exit code of prepare then)}
+    spoil: Callable[[Path, Path], dict[str, Any]]
+    prepare: Commands  # (raw, prepared) -> commands
+    train: Commands  # (prepared, run) -> commands; the same with --resume goes on
     checkpoint: str  # below the run folder
-    predict: Callable  # (ct, checkpoint, output) -> command
-    test: Callable  # (prepared, run, output) -> command
-    trained_on: tuple  # patterns below the prepared folder: training reads the first file of each, and says so if bad
+    predict: Commands  # (ct, checkpoint, output) -> command
+    test: Commands  # (prepared, run, output) -> command
+    # Patterns below the prepared folder: training reads the first file of each, and says so if bad.
+    trained_on: tuple[str, ...]
     history: str = "history.csv"  # below the run folder: equal after a kill
     last: str = "last.pt"  # below the run folder: where something fits it, a run goes on with --resume
     stand_in: bool = False  # a small network stands in for the method's, in this process and its forks alone

@@ -144,7 +144,8 @@ def test_small_organs_are_marked_only_where_the_patch_holds_their_centre(config)
 
 def test_every_process_gets_an_equal_share():
     shares = [[index for batch in Order(7, 2, 0, rank, 3) for _, index in batch] for rank in range(3)]
-    assert [len(share) for share in shares] == [3, 3, 3] and {index for share in shares for index in share} == set(range(7))
+    assert [len(share) for share in shares] == [3, 3, 3]
+    assert {index for share in shares for index in share} == set(range(7))
     assert build_loader(range(8), 4, Config(), 0, 2).batch_sampler.batch_size == 2  # of the 4 on both devices
     order = Order(7, 2, 0)
     first = list(order)
