@@ -3,8 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .SECONDARY:
 
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
-	$$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$python -c 'import sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
 	&& echo $$python && break; done)
 
 snet     := snet_neck_ln
@@ -142,7 +142,7 @@ clean:
 	@touch $@
 
 .venv/.made .venv-keras/.made:
-	@test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 with venv is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 with venv is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
 	@echo "building $(@D) with $(PYTHON) (a few minutes, once)"
 	$(PYTHON) -m venv --clear $(@D)
 	@touch $@

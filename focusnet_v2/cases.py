@@ -5,7 +5,7 @@ from pathlib import Path
 from focusnet_v2.config import Config, CropConfig, Prepared
 from shared_data.errors import InputError
 from shared_data.files import read_table
-from shared_data.folds import fold_parts, hold_out, natural_sort
+from shared_data.folds import counted, fold_parts, hold_out, natural_sort
 from shared_data.named_types import Array
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences
@@ -38,8 +38,8 @@ def assign_parts(names: Sequence[str], config: CropConfig,
         if {part for _, part in pairs} == set(PARTS):
             return pairs, None
     if len(names) < 3:
-        raise InputError(f"{len(names)} usable case{'s' * (len(names) != 1)}; train, valid and test need one each. "
-                         "Prepare at least 3, or name --cases-csv.")
+        raise InputError(f"{counted(len(names), 'usable case')}; train, valid and test need one each. Prepare at least "
+                         "3, or name --cases-csv.")
     others, test = hold_out(names, HELD_OUT)
     train, valid = hold_out(others, HELD_OUT)
     note = "not PDDCA's cases, or too few of them: split by name, a fifth each for test and validation"

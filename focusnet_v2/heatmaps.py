@@ -24,7 +24,7 @@ def heatmaps(centres: Floats, shape_zyx: Sequence[int], sigma: float = 5.0, offs
     offsets "original": the peak lies one voxel too low along y and x, and a centre in slice 0 gives an empty map.
     """
     maps = np.zeros((len(centres), *shape_zyx), np.float32)
-    for one, centre in zip(maps, centres):
+    for heatmap, centre in zip(maps, centres):
         if np.isnan(centre).any() or (offsets == "original" and centre[0] == 0):
             continue
         z, y, x = centre - (0, 1, 1) if offsets == "original" else centre
@@ -32,5 +32,5 @@ def heatmaps(centres: Floats, shape_zyx: Sequence[int], sigma: float = 5.0, offs
         squares = [(np.arange(n) - at) ** 2 for n, at in zip((shape_zyx[1], shape_zyx[2]), (y, x))]
         distance = (planes - z)[:, None, None] ** 2 + squares[0][:, None] + squares[1]
         values = np.exp(-distance / (2 * sigma ** 2))
-        one[planes] = np.where(values < 0.01, 0, values)
+        heatmap[planes] = np.where(values < 0.01, 0, values)
     return maps

@@ -14,7 +14,7 @@ from lung_nodule_nasnet.config import STEPS, Config, Split
 from lung_nodule_nasnet.table import Columns, read_columns
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_json, read_table, write_json
-from shared_data.folds import fold_parts, natural_sort
+from shared_data.folds import counted, fold_parts, natural_sort
 from shared_data.named_types import StrPath
 from shared_data.settings import build, given_options
 
@@ -50,8 +50,8 @@ def split_slices(columns: Columns, left_out: Collection[str], config: Config, ta
         rows = patient_rows(columns, left_out)
         units = {patient: rows[patient] for patient in natural_sort(rows)}
     if len(units) < 2:
-        raise InputError(f"{table}: {len(units)} {config.split}{'s' * (len(units) != 1)} to split; training and "
-                         "validation need one each. Prepare more scans, or leave fewer out.")
+        raise InputError(f"{table}: {counted(len(units), config.split)} to split; training and validation need one "
+                         "each. Prepare more scans, or leave fewer out.")
     names = list(units)
     n_held = min(len(names) - 1, max(1, round(len(names) * config.validation_share)))
     held = {names[k] for k in rng.permutation(len(names))[:n_held]}

@@ -10,7 +10,7 @@ from retroln_nnunet.config import Config
 
 from shared_data.errors import InputError
 from shared_data.files import read_json, whole_folder, write_json
-from shared_data.folds import hold_out, make_folds, natural_sort
+from shared_data.folds import counted, hold_out, make_folds, natural_sort
 from shared_data.named_types import Row
 from shared_data.volume import check_same_grid, read_mask, read_volume, to_lps, write_volume
 
@@ -87,8 +87,8 @@ def split_cases(cases: Sequence[str], config: Config) -> tuple[list[str], list[s
     if config.test_share == 0:
         return list(cases), []
     if len(patients) < 3:
-        raise InputError(f"{config.prepared_dir}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, "
-                         "validation and test need one each. Crop at least 3, or give --test-share 0.")
+        raise InputError(f"{config.prepared_dir}: {counted(len(patients), 'patient')}; train, validation and test need "
+                         "one each. Crop at least 3, or give --test-share 0.")
     train, test = hold_out(patients, config.test_share)
     return [case for name in train for case in patients[name]], [case for name in test for case in patients[name]]
 

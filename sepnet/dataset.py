@@ -1,4 +1,5 @@
 """Prepared cases, held in memory, to batches of patches."""
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -95,7 +96,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, when: tuple[int, int]) -> dict[str, Any]:
         rng = np.random.default_rng([self.config.seed, *when])
         chosen = rng.permutation(len(self.cases))[:self.config.batch_size]
-        chosen = np.resize(chosen, -(-len(chosen) // self.world_size) * self.world_size)  # equal shares
+        chosen = np.resize(chosen, math.ceil(len(chosen) / self.world_size) * self.world_size)  # equal shares
         chosen = chosen[self.rank::self.world_size]
         patches = [draw_patch(self.cases[i], np.random.default_rng([self.config.seed, *when, i]), self.config)
                    for i in chosen]
@@ -128,10 +129,10 @@ def draw_patch(case: Case, rng: np.random.Generator, config: Config) -> list[Arr
 def zoomed_and_rotated(case: Case, centre: Floats, rng: np.random.Generator, config: Config) -> list[Array]:
     """(image, label) patches around `centre` (voxels), read from the whole volume; angles are true ones, in mm."""
     zoom, angle = rng.choice(config.zooms), np.radians(rng.uniform(-1, 1) * config.rotate_degrees)
-    one, other = rng.choice(3, 2, replace=False)
+    first, second = rng.choice(3, 2, replace=False)  # axes of the plane that turns
     rotation = np.eye(3)
-    rotation[[one, other], [one, other]] = np.cos(angle)
-    rotation[one, other], rotation[other, one] = -np.sin(angle), np.sin(angle)
+    rotation[[first, second], [first, second]] = np.cos(angle)
+    rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)
     spacing = np.array(case["spacing_zyx"])
     matrix = rotation * spacing / spacing[:, None] / zoom  # voxels to mm, turn, mm to voxels
     offset = centre - matrix @ (np.subtract(config.patch_zyx, 1) / 2)

@@ -14,6 +14,11 @@ def natural_sort(names: Iterable[str]) -> list[str]:
                                             for part in re.split(r"(\d+)", name)], name))
 
 
+def counted(number: int, noun: str) -> str:
+    """1 patient, 2 patients."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def hold_out(patients: Iterable[str], share: float) -> tuple[list[str], list[str]]:
     """(the others, the held-out), the latter the last `share` of the naturally sorted names, at least one."""
     patients = natural_sort(patients)
@@ -34,8 +39,8 @@ def fold_numbers(patients: Collection[str], where: StrPath) -> range:
     without a patient."""
     n_folds = len(make_folds(patients))
     if n_folds < 2:
-        raise InputError(f"{where}: {n_folds} patient{'s' * (n_folds != 1)} to make folds of; training and validation "
-                         "need one each. Prepare more.")
+        raise InputError(f"{where}: {counted(n_folds, 'patient')} to make folds of; training and validation need one "
+                         "each. Prepare more.")
     return range(1, n_folds + 1)
 
 
@@ -53,5 +58,6 @@ def check_unseen(cases: Iterable[str], seen: Iterable[str], path: StrPath) -> No
     """Raise InputError when a network, `path` its checkpoint, has learnt from one of the `cases` that it is to be
     scored on; seen: names of those it learnt from."""
     if known := natural_sort(set(cases) & set(seen)):
-        raise InputError(f"{path}: has learnt from {', '.join(known[:3])}{', ...' * (len(known) > 3)}, which is to be "
-                         "scored. Take the fold that held it out, or train again if the cohort was prepared anew.")
+        named = ", ".join(known if len(known) <= 3 else [*known[:3], "..."])
+        raise InputError(f"{path}: has learnt from {named}, which is to be scored. Take the fold that held it out, or "
+                         "train again if the cohort was prepared anew.")

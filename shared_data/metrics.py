@@ -38,10 +38,11 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_xyz: Sequence[f
         return {"hd95_mm": value, "assd_mm": value}
     box = _bounding_box(reference | prediction)
     # Padded: a mask that reaches the edge of the volume has a surface there, as in MONAI.
-    one, other = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
-    there, back = other["distance"][one["voxels"]], one["distance"][other["voxels"]]
-    return {"hd95_mm": float(max(np.percentile(there, 95), np.percentile(back, 95))),
-            "assd_mm": float(np.concatenate([there, back]).mean())}
+    of_reference, of_prediction = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
+    to_prediction = of_prediction["distance"][of_reference["voxels"]]
+    to_reference = of_reference["distance"][of_prediction["voxels"]]
+    return {"hd95_mm": float(max(np.percentile(to_prediction, 95), np.percentile(to_reference, 95))),
+            "assd_mm": float(np.concatenate([to_prediction, to_reference]).mean())}
 
 
 def components(mask: Mask) -> tuple[Labels, int]:

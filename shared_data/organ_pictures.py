@@ -1,4 +1,5 @@
 """Slices with their organs in colour, and the legend below."""
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -36,7 +37,7 @@ def organ_sheet(unit_zyx: Floats | Mapping[int, Floats], label_maps: Mapping[str
 def legend(names: Mapping[int, str], width: int) -> Rgb:
     """RGB (height, `width`, 3): the colour and the organ of each {label: organ}."""
     height, columns = ENTRY[0], max(1, width // ENTRY[1])
-    strip = np.zeros((height * -(-len(names) // columns), width, 3), np.uint8)
+    strip = np.zeros((height * math.ceil(len(names) / columns), width, 3), np.uint8)
     for i, (label, name) in enumerate(names.items()):
         y, x = i // columns * height, i % columns * ENTRY[1] + 6
         strip[y + 4:y + 16, x:x + 12] = COLOURS[label]

@@ -1,4 +1,5 @@
 """Overlays, contact sheets and curves as PNG."""
+import math
 from collections.abc import Mapping, Sequence
 
 import cv2
@@ -54,7 +55,7 @@ def contact_sheet(pictures: Sequence[tuple[Rgb, str]], columns: int = 4) -> Rgb:
     tiles = [_captioned(picture, caption) for picture, caption in pictures]
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
+    rows = math.ceil(len(tiles) / columns)
     sheet = np.zeros((rows * height, columns * width, 3), np.uint8)
     for i, tile in enumerate(tiles):
         y, x = i // columns * height, i % columns * width

@@ -113,14 +113,14 @@ def check_labels(labels: set[float], path: StrPath, foreground: Collection[int] 
 def check_same_grid(image: Grid, mask: Grid, mask_path: StrPath) -> None:
     """Raise InputError when two images do not share size, spacing, origin and direction."""
     spacing = np.array(image.GetSpacing())
-    for what, one, other, tolerance in (
+    for what, expected, found, tolerance in (
         ("size", image.GetSize(), mask.GetSize(), 0),
         ("spacing", spacing, mask.GetSpacing(), 1e-3 * spacing),
         ("origin", image.GetOrigin(), mask.GetOrigin(), 0.1 * spacing),
         ("direction", image.GetDirection(), mask.GetDirection(), 1e-3),
     ):
-        if np.any(np.abs(np.subtract(one, other)) > tolerance):
-            raise InputError(f"{mask_path}: {what} {_rounded(other)} differs from the CT's {_rounded(one)}. "
+        if np.any(np.abs(np.subtract(expected, found)) > tolerance):
+            raise InputError(f"{mask_path}: {what} {_rounded(found)} differs from the CT's {_rounded(expected)}. "
                              "Resample the mask onto the CT.")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shared_data.errors import InputError, run_script
 from shared_data.files import only_run_in, read_table, whole_folder
-from shared_data.folds import hold_out, make_folds
+from shared_data.folds import counted, hold_out, make_folds
 from shared_data.named_types import StrPath
 from shared_data.settings import parse_options
 from snet_neck_ln.config import STEPS, Prepared
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def split_patients(patients: Collection[str], source: StrPath) -> list[dict[str, list[str]]]:
     """[{"train", "valid", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
     if len(patients) < 3:
-        raise InputError(f"{source}: {len(patients)} patient{'s' * (len(patients) != 1)}; train, valid and test need "
-                         "one each. Prepare at least 3.")
+        raise InputError(f"{source}: {counted(len(patients), 'patient')}; train, valid and test need one each. "
+                         "Prepare at least 3.")
     others, test = hold_out(patients, TEST_SHARE)
     folds = make_folds(others, N_FOLDS)
     return [{"train": [name for fold in folds if fold is not valid for name in fold], "valid": valid, "test": test}
