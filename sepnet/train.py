@@ -27,7 +27,7 @@ from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import choose_device, start_fabric
+from shared_torch.devices import choose_device, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch
 
 
@@ -91,6 +91,8 @@ def train_all_epochs(config, fabric, precision):
         print(f"note: in no training case, so left out: {', '.join(untaught)}")
     if precision == "bf16-mixed" and fabric.device.type == "cpu":
         model.to(memory_format=torch.channels_last_3d)  # faster there: tests.bench.training_step
+    if config.compile:
+        compile_for_training(model)
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)

@@ -14,7 +14,7 @@ from shared_data.folds import natural_sort
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import choose_device, choose_precision, start_fabric
+from shared_torch.devices import choose_device, choose_precision, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import STEPS, Config, Run, Slices, Train
@@ -54,6 +54,8 @@ def train(config, fabric):
     train_loader, val_loader = build_loaders(config, fabric.global_rank, fabric.world_size)
     train_loader, val_loader = fabric.setup_dataloaders(train_loader, val_loader, use_distributed_sampler=False)
     model = build_network(config).to(memory_format=torch.channels_last)
+    if config.compile:
+        compile_for_training(model)
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
