@@ -2,7 +2,7 @@
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
 <run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
-overlays/, report.html with the human level beside ours.
+overlays/, viewer/, report.html with the human level beside ours.
 """
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from focusnet_v2.cases import cases_of, check_table
 from focusnet_v2.checkpoint import trained_on
 from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
-from focusnet_v2.drawing import case_sheet
+from focusnet_v2.drawing import WINDOW_HU, case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
@@ -37,6 +37,7 @@ from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
 
@@ -100,10 +101,11 @@ def score_case(name, loaded, options):
                         partial(tqdm, desc=name, unit="window", leave=False,
                                 disable=None if options.alone else True))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
+    ct = on_grid_of(seen, image)
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
-        on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
+        ct, {"reference": reference, "prediction": result["final"]}, config))
     rows = score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1)))
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong, entropy = Counter(), Counter(), None
     if result["votes"] is not None:
         entropy = vote_entropy(result["votes"])
         write_volume(onto_scan(entropy, facts["scan"]), out / "predictions" / f"{name}_uncertainty.nrrd")
@@ -112,6 +114,9 @@ def score_case(name, loaded, options):
         drawn = np.unique(reference)  # what nobody drew is no error
         known = np.isin(result["final"], drawn)
         count_errors(result["votes"][:, known], (result["final"] != reference)[known], voxels, wrong)
+    write_viewer(out, name, View(
+        sitk.GetArrayViewFromImage(ct), image.GetSpacing()[::-1], dict(enumerate(config.organs, 1)), result["final"],
+        reference, entropy, absent_is_undrawn=True, window_hu=WINDOW_HU))
     return (rows, score_small_organs(name, image, reference, result, config),
             overgrown(result["final"], config.n_classes), voxels, wrong)
 
@@ -162,7 +167,8 @@ def write_results(options, stage, config, names, organs, small, notes, errors):
         f"human_: {human['what']}", *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
          "Error rate by vote": errors,
-         "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
+         "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures,
+        viewer_pages(out, names))
     print(*notes, sep="\n", end="\n" * bool(notes))
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())
           + (f"  in no reference: {', '.join(absent)}" if absent else ""))

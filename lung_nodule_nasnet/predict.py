@@ -65,7 +65,7 @@ def main(argv=None):
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
-    return predict(options, Method("NASNet-GCN", load, segment_ct))
+    return predict(options, Method("NASNet-GCN", load, segment_ct, WINDOW_HU))
 
 
 def load(options):

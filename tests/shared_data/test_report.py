@@ -1,8 +1,5 @@
 """The page stands alone and shows absent values as absent."""
-import json
 import math
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -10,6 +7,7 @@ import pytest
 from shared_data.organ_pictures import COLOURS, SIDE, legend, organ_sheet
 from shared_data.pictures import contact_sheet, draw_curves, overlay, save_picture
 from shared_data.report import write_report
+from tests.browser import driven, needs_browser
 
 
 def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
@@ -29,6 +27,15 @@ def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
     assert "http" not in page and "None" not in page
 
 
+def test_a_case_that_has_a_page_is_a_link_to_it(tmp_path):
+    name = "a <b>'\"#%é"
+    rows = [{"case": name, "dice": 0.5}, {"case": "none", "dice": 0.5}]
+    write_report(tmp_path / "r.html", "Title", tables={"Cases": rows}, viewers={name: tmp_path / "viewer" / "a%#é.html"})
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert ('<a href="viewer/a%25%23%C3%A9.html">a &lt;b&gt;&#39;&#34;#%é</a>' in page and page.count("<a ") == 1
+            and "opens it" in page)
+
+
 def test_an_organ_sheet_names_the_organs_it_shows_in_colours_of_their_own():
     labels = np.zeros((2, 8, 16), np.uint8)
     labels[1, 2:4], labels[1, 4:6], labels[0, 0] = 1, 23, 5
@@ -39,32 +46,26 @@ def test_an_organ_sheet_names_the_organs_it_shows_in_colours_of_their_own():
     assert len({tuple(colour) for colour in COLOURS[1:25]}) == 24
 
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # Appended to a page: click on the second header twice, then write down what a reader would see.
-PROBE = """<script>
+PROBE = """
 const table = document.querySelector("table"), head = table.querySelectorAll("th")[1], seen = {};
 const column = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
 seen.drawn = column(); head.click(); seen.up = column(); head.click(); seen.down = column();
 seen.pictures = [...document.images].map(image => image.complete && image.naturalWidth > 0);
 seen.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 seen.requests = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
-document.body.textContent = "SEEN" + JSON.stringify(seen) + "SEEN";
-</script>"""
+return seen;
+"""
 
 
-@pytest.mark.skipif(not BROWSER, reason="no Chromium or Chrome on this machine")
+@needs_browser
 @pytest.mark.parametrize("width", [1200, 500])  # 500 is the narrowest that headless Chromium makes
 def test_a_browser_shows_the_page_from_disk_and_sorts_its_tables(tmp_path, width):
     save_picture(tmp_path / "a.png", np.full((40, 900, 3), 90, np.uint8))
     rows = [{"patient": f"P{k}", "dice": value, **{f"wide column {n}": 1.0 for n in range(12)}}
             for k, value in enumerate((0.9, math.inf, 0.05, 110.0, -1.5, -0.5))]
     write_report(tmp_path / "r.html", "Title", ["note"], {"Cases": rows}, {"wide": tmp_path / "a.png"})
-    page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    (tmp_path / "probe.html").write_text(page.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
-                           f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom",
-                           (tmp_path / "probe.html").as_uri()], capture_output=True, text=True, timeout=120)
-    seen = json.loads(done.stdout.split("SEEN")[1])
+    seen = driven(tmp_path / "r.html", PROBE, width)
     assert seen["drawn"] == ["0.9000", "∞", "0.0500", "110.0", "-1.5000", "-0.5000"]
     assert seen["up"] == ["-1.5000", "-0.5000", "0.0500", "0.9000", "110.0", "∞"] and seen["down"] == seen["up"][::-1]
     assert seen["pictures"] == [True] and seen["overflow"] <= 0 and seen["requests"] == 0
