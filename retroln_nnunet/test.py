@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members, trained_on, turned_like
+from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like
 from retroln_nnunet.predict import WINDOW_HU, three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.cohort import say_skipped
@@ -31,6 +31,7 @@ from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy
+from shared_torch.devices import choose_device
 
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
 
