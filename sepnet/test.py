@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png,
-predictions/, overlays/, viewer/, report.html.
+rates in memory. Writes to the output folder: organs.csv and .png, cases.csv, summary.json, error_rate.csv
+and .png, predictions/, overlays/, viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -29,7 +29,9 @@ from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_me
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
+from shared_data.human_level import human_level
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
+from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
@@ -153,8 +155,11 @@ def write_results(options, members, patients, organs, errors, notes):
     write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors})
     write_error_rates(out, errors)
-    figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
-               for patient in patients}
+    observed, human = human_level()
+    draw_organ_boxes(organs, out / "organs.png", human)
+    figures = {f"organs, in brackets the cases with a finite score; observers: {observed}": out / "organs.png"}
+    figures |= {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
+                for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"

@@ -1,15 +1,10 @@
 """A case can be looked into: what the page holds, that it stays small, and what a reader's hands do to it."""
-import base64
-import json
-import re
-import zlib
-
 import numpy as np
 import pytest
 
 from shared_data import viewer
 from shared_data.viewer import HU_OF_GREY, View, content_of, viewer_pages, write_viewer
-from tests.browser import driven, needs_browser
+from tests.browser import driven, needs_browser, unpacked
 
 SPACING = (3.0, 1.0, 2.0)
 
@@ -25,15 +20,6 @@ def view():
     reference[14:16, 30:36, 25:30] = 1
     prediction[2, 10:14, 30:33] = 1
     return View(hu, SPACING, {1: "lymph node"}, prediction, reference)
-
-
-def unpacked(page):
-    """(facts, {layer: uint8 (z, y, x)}) of a written page."""
-    text = page.read_text(encoding="utf-8")
-    facts = json.loads(re.search(r'id="facts">(.*?)</script>', text)[1])
-    packed = re.findall(r'data-name="(\w+)">(.*?)</script>', text)
-    return facts, {name: np.frombuffer(zlib.decompress(base64.b64decode(data)), np.uint8).reshape(facts["shape"])
-                   for name, data in packed}
 
 
 def test_a_page_holds_the_patient_without_the_air_and_all_layers(view, tmp_path):
