@@ -110,7 +110,7 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
     small = rows_of(scored / "small_organs.csv")
     assert [row["organ"] for row in small] == list(PDDCA["small"])
     page = (scored / "report.html").read_text(encoding="utf-8")
-    check_viewer(scored, "P5", raw / "P5" / "img.nrrd", prediction=scored / "predictions" / "P5.nrrd")
+    check_viewer(scored, "P5", raw / "P5" / "img.nrrd", (-500, 500), np.median, prediction=scored / "predictions" / "P5.nrrd")
     assert page.count("data:image/png") == 3 and "human_dice" in page and "oncologist against a radiographer" in page
 
 
