@@ -72,7 +72,7 @@ def content_of(view: View) -> Content:
     """The whole patient, or where that is too large the labels with a margin, and where these are in coarser voxels."""
     layers = {name: layer for name in ("prediction", "reference", "disagreement")
               if (layer := getattr(view, name)) is not None}
-    labelled = _extent([layer > 0 for layer in layers.values()])
+    labelled = _extent(layer > 0 if name == "disagreement" else layer for name, layer in layers.items())
     box = _shown_box(view, labelled)
     steps = _steps(_shape(box), view.spacing_zyx)
     ct = _grey(view.hu[box], steps)
@@ -132,16 +132,11 @@ def _colours(label: int, names: Mapping[int, str]) -> dict[str, list[int]]:
     return {"line": colour, "fill": colour}
 
 
-def _extent(masks: Sequence[np.ndarray]) -> Box | None:
-    """The smallest box around all boolean arrays (z, y, x); None where they are empty."""
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.flatnonzero(np.logical_or.reduce([mask.any(others) for mask in masks]))
-        if not len(used):
-            return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
-    return tuple(box)
+def _extent(masks: Iterable[np.ndarray]) -> Box | None:
+    """The smallest box around what is not 0 in any of the arrays (z, y, x); None where they are empty."""
+    lines = [[mask.any(others) for others in ((1, 2), (0, 2), (0, 1))] for mask in masks]
+    used = [np.flatnonzero(np.logical_or.reduce(along_axis)) for along_axis in zip(*lines)]
+    return tuple(slice(int(each[0]), int(each[-1]) + 1) for each in used) if len(used[0]) else None
 
 
 def _shown_box(view: View, labelled: Box | None) -> Box:

@@ -4,6 +4,11 @@ import math
 import numpy as np
 import pytest
 
+from shared_data import organ_boxes
+from shared_data.human_level import human_level
+from shared_data.organ_boxes import _draw_panel as draw_panel
+from shared_data.organ_boxes import draw_organ_boxes
+from shared_data.organ_names import identity
 from shared_data.organ_pictures import COLOURS, SIDE, legend, organ_sheet
 from shared_data.pictures import contact_sheet, draw_curves, overlay, save_picture
 from shared_data.report import write_report
@@ -16,7 +21,8 @@ def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
     picture = overlay(np.linspace(0, 1, 1200).reshape(40, 30), mask, mask, side=120)
     assert picture.shape == (160, 120, 3) and (picture[..., 0] != picture[..., 1]).any()
     save_picture(tmp_path / "a.png", contact_sheet([(picture, "é 1"), (picture, "2")], columns=1))
-    draw_curves([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": 1.0}], tmp_path / "c.png", {"loss": ["loss"]})
+    draw_curves([{"epoch": 1, "loss": 2.0, "lr": 0.1}, {"epoch": 2, "loss": 1.0, "val_loss": 3.0, "lr": 0.01}],
+                tmp_path / "c.png", {"loss": ["loss", "val_loss"]})
     rows = [{"patient": "<b>é", "dice": math.nan, "hd95_mm": math.inf}, {"patient": "2", "dice": 0.5, "hd95_mm": 12.0},
             {"patient": "3", "dice": -1e-5, "hd95_mm": 1.0}]
     write_report(tmp_path / "r.html", "Title", ["note"], {"Cases": rows, "None": []},
@@ -34,6 +40,20 @@ def test_a_case_that_has_a_page_is_a_link_to_it(tmp_path):
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert ('<a href="viewer/a%25%23%C3%A9.html">a &lt;b&gt;&#39;&#34;#%é</a>' in page and page.count("<a ") == 1
             and "opens it" in page)
+
+
+def test_organs_are_drawn_as_boxes_beside_the_human_level(tmp_path, monkeypatch):
+    rows = [{"organ": organ, "dice": dice, "hd95_mm": distance} for organ, dice, distance in (
+        ("BrainStem", 0.8, 3.0), ("BrainStem", 0.9, math.inf), ("Parotid R", 0.7, 4.0), ("chiasm", math.nan, math.inf))]
+    said, human = human_level()
+    assert "oncologist" in said and human[identity("Brainstem")]["dice"] == pytest.approx(0.89, abs=0.01)
+    drawn = []
+    monkeypatch.setattr(organ_boxes, "_draw_panel", lambda axes, *what: drawn.append(what) or draw_panel(axes, *what))
+    draw_organ_boxes(rows, tmp_path / "o.png", human)
+    assert [values for values, _, _ in drawn] == [[[0.8, 0.9], [0.7]], [[3.0], [4.0]]]
+    assert all(level["n_dice"] == 19 for _, levels, _ in drawn for level in levels)
+    draw_organ_boxes(rows[3:], tmp_path / "none.png", {})
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("o.png", "none.png"))
 
 
 def test_an_organ_sheet_names_the_organs_it_shows_in_colours_of_their_own():
