@@ -110,8 +110,8 @@ def score_patient(folder, members, options):
     on_ct = None if entropy is None else back(entropy)
     hu = hu_of(images[0], members.configs[0].control_points(members.transforms[0]))
     write_viewer(options.output_dir, patient, View(
-        back(hu - AIR_HU) + AIR_HU, image.GetSpacing()[::-1], dict(enumerate(members.config.organs, 1)), prediction, reference, on_ct,
-        absent_is_undrawn=True))
+        back(hu - AIR_HU) + AIR_HU, image.GetSpacing()[::-1], dict(enumerate(members.config.organs, 1)), prediction,
+        reference, on_ct, absent_is_undrawn=True))
     if entropy is not None:
         of_organ = disagreement(on_ct, prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]

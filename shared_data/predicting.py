@@ -27,7 +27,8 @@ from shared_data.stopwatch import Stopwatch
 from shared_data.viewer import SOFT_TISSUE_HU
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
 
-ELSEWHERE = ("input", "output", "series", "workers", "viewer", *CLUSTER)  # options that say nothing of how a CT is segmented
+# Options that say nothing of how a CT is segmented.
+ELSEWHERE = ("input", "output", "series", "workers", "viewer", *CLUSTER)
 
 
 @dataclass(frozen=True)

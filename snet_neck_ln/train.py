@@ -154,7 +154,8 @@ def save_epoch(config, state, board):
         save_checkpoint(config.run_dir / f"epoch_{row['epoch']:03d}.pt", **state)
     write_table(config.run_dir / "history.csv", history)
     draw_curves(history, config.run_dir / "curves.png",
-                {"loss": ["loss", "val_loss", "tversky", "wbce", "wiou"], "validation Dice": ["val_dice", "val_slice_dice"]})
+                {"loss": ["loss", "val_loss", "tversky", "wbce", "wiou"],
+                 "validation Dice": ["val_dice", "val_slice_dice"]})
     for name in row.keys() - {"epoch"}:
         board.add_scalar(name, row[name], row["epoch"])
     save_checkpoint(config.run_dir / "last.pt", **state)

@@ -14,7 +14,8 @@ const names = ["nothing"], line = [], undrawn = new Uint8Array(256);
 for (const each of facts.labels) {
   [names[each.label], line[each.label], undrawn[each.label]] = [each.name, each.line, each.undrawn];
 }
-let window_ = [...facts.window], opacity = 0.4, zoom = 1, centre = [...at], active = PLANES[0], place = -1, allHidden = false;
+let window_ = [...facts.window], opacity = 0.4, zoom = 1, centre = [...at];
+let active = PLANES[0], place = -1, allHidden = false;
 const element = (id) => document.getElementById(id);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
@@ -38,7 +39,8 @@ function tables() {
     grey[level] = pixel([value, value, value], 1);
   });
   for (const each of facts.labels) if (!hidden.has(each.label)) fill[each.label] = pixel(each.fill, opacity);
-  return {grey, fill};
+  const shown = ["prediction", "difference", "disagreement"].map(layer => [layer, on[layer] && !allHidden]);
+  return {grey, fill, shown: Object.fromEntries(shown)};
 }
 
 function differs(drawn, found) {
@@ -46,23 +48,25 @@ function differs(drawn, found) {
   return !found ? MISSED : !drawn ? TOO_MUCH : MIXED_UP;
 }
 
-function overlaid(i, fill) {
-  const {reference, prediction, disagreement} = volumes, shown = layer => on[layer] && !allHidden;
-  if (shown("difference")) {
-    const colour = differs(reference[i], prediction[i]);
-    if (colour && !(hidden.has(reference[i]) || hidden.has(prediction[i]))) return pixel(colour, Math.max(opacity, 0.6));
+function overlaid(i, fill, shown) {
+  const {reference, prediction, disagreement} = volumes;
+  if (shown.difference) {
+    const drawn = reference[i], found = prediction[i], colour = differs(drawn, found);
+    if (colour && !hidden.has(drawn) && !hidden.has(found)) return pixel(colour, Math.max(opacity, 0.6));
   }
-  if (shown("disagreement") && disagreement[i]) {  // 125: two of an even number each way
+  if (shown.disagreement && disagreement[i]) {  // 125: an even split
     return pixel([255, Math.min(255, 90 + disagreement[i]), 40], clamp(disagreement[i] / 125, 0.3, 1) * 0.8);
   }
-  return shown("prediction") ? fill[prediction[i]] : 0;
+  return shown.prediction ? fill[prediction[i]] : 0;
 }
 
 function draw() {
   const colours = tables();
   for (const plane of PLANES) drawPlane(plane, colours);
   const i = at.reduce((sum, value, axis) => sum + value * stride[axis], 0), said = [`${facts.hu[volumes.ct[i]]} HU`];
-  for (const layer of ["reference", "prediction"]) if (volumes[layer]) said.push(`${layer}: ${names[volumes[layer][i]]}`);
+  for (const layer of ["reference", "prediction"]) {
+    if (volumes[layer]) said.push(`${layer}: ${names[volumes[layer][i]]}`);
+  }
   if (volumes.disagreement) said.push(`disagreement ${(volumes.disagreement[i] / facts.votesScale).toFixed(2)}`);
   element("where").textContent = said.join(" · ");
   for (const [id, value] of [["level", (window_[0] + window_[1]) / 2], ["width", window_[1] - window_[0]]]) {
@@ -83,29 +87,31 @@ function seen({row, column, upwards}) {
   return {left, width, top: upwards ? shape[row] - first - height : first, height};
 }
 
-function drawPlane(plane, {grey, fill}) {
+function drawPlane(plane, {grey, fill, shown}) {
   const {canvas, axis, row, column, upwards} = plane, width = shape[column], height = shape[row];
   const {below, above} = plane, base = at[axis] * stride[axis];
   for (let r = 0, p = 0; r < height; r++) {
     let i = base + (upwards ? height - 1 - r : r) * stride[row];
     for (let c = 0; c < width; c++, p++, i += stride[column]) {
       below.pixels[p] = grey[volumes.ct[i]];
-      above.pixels[p] = overlaid(i, fill);
+      above.pixels[p] = overlaid(i, fill, shown);
     }
   }
   const context = canvas.getContext("2d"), ratio = devicePixelRatio, part = seen(plane);
   for (const [layer, smooth] of [[below, true], [above, false]]) {
     layer.context.putImageData(layer.image, 0, 0);
     context.imageSmoothingEnabled = smooth;
-    context.drawImage(layer.context.canvas, part.left, part.top, part.width, part.height, 0, 0, canvas.width, canvas.height);
+    context.drawImage(layer.context.canvas, part.left, part.top, part.width, part.height,
+                      0, 0, canvas.width, canvas.height);
   }
   if (on.reference && !allHidden) outline(plane, context, base, part);
   const x = (at[column] + 0.5 - part.left) / part.width * canvas.width;
   const y = ((upwards ? height - 1 - at[row] : at[row]) + 0.5 - part.top) / part.height * canvas.height;
   if (on.crosshair) {
     context.fillStyle = "rgb(120 220 255 / 50%)";
-    for (const [left, right] of [[0, x - 12 * ratio], [x + 12 * ratio, canvas.width]]) context.fillRect(left, y, right - left, 1);
-    for (const [top, bottom] of [[0, y - 12 * ratio], [y + 12 * ratio, canvas.height]]) context.fillRect(x, top, 1, bottom - top);
+    const gap = 12 * ratio;  // so that the voxel itself can be seen
+    for (const [left, right] of [[0, x - gap], [x + gap, canvas.width]]) context.fillRect(left, y, right - left, 1);
+    for (const [top, bottom] of [[0, y - gap], [y + gap, canvas.height]]) context.fillRect(x, top, 1, bottom - top);
   }
   Object.assign(context, {font: `bold ${13 * ratio}px sans-serif`, fillStyle: "#fd6", strokeStyle: "#000",
                           lineWidth: 3 * ratio, textAlign: "center", textBaseline: "middle"});
@@ -197,8 +203,9 @@ function buildPlane(plane) {
   const figure = element(plane.name), canvas = figure.querySelector("canvas");
   Object.assign(plane, {canvas, slider: figure.querySelector("input"), caption: figure.querySelector("output")});
   for (const layer of ["below", "above"]) {
-    const hiddenCanvas = Object.assign(document.createElement("canvas"), {width: shape[plane.column], height: shape[plane.row]});
-    const context = hiddenCanvas.getContext("2d"), image = context.createImageData(hiddenCanvas.width, hiddenCanvas.height);
+    const size = {width: shape[plane.column], height: shape[plane.row]};
+    const context = Object.assign(document.createElement("canvas"), size).getContext("2d");
+    const image = context.createImageData(size.width, size.height);
     plane[layer] = {context, image, pixels: new Uint32Array(image.data.buffer)};
   }
   plane.slider.max = shape[plane.axis] - 1;
@@ -218,7 +225,8 @@ function buildPlane(plane) {
       setWindow((low + high) / 2 + 2 * event.movementY, high - low + 2 * event.movementX);
       return;
     }
-    const to = [...at], part = seen(plane), row = Math.floor(part.top + event.offsetY / canvas.clientHeight * part.height);
+    const to = [...at], part = seen(plane);
+    const row = Math.floor(part.top + event.offsetY / canvas.clientHeight * part.height);
     to[plane.column] = Math.floor(part.left + event.offsetX / canvas.clientWidth * part.width);
     to[plane.row] = plane.upwards ? shape[plane.row] - 1 - row : row;
     go(to);
@@ -234,13 +242,14 @@ function buildPanel() {
   layers.crosshair = "cross-hair";
   for (const [number, [name, text]] of Object.entries(layers).entries()) {
     on[name] ??= ["reference", "prediction"].includes(name);
-    const label = make("label", element("layers"), {}), box = make("input", label, {type: "checkbox", id: name, checked: on[name]});
+    const label = make("label", element("layers"), {});
+    const box = make("input", label, {type: "checkbox", id: name, checked: on[name]});
     label.append(` ${number + 1} ${text}`);
     box.onchange = () => { on[name] = box.checked; draw(); };
     if (name === "difference") {
       for (const [colour, what] of [[MISSED, "missed"], [TOO_MUCH, "too much"], [MIXED_UP, "another label"]]) {
         const legend = make("small", label, {});
-        make("i", legend, {}).style.cssText = `margin-left:.6em; background: rgb(${colour}); border-color: rgb(${colour})`;
+        make("i", legend, {}).style.cssText = `background: rgb(${colour}); border-color: rgb(${colour})`;
         legend.append(what);
       }
     }
@@ -256,17 +265,19 @@ function buildPanel() {
   element("level").oninput = event => setWindow(+event.target.value, window_[1] - window_[0]);
   element("width").oninput = event => setWindow((window_[0] + window_[1]) / 2, +event.target.value);
   for (const {label, name, fill, at: where, undrawn: unknown} of facts.labels) {
-    const row = make("div", element("labels"), {}), box = make("input", row, {type: "checkbox", checked: true, ariaLabel: name});
+    const row = make("div", element("labels"), {});
+    const box = make("input", row, {type: "checkbox", checked: true, ariaLabel: name});
     box.onchange = () => { box.checked ? hidden.delete(label) : hidden.add(label); draw(); };
     make("i", row, {}).style.cssText = `background: rgb(${fill}); border-color: rgb(${line[label]})`;
     make("button", row, {textContent: name, disabled: !where}).onclick = () => go(where, true);
     if (unknown || !where) make("small", row, {textContent: unknown ? " not contoured" : " nowhere"});
   }
-  element("worst-title").textContent = volumes.reference ? "Most wrong" : volumes.disagreement ? "Most disputed" : "Largest";
+  const {reference, disagreement} = volumes;
+  element("worst-title").textContent = reference ? "Most wrong" : disagreement ? "Most disputed" : "Largest";
   facts.places.forEach(({text}, number) => {
     make("button", make("li", element("places"), {}), {textContent: text}).onclick = () => jump(number);
   });
-  if (!facts.places.length) element("places").textContent = volumes.reference ? "nothing is wrong" : "nothing was found";
+  if (!facts.places.length) element("places").textContent = reference ? "nothing is wrong" : "nothing was found";
   element("next").onclick = () => jump(place + 1);
   element("previous").onclick = () => jump(place - 1);
 }
@@ -286,7 +297,7 @@ function onKey(event) {
 }
 
 async function start() {
-  if (!self.DecompressionStream) throw Error("this browser is too old (needs Chrome 80, Firefox 113, Safari 16.4 or later)");
+  if (!self.DecompressionStream) throw Error("the browser is older than Chrome 80, Firefox 113 or Safari 16.4");
   await Promise.all([...document.querySelectorAll(".packed")].map(unpack));
   PLANES.forEach(buildPlane);
   buildPanel();

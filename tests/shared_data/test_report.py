@@ -36,7 +36,8 @@ def test_a_page_holds_tables_and_pictures_and_needs_no_network(tmp_path):
 def test_a_case_that_has_a_page_is_a_link_to_it(tmp_path):
     name = "a <b>'\"#%é"
     rows = [{"case": name, "dice": 0.5}, {"case": "none", "dice": 0.5}]
-    write_report(tmp_path / "r.html", "Title", tables={"Cases": rows}, viewers={name: tmp_path / "viewer" / "a%#é.html"})
+    write_report(tmp_path / "r.html", "Title", tables={"Cases": rows},
+                 viewers={name: tmp_path / "viewer" / "a%#é.html"})
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert ('<a href="viewer/a%25%23%C3%A9.html">a &lt;b&gt;&#39;&#34;#%é</a>' in page and page.count("<a ") == 1
             and "opens it" in page)

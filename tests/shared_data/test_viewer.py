@@ -46,7 +46,8 @@ def test_the_worst_is_named_and_lies_where_it_is(view, tmp_path):
 
 def test_without_a_reference_it_is_where_members_disagree_or_the_largest_part(view):
     found = View(view.hu, SPACING, view.names, view.prediction)
-    assert [place["text"] for place in content_of(found).facts["places"]] == ["lymph node: 0.43 ml", "lymph node: 0.07 ml"]
+    assert [place["text"] for place in content_of(found).facts["places"]] == ["lymph node: 0.43 ml",
+                                                                              "lymph node: 0.07 ml"]
     entropy = np.full(view.hu.shape, -1e-5, np.float32)
     entropy[12:14, 30:32, 20:22] = 0.69
     first = content_of(View(view.hu, SPACING, view.names, view.prediction, disagreement=entropy))
@@ -109,10 +110,11 @@ await ready;
 const seen = {}, canvas = name => document.querySelector(`#${name} canvas`), where = () => [...at];
 const colour = (name, row, column) => {  // of the middle of a voxel, by its place from the top left
   const {width, height} = canvas(name), plane = PLANES.find(each => each.name === name);
-  return [...canvas(name).getContext("2d").getImageData(Math.floor((column + 0.5) / shape[plane.column] * width),
-                                                        Math.floor((row + 0.5) / shape[plane.row] * height), 1, 1).data];
+  return [...canvas(name).getContext("2d").getImageData(
+    Math.floor((column + 0.5) / shape[plane.column] * width),
+    Math.floor((row + 0.5) / shape[plane.row] * height), 1, 1).data];
 };
-const press = name => document.body.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true, cancelable: true}));
+const press = key => document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true}));
 const point = (name, type, row, column, more) => {
   const box = canvas(name).getBoundingClientRect(), plane = PLANES.find(each => each.name === name);
   canvas(name).dispatchEvent(new PointerEvent(type, {buttons: 1, pointerId: 1, cancelable: true,
@@ -146,12 +148,13 @@ document.querySelector("#labels input").click();
 seen.line = [...canvas("axial").getContext("2d").getImageData(Math.round(4 / shape[2] * canvas("axial").width),
   Math.round(17.5 / shape[1] * canvas("axial").height), 1, 1).data];
 seen.body = [body()];
-document.getElementById("preset").value = "bone"; document.getElementById("preset").onchange({target: document.getElementById("preset")});
+const preset = document.getElementById("preset"); preset.value = "bone"; preset.onchange({target: preset});
 seen.body.push(body()); setWindow(1000, 100); seen.body.push(body());
 point("axial", "pointermove", 3, 3, {shiftKey: true, movementX: 50, movementY: -100}); seen.window = window_;
 // Anterior is up in the axial plane, left in the sagittal one; superior is up.
 setWindow(900, 100); go([10, 20, 16]);
-seen.spine = [colour("axial", 36, 15)[0], colour("axial", 3, 15)[0], colour("sagittal", 10, 36)[0], colour("sagittal", 10, 3)[0]];
+seen.spine = [["axial", 36, 15], ["axial", 3, 15], ["sagittal", 10, 36], ["sagittal", 10, 3]].map(
+  place => colour(...place)[0]);
 press("+"); press("+"); seen.zoom = zoom; seen.sight = sight(1);
 seen.aspect = PLANES.map(({canvas}) => canvas.width / canvas.height);
 seen.requests = performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length;
