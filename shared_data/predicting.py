@@ -204,7 +204,9 @@ def _segment(scan, job, method, loaded):
         prediction.warnings.append(ct.GetMetaData("note"))
     if sitk.GetArrayViewFromImage(ct).min() >= 0:
         prediction.warnings.append("no voxel below 0 HU: a mask among the CTs?")
-    return prediction, viewer_content(prediction, ct, job.options, method.window_hu), watch
+    content = viewer_content(prediction, ct, job.options, method.window_hu)
+    watch.ends("write")
+    return prediction, content, watch
 
 
 @_or_reason
