@@ -14,11 +14,18 @@ import numpy as np
 from shared_data.colour_tables import COLOURS
 from shared_data.pages import write_page
 from shared_data.pictures import PREDICTION_RGB, REFERENCE_RGB
-from shared_data.worst_places import (Box, Place, largest_parts, most_disputed_places, place_of_each_label,
-                                      worst_errors, wrong_voxels)
+from shared_data.worst_places import (
+    Box,
+    Place,
+    largest_parts,
+    most_disputed_places,
+    place_of_each_label,
+    worst_errors,
+    wrong_voxels,
+)
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
-# Grey levels lie 3 HU apart in soft tissue, 16 below and 22 above it.
+# Grey levels lie 3 HU apart in soft tissue, 16 below and 24 above it.
 KNOTS_HU, KNOTS_GREY = (-1024, -200, 300, 1500), (0, 50, 205, 255)
 GREY_OF_HU = np.rint(np.interp(np.arange(KNOTS_HU[0], KNOTS_HU[-1] + 1), KNOTS_HU, KNOTS_GREY)).astype(np.uint8)
 HU_OF_GREY = np.rint(np.interp(np.arange(256), KNOTS_GREY, KNOTS_HU)).astype(int)
@@ -80,13 +87,13 @@ def content_of(view: View) -> Content:
              for name, layer in layers.items()}
     if "disagreement" in shown:
         shown["disagreement"] = np.clip(np.rint(shown["disagreement"] * VOTES_SCALE), 0, 255)
-    places, of_label = _places(view, labelled) if labelled else ([], {})
+    undrawn = _undrawn(view, labelled)
+    places, of_label = _places(view, labelled, undrawn) if labelled else ([], {})
     start = [part.start for part in box]
 
     def on_page(at: Sequence[int]) -> list[int]:
         return [min((value - first) // step, size - 1) for value, first, step, size in zip(at, start, steps, ct.shape)]
 
-    undrawn = _undrawn(view)
     return Content({"ct": ct, **{name: layer.astype(np.uint8) for name, layer in shown.items()}}, {
         "shape": ct.shape, "start": start, "steps": steps, "slices": view.hu.shape,
         "spacing": [float(mm * step) for mm, step in zip(view.spacing_zyx, steps)],
@@ -97,13 +104,13 @@ def content_of(view: View) -> Content:
         "places": [{"text": place.text, "at": on_page(place.at_zyx)} for place in places]})
 
 
-def _places(view: View, labelled: Box) -> tuple[list[Place], dict[int, tuple[int, ...]]]:
+def _places(view: View, labelled: Box, undrawn: Sequence[int]) -> tuple[list[Place], dict[int, tuple[int, ...]]]:
     """(where to look first, {label: where to look for it}), found within the part that has labels."""
     prediction, spacing, names = view.prediction[labelled], view.spacing_zyx, view.names
     reference = wrong = None
     if view.reference is not None:
         reference = view.reference[labelled]
-        wrong = wrong_voxels(prediction, reference, _undrawn(view))
+        wrong = wrong_voxels(prediction, reference, undrawn)
         places = worst_errors(prediction, reference, wrong, names, spacing)
     elif view.disagreement is not None:
         places = most_disputed_places(view.disagreement[labelled], prediction, names, spacing)
@@ -118,10 +125,11 @@ def _places(view: View, labelled: Box) -> tuple[list[Place], dict[int, tuple[int
             {label: whole(at) for label, at in of_label.items()})
 
 
-def _undrawn(view: View) -> list[int]:
+def _undrawn(view: View, labelled: Box | None) -> list[int]:
     if view.reference is None or not view.absent_is_undrawn:
         return []
-    return sorted(set(view.names) - set(np.unique(view.reference).tolist()))
+    drawn = np.unique(view.reference[labelled]).tolist() if labelled else []
+    return sorted(set(view.names) - set(drawn))
 
 
 def _colours(label: int, names: Mapping[int, str]) -> dict[str, list[int]]:

@@ -1,5 +1,5 @@
 """Where to look first in a case: where most is wrong, most is disputed, or the largest parts found."""
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ class Place:
     at_zyx: tuple[int, ...]  # a voxel
 
 
-def wrong_voxels(prediction: np.ndarray, reference: np.ndarray, undrawn: tuple[int, ...]) -> np.ndarray:
+def wrong_voxels(prediction: np.ndarray, reference: np.ndarray, undrawn: Sequence[int]) -> np.ndarray:
     """Boolean (z, y, x): where labels differ, found ones that nobody drew aside."""
     wrong = prediction != reference
     if undrawn:
@@ -25,7 +25,7 @@ def wrong_voxels(prediction: np.ndarray, reference: np.ndarray, undrawn: tuple[i
 
 
 def worst_errors(prediction: np.ndarray, reference: np.ndarray, wrong: np.ndarray, names: Mapping[int, str],
-                 spacing_zyx: tuple[float, ...]) -> list[Place]:
+                 spacing_zyx: Sequence[float]) -> list[Place]:
     """The axial slice with most wrong voxels, then the places where most are close together, the worst first."""
     if not wrong.any():
         return []
@@ -48,7 +48,7 @@ def worst_errors(prediction: np.ndarray, reference: np.ndarray, wrong: np.ndarra
 
 
 def most_disputed_places(disagreement: np.ndarray, prediction: np.ndarray, names: Mapping[int, str],
-                         spacing_zyx: tuple[float, ...]) -> list[Place]:
+                         spacing_zyx: Sequence[float]) -> list[Place]:
     """Where the members of an ensemble disagree most."""
     weight = np.maximum(disagreement, 0)
     places = []
@@ -60,7 +60,7 @@ def most_disputed_places(disagreement: np.ndarray, prediction: np.ndarray, names
     return places
 
 
-def largest_parts(labels: np.ndarray, names: Mapping[int, str], spacing_zyx: tuple[float, ...]) -> list[Place]:
+def largest_parts(labels: np.ndarray, names: Mapping[int, str], spacing_zyx: Sequence[float]) -> list[Place]:
     """The connected parts of the labels, the largest first; of several labels the largest part of each."""
     voxel_ml, parts = np.prod(spacing_zyx) / 1000, []
     boxes = {label: box for label, box in enumerate(ndimage.find_objects(labels), 1) if box}
@@ -74,7 +74,7 @@ def largest_parts(labels: np.ndarray, names: Mapping[int, str], spacing_zyx: tup
 
 
 def place_of_each_label(prediction: np.ndarray, reference: np.ndarray | None, wrong: np.ndarray | None,
-                        spacing_zyx: tuple[float, ...]) -> dict[int, tuple[int, ...]]:
+                        spacing_zyx: Sequence[float]) -> dict[int, tuple[int, ...]]:
     """{label: where most of it is wrong, else the middle of it}, of the labels that are there at all."""
     maps = [labels for labels in (reference, prediction) if labels is not None]
     places: dict[int, tuple[int, ...]] = {}
@@ -90,7 +90,7 @@ def place_of_each_label(prediction: np.ndarray, reference: np.ndarray | None, wr
     return places
 
 
-def fullest_cells(weight: np.ndarray, spacing_zyx: tuple[float, ...], count: int) -> Iterator[Box]:
+def fullest_cells(weight: np.ndarray, spacing_zyx: Sequence[float], count: int) -> Iterator[Box]:
     """The cubes of CELL_MM with the largest sums of a weight (z, y, x), none beside another, and 5 mm around each."""
     size = [max(1, round(CELL_MM / mm)) for mm in spacing_zyx]
     sums = weight

@@ -27,7 +27,7 @@ def driven(page, script, width=1200):
     probe.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{script}</body>"), encoding="utf-8")
     done = subprocess.run([BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},900",
                            f"--user-data-dir={page.parent / 'profile'}", "--virtual-time-budget=10000", "--dump-dom",
-                           probe.as_uri()], capture_output=True, text=True, timeout=120)
+                           probe.as_uri()], check=False, capture_output=True, text=True, timeout=120)
     seen = json.loads(done.stdout.split("SEEN")[1])
     assert not seen.pop("errors") and "failed" not in seen, seen
     return seen
