@@ -89,6 +89,8 @@ def train_all_epochs(config, fabric, precision):
     model = build_network(config)
     if fabric.is_global_zero and (untaught := leave_out_untaught(model, loader.dataset.drawn, config)):
         print(f"note: in no training case, so left out: {', '.join(untaught)}")
+    if precision == "bf16-mixed" and fabric.device.type == "cpu":
+        model.to(memory_format=torch.channels_last_3d)  # faster there: tests.bench.training_step
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
