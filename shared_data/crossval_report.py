@@ -9,6 +9,7 @@ from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.report import write_report
+from shared_data.viewer import viewer_pages
 
 WORST, PICTURES = 10, 4
 
@@ -53,7 +54,7 @@ def write_study(study, folds, out):
         "on how training goes.",
         f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}."],
         {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, f"Worst {len(worst)} cases": worst,
-         "Cases": cases}, figures(folds, worst, study))
+         "Cases": cases}, figures(folds, worst, study), viewers(folds))
     for row in totals + pooled:
         if row["n"]:
             print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
@@ -137,6 +138,11 @@ def organ_rows(rows):
                 "lowest": min(row["dice"] for row in mine if math.isfinite(row["dice"])), "hd95_mm": distance["mean"],
                 "assd_mm": surface["mean"], "n_distance": distance["n"]})
     return summary
+
+
+def viewers(folds) -> dict[str, Path]:
+    """{case: its page} of the cases that the folds' test.py made one of."""
+    return {case: page for fold in folds for case, page in viewer_pages(fold.scored, fold.held_out).items()}
 
 
 def figures(folds, worst, study):
