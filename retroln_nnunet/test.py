@@ -1,6 +1,6 @@
 """Score held-out patients in the original CT geometry: python test.py --fold 0
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import paste
 from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like
-from retroln_nnunet.predict import three_planes
+from retroln_nnunet.predict import WINDOW_HU, three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.cohort import say_skipped
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
@@ -30,6 +30,7 @@ from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy
@@ -112,7 +113,7 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
-    votes, voxels, wrong = None, Counter[str](), Counter[str]()
+    votes, entropy, voxels, wrong = None, None, Counter[str](), Counter[str]()
     if predictors:
         prediction, votes = predict_members(predictors, crop)
     else:
@@ -121,10 +122,14 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
     prediction = paste(prediction, region)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
     if votes:
-        count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
-                    config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
+        entropy = count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
+                              config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
     one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
-    spacing = to_lps(ct).GetSpacing()
+    lps = to_lps(ct)
+    spacing = lps.GetSpacing()
+    write_viewer(config.output_dir, case, View(
+        sitk.GetArrayViewFromImage(lps), spacing[::-1], {1: "lymph node"}, other.view(np.uint8), one.view(np.uint8),
+        None if entropy is None else sitk.GetArrayFromImage(to_lps(entropy)), window_hu=WINDOW_HU))
     nodes, false_positives = detection(one, other, spacing)
     voxel_ml = math.prod(spacing) / 1000
     reference_ml, prediction_ml = float(one.sum() * voxel_ml), float(other.sum() * voxel_ml)
@@ -138,12 +143,15 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
 
 
 def count_votes(votes: Sequence[sitk.Image], prediction: sitk.Image, reference: sitk.Image, voxels: Counter[str],
-                wrong: Counter[str], path: Path) -> None:
-    """Add an ensemble's errors to the Counters and write where its members disagree, all images of one grid."""
+                wrong: Counter[str], path: Path) -> sitk.Image:
+    """Add an ensemble's errors to the Counters; the image of where its members disagree, which is written, too. All
+    images have one grid."""
     votes_zyx = np.stack([*map(sitk.GetArrayViewFromImage, votes)])
     prediction_zyx, reference_zyx = (sitk.GetArrayViewFromImage(image) > 0 for image in (prediction, reference))
     count_errors(votes_zyx, prediction_zyx != reference_zyx, voxels, wrong)
-    write_volume(image_from(vote_entropy(votes_zyx), geometry(reference)), path)
+    entropy = image_from(vote_entropy(votes_zyx), geometry(reference))
+    write_volume(entropy, path)
+    return entropy
 
 
 def read_region(path: Path) -> dict[str, Any]:
@@ -188,7 +196,8 @@ def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], p
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
-         "Nodes found, by short axis": by_size, "Error rate by vote": errors, "Cases": cases}, figures)
+         "Nodes found, by short axis": by_size, "Error rate by vote": errors, "Cases": cases}, figures,
+        viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -24,6 +24,11 @@ def transformed(hu: Array, points: Sequence[float]) -> Floats:
     return segmental_linear(hu, points[::2], points[1::2]).astype(np.float32)
 
 
+def hu_of(values: Array, points: Sequence[float]) -> Floats:
+    """The HU that `transformed` made values of, float32; no less than the first point's and no more than the last's."""
+    return np.interp(values, points[1::2], points[::2]).astype(np.float32)
+
+
 def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sitkBSpline3,
                  fill: float = -1024) -> sitk.Image:
     """An image in LPS with the voxels the network is to see: as they are, or resampled to `spacing_zyx`."""

@@ -12,6 +12,7 @@ from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.named_types import Row
 from shared_data.report import write_report
+from shared_data.viewer import viewer_pages
 
 if TYPE_CHECKING:
     from shared_data.crossval import Fold
@@ -63,7 +64,7 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         "on how training goes.",
         f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}."],
         {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, f"Worst {len(worst)} cases": worst,
-         "Cases": cases}, figures(folds, worst, study))
+         "Cases": cases}, figures(folds, worst, study), viewers(folds))
     for row in totals + pooled:
         if row["n"]:
             print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
@@ -148,6 +149,11 @@ def organ_rows(rows: Sequence[Row]) -> list[Row]:
                 "lowest": min(row["dice"] for row in mine if math.isfinite(row["dice"])), "hd95_mm": distance["mean"],
                 "assd_mm": surface["mean"], "n_distance": distance["n"]})
     return summary
+
+
+def viewers(folds: Sequence["Fold"]) -> dict[str, Path]:
+    """{case: its page} of the cases that the folds' test.py made one of."""
+    return {case: page for fold in folds for case, page in viewer_pages(fold.scored, fold.held_out).items()}
 
 
 def figures(folds: Sequence["Fold"], worst: Sequence[Row], study: Study) -> dict[str, Path]:

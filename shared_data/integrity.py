@@ -1,21 +1,22 @@
 """Files of volumes read to their last byte: ITK goes on with what it could unpack. Only volume.py needs this."""
-import gzip
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from shared_data.errors import InputError
 from shared_data.named_types import Array
 
-DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+DAMAGE: tuple[type[Exception], ...] = (
+    OSError, EOFError, ValueError, OverflowError, HeaderDataError, WrapStructError,
+    isal_zlib.error)  # type: ignore[assignment]  # which isal's types take for an instance
 HEADER_BYTES = 1 << 20  # longer headers are refused
 METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
@@ -26,7 +27,7 @@ def read_planes(path: Path) -> Iterator[Array]:
     Raises InputError for impossible geometry and values that are not finite, one of DAMAGE for a damaged file; a file
     is known to be whole only after its last slice.
     """
-    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+    with (igzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
         header = _read_header(stream)
         _check_geometry(header, path)
         shape, kind = (*header.get_data_shape(), 1, 1), header.get_data_dtype()
@@ -107,7 +108,7 @@ def check_data(path: Path) -> None:
             if data.stat().st_size - offset < bytes_each * math.prod(map(int, fields["dimsize"].split())):
                 raise EOFError(f"{data.name} ends early")
         return
-    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    unpack = isal_zlib.decompressobj(wbits=47)  # zlib or gzip
     with open(data, "rb") as stream:
         stream.seek(offset)
         while block := stream.read(1 << 22):

@@ -10,6 +10,7 @@ from shared_data.files import whole_file
 from shared_data.named_types import Array, Labels, Mask, Range, Rgb, Row, StrPath
 
 REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
+LEARNING_RATE = "learning rate"  # a panel of the curves
 
 
 def magnified(unit_yx: Array, side: int, aspect: float = 1.0) -> Rgb:
@@ -64,16 +65,19 @@ def contact_sheet(pictures: Sequence[tuple[Rgb, str]], columns: int = 4) -> Rgb:
 
 
 def draw_curves(history: Sequence[Row], path: StrPath, panels: Mapping[str, Sequence[str]]) -> None:
-    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts); where a
-    column is not finite it has no point."""
+    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts), and one of its
+    column "lr"; where a column is absent (a run that an earlier version began) or not finite it has no point."""
+    panels = {**panels, LEARNING_RATE: ["lr"]}
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for axes, (title, columns) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         for column in columns:
-            points = [(row["epoch"], row[column]) for row in history if np.isfinite(row[column])]
+            points = [(row["epoch"], row[column]) for row in history if np.isfinite(row.get(column, np.nan))]
             axes.plot(*zip(*points) if points else ((), ()), label=column, marker="." if len(points) < 30 else None)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()
+        if title == LEARNING_RATE:
+            axes.set_yscale("log")
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=120)
 

@@ -1,6 +1,6 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html; of
+Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, viewer/, report.html; of
 several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree, error_rate.csv and .png.
 """
 import math
@@ -25,6 +25,7 @@ from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
 from shared_torch.checkpoints import trained_on
@@ -108,13 +109,18 @@ def score_patient(patient: str, loaded: Loaded,
     corrected = undo_crop(raised > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
                  options.output_dir / "predictions" / f"{patient}.nii.gz")
-    voxels, wrong = Counter[str](), Counter[str]()
+    voxels, wrong, entropy = Counter[str](), Counter[str](), None
     if votes is not None:
         entropy = undo_crop(vote_entropy(votes), stored.shape[1:])
         write_volume(onto_scan(entropy, case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
         count_errors(votes, centre_crop(prediction != reference, config.size), voxels, wrong)
     spacing = case["grid"]["spacing_xyz"]
+    low = config.window_center_hu - config.window_width_hu / 2
+    write_viewer(options.output_dir, patient, View(
+        stored * np.float32(config.window_width_hu / STEPS) + np.float32(low), spacing[::-1], {1: "lymph node"},
+        prediction.astype(np.uint8), reference.astype(np.uint8), entropy,
+        window_hu=(low, low + config.window_width_hu)))
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
     voxel_ml = math.prod(spacing) / 1000
@@ -177,7 +183,7 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
         "mean, std, median over the cases where the score is finite; n counts them."],
         {"Scores": headline, "Nodes found, by short axis": by_size, "Error rate by vote": errors,
-         "Cases": cases}, figures)
+         "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 
