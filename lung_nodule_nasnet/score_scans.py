@@ -56,7 +56,8 @@ def score_scans(options, config, seen):
 
 def load(options):
     """(networks, reducer of false positives or None)"""
-    networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
+    networks, _ = load_members(options.checkpoint,
+                               lambda path: prepare_network(path, options.device, {}, options.tta))
     return networks, load_reducer(options.reducer) if options.reducer else None
 
 
@@ -109,8 +110,8 @@ def write_results(options, results, candidates, pictures, n_seen):
     columns = ("seriesuid", *PLACE, "probability")
     write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates], columns)
     write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""], (*columns, "class"))
-    write_json(out / "summary.json", {**as_fact(options.checkpoint), "reducer": options.reducer, "scores": summary,
-                                      "froc": curve})
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "reducer": options.reducer,
+                                      "scores": summary, "froc": curve})
     draw_froc(scans, out / "froc.png")
     figures = {"FROC": out / "froc.png"}
     if pictures:
@@ -118,9 +119,9 @@ def write_results(options, results, candidates, pictures, n_seen):
         figures["the largest nodule of each scan (annotation green, prediction red)"] = (
             out / "overlays" / "contact_sheet.png")
     write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
-        f"{in_words(options.checkpoint)}. A candidate within a nodule's radius of its centre is a hit; of several on "
-        "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven "
-        f"sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
+        f"{in_words(options.checkpoint)}.{options.views_note} A candidate within a nodule's radius of its centre is a "
+        "hit; of several on one nodule the most probable counts; those on excluded findings are left out. CPM: mean of "
+        f"the seven sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
         f"replacement. {n_seen} scans of the training were left out."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
         figures)

@@ -26,7 +26,8 @@ PIXELS = ("overlap_pixels", "reference_pixels", "mask_pixels")
 
 def score_slices(options, config, seen):
     """Score the validation slices; seen: {checkpoint: the patients that it has learnt from}."""
-    networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
+    networks, _ = load_members(options.checkpoint,
+                               lambda path: prepare_network(path, options.device, {}, options.tta))
     table = config.prepared_dir / "table.h5"
     columns = read_columns(table)
     if columns["size"] != config.size:
@@ -83,7 +84,8 @@ def write_results(options, config, rows, pictures, errors):
         by_case.append({"case": patient, **summarise(mine), **pixels})
     write_table(out / "cases.csv", by_case)
     write_table(out / "slices.csv", rows)
-    write_json(out / "summary.json", {**as_fact(options.checkpoint), "split": "validation", "cases": len(by_case),
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": "validation",
+                                      "cases": len(by_case),
                                       "threshold_rule": config.threshold_rule, "scores": summary,
                                       **({"error_rates": errors} if errors else {})})
     sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
@@ -96,7 +98,7 @@ def write_results(options, config, rows, pictures, errors):
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
-        f"{in_words(options.checkpoint)}, cut by the rule '{config.threshold_rule}'.",
+        f"{in_words(options.checkpoint)}, cut by the rule '{config.threshold_rule}'.{options.views_note}",
         "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
         "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Error rate by vote": errors,

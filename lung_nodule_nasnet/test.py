@@ -15,12 +15,13 @@ from shared_data.ensembles import EnsembleOptions, members_of
 from shared_data.errors import run_script
 from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
+from shared_data.views import ViewOptions
 
 OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained

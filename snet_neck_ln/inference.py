@@ -1,6 +1,7 @@
 """The network over all slices of a CT; what it runs on."""
 import math
 from functools import partial
+from typing import Callable
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from scipy.special import expit
 from shared_data.crop import centre_crop
 from shared_data.engines import Compiled, choose_engine
 from shared_data.settings import device_there
+from shared_data.views import View, mean_of_views
+from snet_neck_ln.config import Config
 from snet_neck_ln.networks import MainMap
 from snet_neck_ln.slices import STEPS, with_context
 
@@ -38,6 +41,20 @@ def ready(network, engine, config, device):
     compiled = Compiled(partial(torch.jit.trace, main, example, check_trace=False), config.precision,
                         torch.get_num_threads())
     return lambda batch: torch.from_numpy(compiled(batch)[0])
+
+
+def views_of(config: Config) -> list[View]:
+    """The flips and quarter turns that a network's training slices had, the slice as it is first."""
+    flips = [(), (0,)] if config.flip_probability else [()]
+    return [View(flip, quarters) for flip in flips for quarters in (range(4) if config.rot90_probability else (0,))]
+
+
+def averaged(main: Callable, views: list[View]) -> Callable:
+    """What `ready` gives, for the mean probability over the views: (B, C, Y, X) -> logits (B, 1, Y, X), Y = X."""
+    def logits(batch: torch.Tensor) -> torch.Tensor:
+        mean = mean_of_views(lambda copy: main(copy).float().sigmoid(), batch, views, torch, (2, 3))
+        return mean.clamp_min(float(TINY)).log() - (1 - mean).clamp_min(float(TINY)).log()
+    return logits
 
 
 @torch.inference_mode()

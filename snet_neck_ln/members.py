@@ -1,8 +1,9 @@
 """The networks that are asked together: one, or the folds."""
 from shared_data.ensembles import check_alike, find_members
+from shared_data.errors import InputError
 from shared_data.settings import with_changes
 from snet_neck_ln.checkpoint import load_network
-from snet_neck_ln.inference import choose_device, choose_precision, ready
+from snet_neck_ln.inference import averaged, choose_device, choose_precision, ready, views_of
 
 # Settings that decide what a network sees; members must agree on them.
 INPUT = ("window_center_hu", "window_width_hu", "context_slices")
@@ -14,12 +15,19 @@ def find_folds(runs_dir):
 
 
 def load_members(options, changes):
-    """(networks, the Config of the first with `changes`, device) of the options' checkpoints, engine and precision.
+    """(networks, the Config of the first with `changes`, device) of the options' checkpoints, engine, precision, tta.
 
-    Raises InputError when they do not see the same.
+    Raises InputError when they do not see the same, or are to be asked about copies that one has not learnt from.
     """
     device = choose_device(options.device)
     loaded = [load_network(path) for path in options.checkpoint]
     check_alike(options.checkpoint, [config for _, config in loaded], INPUT)
     config = with_changes(loaded[0][1], {**changes, "precision": choose_precision(options.precision, device)})
-    return [ready(network, options.engine, config, device) for network, _ in loaded], config, device
+    networks = [ready(network, options.engine, config, device) for network, _ in loaded]
+    if options.tta:
+        views = [views_of(own) for _, own in loaded]
+        for path, each in zip(options.checkpoint, views):
+            if len(each) == 1:
+                raise InputError(f"{path}: has learnt from no flipped or turned slices. Leave out --tta.")
+        networks = [averaged(network, each) for network, each in zip(networks, views)]
+    return networks, config, device

@@ -22,6 +22,7 @@ from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
+from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import most_disputed, vote_entropy
 from snet_neck_ln.config import ROOT, Device, Precision
@@ -31,7 +32,7 @@ from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions):
+class Options(ResultOptions, EnsembleOptions, ViewOptions):
     checkpoint: tuple[Path, ...] = (ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt",)  # ours or the authors'
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
@@ -69,7 +70,8 @@ def segment(loaded, ct, options, watch):
     volumes = {"volume_ml": sum(node["volume_ml"] for node in found)}
     return Prediction(
         labels=onto_scan(mask.astype(np.uint8), scan), names={1: "lymph node"},
-        facts={**as_fact(options.checkpoint), "threshold": config.threshold, **volumes, "components": found},
+        facts={**as_fact(options.checkpoint), "tta": options.tta, "threshold": config.threshold, **volumes,
+               "components": found},
         picture=mask_sheet(stored, mask, (0, STEPS)), found=f"{len(found)} components, {volumes['volume_ml']:.2f} ml",
         row={**volumes, "components": len(found), **most_disputed(found, entropy)}, warnings=warnings,
         volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(entropy, scan)})

@@ -24,6 +24,7 @@ from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
+from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
 from snet_neck_ln.checkpoint import trained_on
@@ -40,7 +41,7 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the run's best.pt
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -136,8 +137,9 @@ def write_results(options, config, cases, nodes, pictures, errors):
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
-    write_json(out / "summary.json", {**as_fact(options.checkpoint), "split": options.split, "cases": len(cases),
-                                      "threshold": config.threshold, "scores": summary, "detection": by_size,
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": options.split,
+                                      "cases": len(cases), "threshold": config.threshold, "scores": summary,
+                                      "detection": by_size,
                                       **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
@@ -158,7 +160,8 @@ def write_results(options, config, cases, nodes, pictures, errors):
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
     write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, probability cut {config.threshold:g}, {in_words(options.checkpoint)}.",
+        f"{len(cases)} cases, probability cut {config.threshold:g}, {in_words(options.checkpoint)}."
+        f"{options.views_note}",
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",

@@ -56,3 +56,21 @@ def test_folds_predict_and_score_together(runs, luna, prepared, tmp_path):
     assert test.main(["--ensemble", str(runs), "--device", "cpu", *scans]) == 0
     with pytest.raises(InputError, match="--ensemble and --checkpoint: both name the networks"):
         test.main(["--ensemble", str(runs), "--checkpoint", str(runs / "fold1" / "best.npz")])
+
+
+def test_flips_of_training_are_averaged_on_request(runs, luna, tmp_path):
+    path = runs / "fold1" / "best.npz"
+    (plain, config), (averaged, _) = (predict.prepare_network(path, "cpu", {}, tta) for tta in (False, True))
+    images = np.random.default_rng(0).normal(0, 1, (1, config.size, config.size, 1)).astype(np.float32)
+    each = [np.flip(plain.predict_on_batch(np.flip(images, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
+    assert np.allclose(averaged.predict_on_batch(images), np.mean(each, axis=0), atol=1e-6)
+    assert not np.allclose(each[0], each[1], atol=1e-4)
+    options = ["--input", str(sorted(luna.rglob("*.mhd"))[0]), "--output", str(tmp_path / "mask.nii.gz"), "--device",
+               "cpu", "--tta"]
+    predict.main([*options, "--checkpoint", str(path)])
+    assert read_json(tmp_path / "mask.json")["tta"] is True
+    state, groups = load_checkpoint(path)
+    state["config"]["flip_probability"] = 0.0
+    save_checkpoint(tmp_path / "plain.npz", state, weights=groups["weights"])
+    with pytest.raises(InputError, match="plain.npz: has learnt from no flipped slices. Leave out --tta"):
+        predict.main([*options, "--checkpoint", str(tmp_path / "plain.npz")])
