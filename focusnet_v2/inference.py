@@ -202,9 +202,9 @@ def _sum(one, other):
     return one
 
 
-def segment_ct(networks, ct, seen, config, device, progress=iter):
+def segment_ct(networks, ct, seen, config, device, progress=iter, look=None):
     """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
-    network's grid.
+    network's grid; look: gets what `predict_members` says.
 
     Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
     `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None, "votes": of several each one's own
@@ -212,6 +212,8 @@ def segment_ct(networks, ct, seen, config, device, progress=iter):
     """
     networks = networks if isinstance(networks, list) else [networks]
     prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    if look:
+        look(prediction)
     first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
     kept = {**geometry(seen), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)

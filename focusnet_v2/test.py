@@ -23,7 +23,8 @@ from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
-from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
+from focusnet_v2.scoring import SCORES, organ_histograms, score_organs, score_small_organs, summarise
+from shared_data.calibration import NOTE, UNDRAWN_NOTE, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.engines import Engine
@@ -73,10 +74,11 @@ def main(argv=None):
     check_table(config)
     if options.split != "train":
         check_members_unseen(options.checkpoint, names, trained_on)
-    names, (organs, small, filled, voxels, wrong), skipped = score_all(
+    names, (organs, small, filled, voxels, wrong, forecasts), skipped = score_all(
         score_case, names, loaded, load, options, options.checkpoint, config.prepared_dir)
     write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
-                  overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())),
+                  forecasts)
     return say_skipped(skipped)
 
 
@@ -88,17 +90,20 @@ def load(options):
 
 def score_case(name, loaded, options):
     """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it, voxels and wrong voxels
-    of each split of the votes); the prediction and a picture are written."""
+    of each split of the votes, `histogram` of each organ's probabilities); the prediction and a picture are written."""
     networks, config, _, device = loaded
     folder, out = config.prepared_dir / "resampled" / name, options.output_dir
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
+    forecasts = []
     image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
     result = segment_ct(networks, image, seen, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False,
-                                disable=None if options.alone else True))
+                                disable=None if options.alone else True),
+                        lambda prediction: forecasts.append(organ_histograms(
+                            prediction, sitk.GetArrayViewFromImage(read_volume(folder / "label.nrrd")), config)))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
@@ -113,7 +118,7 @@ def score_case(name, loaded, options):
         known = np.isin(result["final"], drawn)
         count_errors(result["votes"][:, known], (result["final"] != reference)[known], voxels, wrong)
     return (rows, score_small_organs(name, image, reference, result, config),
-            overgrown(result["final"], config.n_classes), voxels, wrong)
+            overgrown(result["final"], config.n_classes), voxels, wrong, drawn_alone(forecasts[0]))
 
 
 def on_grid_of(seen, image):
@@ -126,8 +131,9 @@ def on_grid_of(seen, image):
     return picture
 
 
-def write_results(options, stage, config, names, organs, small, notes, errors):
+def write_results(options, stage, config, names, organs, small, notes, errors, forecasts):
     out, path = options.output_dir, options.checkpoint[0]
+    calibration = write_calibration(out, forecasts, config.organs)
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     human = read_json(HUMAN_LEVEL)
     by_key = {identity(name): scores for name, scores in human["organs"].items()}
@@ -143,14 +149,16 @@ def write_results(options, stage, config, names, organs, small, notes, errors):
     write_table(out / "small_organs.csv", small)
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "stage": stage, "split": options.split,
                                       "cases": len(names), "overall": overall, "organs": by_organ,
-                                      "small_organs": by_small,
+                                      "small_organs": by_small, "calibration": calibration,
                                       **({"error_rates": errors} if errors else {})})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
-    elif (path.parent / "curves.png").exists():
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
+    if not errors and (path.parent / "curves.png").exists():
         figures[f"training, stage {stage}"] = path.parent / "curves.png"
     write_report(out / "report.html", f"FocusNet, {len(names)} {options.split} cases", [
         f"{in_words(options.checkpoint)} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs "
@@ -159,9 +167,9 @@ def write_results(options, stage, config, names, organs, small, notes, errors):
         f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
         "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
-        f"human_: {human['what']}", *notes],
+        f"human_: {human['what']}", NOTE + UNDRAWN_NOTE, *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
-         "Error rate by vote": errors,
+         "Calibration": calibration, "Error rate by vote": errors,
          "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
     print(*notes, sep="\n", end="\n" * bool(notes))
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())

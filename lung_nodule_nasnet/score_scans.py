@@ -3,9 +3,7 @@ from functools import partial
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib.figure import Figure
 
-from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
 from lung_nodule_nasnet.inference import segment
 from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.nodules import read_luna_annotations
@@ -16,7 +14,8 @@ from lung_nodule_nasnet.scans import find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
-from shared_data.files import whole_file, write_json, write_table
+from shared_data.files import write_json, write_table
+from shared_data.froc import bootstrap, cpm, draw_froc, froc_rows, match
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import score_each
@@ -96,12 +95,10 @@ def write_results(options, results, candidates, pictures, n_seen):
     out, scans = options.output_dir, list(results.values())
     n_nodules = sum(len(best) for best, _ in scans)
     found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
-    at = sensitivities(scans)
     interval = bootstrap(scans, options.bootstrap_samples)
     rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()),
              "false_positives": len(false)} for uid, (best, false) in results.items()]
-    curve = [{"false positives per scan": rate_, "sensitivity": float(value), "low": low, "high": high}
-             for rate_, value, (low, high) in zip(FALSE_POSITIVES_PER_SCAN, at, interval["sensitivity"])]
+    curve = froc_rows(scans, interval)
     summary = {"scans": len(scans), "scans_of_the_training_left_out": n_seen, "nodules": n_nodules, "found": found,
                "sensitivity": found / n_nodules,
                "false_positives_per_scan": sum(len(false) for _, false in scans) / len(scans),
@@ -128,16 +125,3 @@ def write_results(options, results, candidates, pictures, n_seen):
     print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "
           f"{n_nodules} nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
     print(f"report: {out / 'report.html'}")
-
-
-def draw_froc(scans, path):
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.subplots()
-    rates, sensitivity = froc_curve(scans)
-    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post")
-    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o")
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="false positives per scan", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    with whole_file(path) as partial_path:
-        figure.savefig(partial_path, dpi=120)

@@ -12,6 +12,7 @@ from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.predict import prepare_network
 from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
+from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.ensembles import as_fact, check_members_unseen, in_words
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError
@@ -37,25 +38,27 @@ def score_slices(options, config, seen):
     if split.get("split") != "slice":
         check_members_unseen(options.checkpoint, {columns["subject_ids"][i] for i in indices}, seen.get)
     slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
-    rows, pictures, voxels, wrong = [], [], Counter(), Counter()
+    rows, pictures, voxels, wrong, forecasts = [], [], Counter(), Counter(), {}
     for number in range(len(slices)):
         images, references = slices[number]
         mean_probability, each = nodule_probability(networks, images)
         for i, (image, reference, probability) in enumerate(zip(images, references, mean_probability)):
             index = indices[len(rows)]
             there, mask = reference[..., 1] > 0, slice_mask(probability, config) > 0
+            patient = columns["subject_ids"][index]
+            forecasts[patient] = forecasts.get(patient, 0) + histogram(probability, there)
             if len(networks) > 1:
                 votes = np.stack([slice_mask(own[i], config) for own in each])
                 count_errors(votes, mask != there, voxels, wrong)
             soft = 2 * float((there * probability).sum()) + 1
             rows.append({
-                "patient": columns["subject_ids"][index], "seriesuid": columns["series_uids"][index], "row": index,
+                "patient": patient, "seriesuid": columns["series_uids"][index], "row": index,
                 "dice": dice(there, mask), "reference_pixels": int(there.sum()), "mask_pixels": int(mask.sum()),
                 "overlap_pixels": int((there & mask).sum()),
                 "soft_dice": soft / (float(there.sum() + probability.sum()) + 1)})
             if there.any():
                 pictures.append((overlay((image[..., 0] + 1) / 3, there, mask, 320), f"{rows[-1]['dice']:.3f}"))
-    write_results(options, config, rows, pictures, error_table(voxels, wrong))
+    write_results(options, config, rows, pictures, error_table(voxels, wrong), forecasts)
     return 0
 
 
@@ -74,9 +77,10 @@ def summarise(rows):
         "empty_slices": len(empty), "empty_slices_marked": sum(row["mask_pixels"] > 0 for row in empty)}
 
 
-def write_results(options, config, rows, pictures, errors):
-    """errors: `error_table` of an ensemble."""
+def write_results(options, config, rows, pictures, errors, forecasts):
+    """errors: `error_table` of an ensemble; forecasts: {patient: `histogram`}."""
     out, summary = options.output_dir, summarise(rows)
+    calibration = write_calibration(out, [one[None] for one in forecasts.values()], ["nodule"])
     by_case = []
     for patient in dict.fromkeys(row["patient"] for row in rows):
         mine = [row for row in rows if row["patient"] == patient]
@@ -87,6 +91,7 @@ def write_results(options, config, rows, pictures, errors):
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": "validation",
                                       "cases": len(by_case),
                                       "threshold_rule": config.threshold_rule, "scores": summary,
+                                      "calibration": calibration,
                                       **({"error_rates": errors} if errors else {})})
     sheet = contact_sheet(pictures[::max(1, len(pictures) // TILES)][:TILES])
     save_picture(out / "overlays" / "contact_sheet.png", sheet)
@@ -95,14 +100,16 @@ def write_results(options, config, rows, pictures, errors):
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over patients"] = out / "calibration.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     write_report(out / "report.html", f"NASNet-GCN, validation slices of {config.prepared_dir.name}", [
         f"{in_words(options.checkpoint)}, cut by the rule '{config.threshold_rule}'.{options.views_note}",
         "dice, sensitivity, precision: pixels of all slices together. mean_slice_dice: mean over the slices with a "
-        "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice."],
-        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Error rate by vote": errors,
-         "Cases": by_case}, figures)
+        "nodule. mean_soft_dice: the authors' metric (probabilities, smoothing 1), slice by slice.", NOTE],
+        {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "Calibration": calibration,
+         "Error rate by vote": errors, "Cases": by_case}, figures)
     print(f"dice {summary['dice']:.3f}  mean slice dice {summary['mean_slice_dice']:.3f}  sensitivity "
           f"{summary['sensitivity']:.3f}  precision {summary['precision']:.3f}  empty slices marked "
           f"{summary['empty_slices_marked']} of {summary['empty_slices']}")

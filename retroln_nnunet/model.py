@@ -67,10 +67,13 @@ def predict_crop(predictor, crop):
     return turned_like(mask, crop)
 
 
-def predict_members(predictors, crop):
+def predict_members(predictors, crop, look=None):
     """(mask, votes) of predictors asked together, images on the crop's grid: where the mean of their probabilities says
-    node, and each one's own mask; of one predictor its mask and None. One sum is kept."""
-    if len(predictors) == 1:
+    node, and each one's own mask; of one predictor its mask and None. One sum is kept.
+
+    look: gets the mean probability of node, (z, y, x) of the crop in LPS.
+    """
+    if len(predictors) == 1 and look is None:
         return predict_crop(predictors[0], crop), None
     turned, total, votes = to_lps(crop), 0, []
     for predictor in predictors:
@@ -79,12 +82,14 @@ def predict_members(predictors, crop):
             save_or_return_probabilities=True)
         total += probability[1]
         votes.append(labels)
+    if look:
+        look(total / len(predictors))
     images = []
-    for labels in (total > len(predictors) / 2, *votes):
+    for labels in (total > len(predictors) / 2 if len(votes) > 1 else votes[0], *votes):
         image = sitk.GetImageFromArray(labels.astype(np.uint8))
         image.CopyInformation(turned)
         images.append(turned_like(image, crop))
-    return images[0], images[1:]
+    return images[0], images[1:] if len(votes) > 1 else None
 
 
 def find_folds(folder):

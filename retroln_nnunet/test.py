@@ -12,11 +12,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from retroln_nnunet.config import Config, RunConfig
-from retroln_nnunet.crop import paste
+from retroln_nnunet.crop import cut, paste
 from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members, trained_on, turned_like
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
+from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
 from shared_data.error_rates import count_errors, error_table, write_error_rates
@@ -62,11 +63,11 @@ def main(argv=None):
     names = held_out(config)
     if predictors:
         check_members_unseen(config.checkpoint, names, trained_on)
-    names, (cases, found, pictures, voxels, wrong), skipped = score_all(
+    names, (cases, found, pictures, voxels, wrong, forecasts), skipped = score_all(
         score_case, names, predictors, load, config, config.checkpoint, config.prepared_dir)
     nodes = [{"case": case, **node} for case, rows in zip(names, found) for node in rows]
     write_results(config, cases, nodes, dict(zip(names, pictures)),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts if predictors else [])
     return say_skipped(skipped)
 
 
@@ -93,16 +94,18 @@ def held_out(config):
 
 
 def score_case(case, predictors, config):
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
-    mask is written on the CT's own grid."""
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
+    `histogram` of the probabilities, or None); the mask is written on the CT's own grid."""
     region = read_region(config.prepared_dir / "regions" / f"{case}.json")
     ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
-    votes, voxels, wrong = None, Counter(), Counter()
+    votes, voxels, wrong, forecasts = None, Counter(), Counter(), []
     if predictors:
-        prediction, votes = predict_members(predictors, crop)
+        there = sitk.GetArrayFromImage(to_lps(cut(reference, region))) > 0
+        prediction, votes = predict_members(predictors, crop, lambda probability: forecasts.append(
+            histogram(probability, there)))
     else:
         prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
     prediction = paste(prediction, region)
@@ -121,7 +124,8 @@ def score_case(case, predictors, config):
            "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": found,
            "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
            "lost_by_region_ml": region["report"]["lost_ml"]}
-    return row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong
+    return (row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong,
+            forecasts[0] if forecasts else None)
 
 
 def count_votes(votes, prediction, reference, voxels, wrong, path):
@@ -146,9 +150,10 @@ def read_region(path):
     return region
 
 
-def write_results(config, cases, nodes, pictures, errors):
-    """errors: `error_table` of an ensemble."""
+def write_results(config, cases, nodes, pictures, errors, forecasts):
+    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case, none where masks were given."""
     out = config.output_dir
+    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"]) if forecasts else []
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
@@ -157,7 +162,8 @@ def write_results(config, cases, nodes, pictures, errors):
     write_json(out / "summary.json", {
         **({"checkpoint": None} if config.predictions_dir else as_fact(config.checkpoint)),
         "predictions_dir": config.predictions_dir, **({"error_rates": errors} if errors else {}),
-        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size})
+        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size,
+        "calibration": calibration})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
         path = out / "overlays" / f"{row['case']}.png"
@@ -167,13 +173,16 @@ def write_results(config, cases, nodes, pictures, errors):
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
-    elif (fold / "curves.png").exists():
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
+    if not errors and (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
     write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.prepared_dir.name}", [
         f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
-        "mean, std, median over the cases where the score is finite; n counts them."],
+        "mean, std, median over the cases where the score is finite; n counts them.", *([NOTE] if calibration else [])],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
-         "Nodes found, by short axis": by_size, "Error rate by vote": errors, "Cases": cases}, figures)
+         "Nodes found, by short axis": by_size, "Calibration": calibration, "Error rate by vote": errors,
+         "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -66,8 +66,9 @@ def predict_slices(network, volume_zyx, config, device, step=None, progress=iter
         sums, first = sums[:, done:].clone(), first + done
 
 
-def segment(networks, volumes, config, device, step=None, progress=iter):
-    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice.
+def segment(networks, volumes, config, device, step=None, progress=iter, look=None):
+    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice; look: gets the mean
+    probabilities (C, n, Y, X) of the next n slices, in order.
 
     Returns (labels (z, y, x): arg-max of the summed probabilities, votes (networks, z, y, x): each one's own
     arg-max), both uint8.
@@ -77,5 +78,8 @@ def segment(networks, volumes, config, device, step=None, progress=iter):
                for i, (network, volume) in enumerate(zip(networks, volumes))]
     for parts in zip(*streams):
         votes.append(torch.stack([part.argmax(0) for part in parts]).to(torch.uint8).numpy())
-        labels.append(sum(parts).argmax(0).to(torch.uint8).numpy())
+        total = sum(parts)
+        labels.append(total.argmax(0).to(torch.uint8).numpy())
+        if look:
+            look((total / total.sum(0)).numpy())
     return np.concatenate(labels), np.concatenate(votes, axis=1)

@@ -24,6 +24,7 @@ from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
 from sepnet.volumes import onto_lps
+from shared_data.calibration import NOTE, UNDRAWN_NOTE, Forecasts, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_members
@@ -67,11 +68,11 @@ def main(argv=None):
     check_table(members, prepared)
     if options.split != "train":
         check_members_unseen(checkpoints, [folder.name for folder in folders], trained_on)
-    folders, (organs, filled, voxels, wrong), skipped = score_all(
+    folders, (organs, filled, voxels, wrong, forecasts), skipped = score_all(
         score_patient, folders, members, load, options, checkpoints, prepared, "patient", attrgetter("name"))
     patients = [folder.name for folder in folders]
     write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())),
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts,
                   overgrown_notes(filled, members.config.classes))
     return say_skipped(skipped)
 
@@ -82,12 +83,14 @@ def load(options):
 
 def score_patient(folder, members, options):
     """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
-    votes); the prediction, its uncertainty and a picture are written."""
+    votes, `histogram` of each organ's probabilities); the prediction, its uncertainty and a picture are written."""
     patient, case = folder.name, read_case(folder)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
     bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None if options.alone else True)
-    labels, votes = segment(members.networks, images, members.config, members.device, progress=bar)
+    truth = loaded[members.transforms[0]]["label"]
+    forecasts = Forecasts(truth, members.config.n_classes)
+    labels, votes = segment(members.networks, images, members.config, members.device, progress=bar, look=forecasts.look)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
@@ -99,14 +102,14 @@ def score_patient(folder, members, options):
     if entropy is not None:
         write_volume(onto_scan(back(entropy), case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
-    truth = loaded[members.transforms[0]]["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
     rows = score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes)
     if entropy is not None:
         of_organ = disagreement(back(entropy), prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]
-    return rows, overgrown(prediction, members.config.n_classes), voxels, wrong
+    return (rows, overgrown(prediction, members.config.n_classes), voxels, wrong,
+            drawn_alone(forecasts.histograms))
 
 
 def score_organs(patient, reference, prediction, spacing_xyz, classes):
@@ -132,8 +135,9 @@ def without_undrawn(rows, config):
     return [row if row["reference_ml"] or row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
 
 
-def write_results(options, members, patients, organs, errors, notes):
+def write_results(options, members, patients, organs, errors, forecasts, notes):
     out = options.output_dir
+    calibration = write_calibration(out, forecasts, members.config.classes[1:])
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
     overall = {"mean_dice": mean([row["dice"] for row in by_organ]),
@@ -144,11 +148,14 @@ def write_results(options, members, patients, organs, errors, notes):
     write_colour_tables(dict(enumerate(members.config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "cases.csv", cases)
     write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
-                                      "overall": overall, "organs": by_organ, "error_rates": errors})
+                                      "overall": overall, "organs": by_organ, "error_rates": errors,
+                                      "calibration": calibration})
     write_error_rates(out, errors)
     figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
                for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     absent = [row["organ"] for row in by_organ if row["found"] == "absent"]
@@ -158,9 +165,9 @@ def write_results(options, members, patients, organs, errors, notes):
         "there: it enters no mean; false: in how many such cases it was found all the same. "
         "Distances are undefined where one side is empty: n_distance counts the others.",
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
-        "left out.", *notes],
-        {"Overall": [overall], "Organs": by_organ, "Error rate by vote": errors, "Cases": cases,
-         "Organs of each case": organs}, figures)
+        "left out.", NOTE + UNDRAWN_NOTE, *notes],
+        {"Overall": [overall], "Organs": by_organ, "Calibration": calibration, "Error rate by vote": errors,
+         "Cases": cases, "Organs of each case": organs}, figures)
     shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
     print(*notes, sep="\n", end="\n" * bool(notes))
     print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")

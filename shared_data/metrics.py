@@ -33,7 +33,7 @@ def surface_distances(reference, prediction, spacing_xyz):
     if not (reference.any() and prediction.any()):
         value = math.inf if reference.any() or prediction.any() else math.nan
         return {"hd95_mm": value, "assd_mm": value}
-    box = _bounding_box(reference | prediction)
+    box = bounding_box(reference | prediction)
     # Padded: a mask that reaches the edge of the volume has a surface there, as in MONAI.
     one, other = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
     there, back = other["distance"][one["voxels"]], one["distance"][other["voxels"]]
@@ -129,7 +129,7 @@ def _surface(mask, spacing_xyz):
             "distance": np.abs(sitk.GetArrayFromImage(distance))}
 
 
-def _bounding_box(mask):
+def bounding_box(mask):
     """Slices around the True voxels."""
     axes = range(mask.ndim)
     used = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.special import expit
 
+from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.engines import Engine
@@ -72,11 +74,11 @@ def main(argv=None):
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
     check_members_unseen(options.checkpoint, patients, trained_on)
-    patients, (cases, found, pictures, voxels, wrong), skipped = score_all(
+    patients, (cases, found, pictures, voxels, wrong, forecasts), skipped = score_all(
         score_patient, patients, loaded, load, options, options.checkpoint, config.prepared_dir, "patient")
     nodes = [{"case": patient, **node} for patient, rows in zip(patients, found) for node in rows]
     write_results(options, config, cases, nodes, dict(zip(patients, pictures)),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts)
     return say_skipped(skipped)
 
 
@@ -86,12 +88,13 @@ def load(options):
 
 
 def score_patient(patient, loaded, options):
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
-    predicted mask is written on the scan's grid."""
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
+    `histogram` of the probabilities); the predicted mask is written on the scan's grid."""
     networks, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits, votes = predict_members(networks, stored, config, device)
+    forecast = histogram(expit(logits), centre_crop(reference, config.size))
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
@@ -119,7 +122,7 @@ def score_patient(patient, loaded, options):
         "slice_dice_as_published_corrected": slice_dice_as_published(reference, corrected),
     }
     k = int((reference.sum((1, 2)) + prediction.sum((1, 2))).argmax())
-    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong
+    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong, forecast
 
 
 def read_patient(folder, n_slices):
@@ -130,16 +133,17 @@ def read_patient(folder, n_slices):
     return np.stack([image for image, _ in planes]), np.stack([mask for _, mask in planes]) > 0
 
 
-def write_results(options, config, cases, nodes, pictures, errors):
-    """errors: `error_table` of an ensemble."""
+def write_results(options, config, cases, nodes, pictures, errors, forecasts):
+    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case."""
     out = options.output_dir
+    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"])
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": options.split,
                                       "cases": len(cases), "threshold": config.threshold, "scores": summary,
-                                      "detection": by_size,
+                                      "detection": by_size, "calibration": calibration,
                                       **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
@@ -156,6 +160,8 @@ def write_results(options, config, cases, nodes, pictures, errors):
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
@@ -165,9 +171,9 @@ def write_results(options, config, cases, nodes, pictures, errors):
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
-        "mean, std, median over the cases where the score is finite; n counts them."],
-        {"Scores": headline, "Nodes found, by short axis": by_size, "Error rate by vote": errors,
-         "Cases": cases}, figures)
+        "mean, std, median over the cases where the score is finite; n counts them.", NOTE],
+        {"Scores": headline, "Nodes found, by short axis": by_size, "Calibration": calibration,
+         "Error rate by vote": errors, "Cases": cases}, figures)
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 
