@@ -107,7 +107,7 @@ $(PROJECTS:%=faults-%): faults-%: installed-%
 
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests
-	.venv/bin/python -m pytest tests/shared_data tests/test_repository.py $(ARGS)
+	.venv/bin/python -m pytest tests/shared_data tests/shared_torch tests/test_repository.py $(ARGS)
 
 bench: $(PROJECTS:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)

@@ -1,40 +1,29 @@
-"""Our checkpoints: plain tensors, numbers and strings, written whole; read without executing anything."""
+"""Checkpoints, and the networks in them."""
 from functools import partial
 from pathlib import Path
-
-import torch
 
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.grids import CONSTANTS
 from focusnet_v2.networks import build_network
-from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint, read_checkpoint
-from shared_data.checkpoints import check_origin, load_strictly, write_archive
+from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint
 from shared_data.errors import InputError
 from shared_data.settings import config_from_dict, note_constants
+from shared_torch import checkpoints
+from shared_torch.checkpoints import load_strictly
 
 PROJECT = "focusnet_v2"
 SHIPPED = Path(__file__).parent / "weights" / "openkbp.pt"  # learnt from real patients, see README.md beside it
 STAGE_OF = {"snet": "backbone", "focusnet": "backbone_heatmap", "focusnet_sos": "adversarial",
             "autoencoder": "autoencoder"}  # by kind of the authors' networks
-
-
-def save_checkpoint(path, **state):
-    """Write `state` and the project's name; a kill or a full disk leaves the old file."""
-    write_archive(path, partial(torch.save, {"project": PROJECT, **state}))
+save_checkpoint = partial(checkpoints.save_checkpoint, project=PROJECT)
 
 
 def load_checkpoint(path):
     """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
-    state = read_checkpoint(path)
-    check_origin(state, PROJECT, path)
+    state = checkpoints.load_checkpoint(path, PROJECT)
     if state.get("stage") not in STAGES:
         raise InputError(f"{path}: holds no model of a stage. Take another checkpoint.")
     return state
-
-
-def trained_on(path):
-    """Names of the cases that a checkpoint has learnt from, as far as it says so (the authors' do not)."""
-    return read_checkpoint(path).get("trained_on", [])
 
 
 def load_network(path):
@@ -42,7 +31,7 @@ def load_network(path):
 
     Raises InputError for the auto-encoder's, which segments nothing.
     """
-    loaded = read_checkpoint(path)
+    loaded = checkpoints.read_checkpoint(path)
     if "project" not in loaded:
         try:
             kind = guess_kind(loaded)

@@ -1,29 +1,26 @@
 """The training loop that all stages share: epochs, validation, checkpoints, resume, history, curves."""
-import logging
 import math
 from contextlib import nullcontext
 from dataclasses import fields, replace
 
 import torch
-from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of
-from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint, trained_on
+from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
 from focusnet_v2.config import STAGES, STEPS, Config, Run, Table, Train, Volumes
 from focusnet_v2.dataset import build_loader
 from focusnet_v2.grids import CONSTANTS
-from focusnet_v2.inference import choose_device, choose_precision
 from focusnet_v2.validation import validate_volumes
-from shared_data.checkpoints import load_strictly
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
-from shared_data.settings import (as_prepared, build, check_started, given_options, names_of, settings_of_run,
-                                  to_plain)
+from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
+from shared_torch.checkpoints import load_strictly, trained_on
+from shared_torch.devices import choose_device, choose_precision, start_fabric
+from shared_torch.loss_watch import LossWatch
 
 OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
 
@@ -79,14 +76,9 @@ def run_script_of(stage, argv, description):
 
 def launch(config):
     """Fabric on the machine that the settings name; other processes start here."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     check_started(config)
     device = choose_device(config.device)
-    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
-                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
-                    precision=choose_precision(config.precision, device))
-    fabric.launch()
-    return fabric
+    return start_fabric(config, device, choose_precision(config.precision, device))
 
 
 def prepared_settings(given):

@@ -1,4 +1,4 @@
-"""The networks over a CT, window by window; what they run on."""
+"""The networks over a CT, window by window."""
 from functools import partial
 
 import numpy as np
@@ -7,34 +7,11 @@ import torch
 
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
-from shared_data.engines import Compiled, choose_engine
-from shared_data.settings import device_there
 from shared_data.volume import geometry
+from shared_torch.devices import autocast
+from shared_torch.engines import Compiled, choose_engine
 
 MAPS = ("probability", "heatmap", "small")  # of a prediction, summed over members
-DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
-
-
-def choose_device(name):
-    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    return torch.device(device_there(name, {
-        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
-
-
-def choose_precision(name, device):
-    """Fabric's precision for "auto": bf16-mixed on a CPU with bfloat16 instructions, else 32-true."""
-    if name != "auto":
-        return name
-    able = torch.cpu.get_capabilities()
-    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bf16-mixed" if fast else "32-true"
-
-
-def autocast(device, precision):
-    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
-    if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
 def ready(network, engine, config, device):

@@ -1,10 +1,11 @@
 """The networks that are asked together: one, or the folds."""
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import STAGES
-from focusnet_v2.inference import choose_device, choose_precision, ready
+from focusnet_v2.inference import ready
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.settings import with_changes
+from shared_torch.devices import choose_device, choose_precision
 
 # Settings that decide which grid a network sees, and what comes out; members must agree on them.
 GRID = ("organs", "small", "spacing_xyz", "resample_axes", "patch_zyx", "box_zyx", "window_side")

@@ -1,12 +1,9 @@
 """Checkpoints of the authors' code in our networks."""
 import re
-from functools import partial
-
-import torch
 
 from focusnet_v2.networks import FocusNet, ShapeAutoencoder, SNet
-from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
+from shared_torch.checkpoints import load_strictly, read_checkpoint
 
 KINDS = ("snet", "focusnet", "focusnet_sos", "autoencoder")
 
@@ -108,8 +105,3 @@ def plain_state(loaded):
     """The tensors of a checkpoint, keys without `module.`"""
     state = next((loaded[name] for name in ("model", "state_dict") if isinstance(loaded.get(name), dict)), loaded)
     return {str(key).removeprefix("module."): value for key, value in state.items()}
-
-
-def read_checkpoint(path):
-    """The dict in a checkpoint file, without executing anything from it (weights_only)."""
-    return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))

@@ -18,7 +18,6 @@ from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_folds, load_members
-from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.organs import list_organs, organs_found
@@ -27,6 +26,7 @@ from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
+from shared_torch.engines import Engine
 
 
 @dataclass(frozen=True, kw_only=True)

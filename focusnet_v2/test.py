@@ -16,7 +16,6 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.checkpoint import trained_on
 from focusnet_v2.config import ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
@@ -27,7 +26,6 @@ from focusnet_v2.scoring import SCORES, organ_histograms, score_organs, score_sm
 from shared_data.calibration import NOTE, UNDRAWN_NOTE, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
-from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
@@ -40,6 +38,8 @@ from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
+from shared_torch.checkpoints import trained_on
+from shared_torch.engines import Engine
 
 SMALL_SCORES = ("dice_before", "dice_after", "main_centre_mm", "peak_centre_mm")
 HUMAN_LEVEL = Path(__file__).parent / "human_level.json"

@@ -12,13 +12,13 @@ import torch
 from retroln_nnunet import train
 from retroln_nnunet.config import STEPS, Train
 from retroln_nnunet.dataset import DATASET, by_patient
-from retroln_nnunet.model import choose_device
 from retroln_nnunet.original_checkpoint import read_checkpoint
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_json
-from shared_data.settings import build, given_options
+from shared_data.settings import given_options
+from shared_torch.devices import choose_device
 
 STUDY = Study("RetroLN-nnUNet", "retroln_nnunet",
               ("dice", "hd95_mm", "assd_mm", "volume_error_ml", "sensitivity", "false_positives"),

@@ -4,21 +4,13 @@ from io import StringIO
 
 import numpy as np
 import SimpleITK as sitk
-import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.ensembles import find_members
 from shared_data.errors import InputError
-from shared_data.settings import device_there
 from shared_data.volume import check_same_grid, to_lps
-
-
-def choose_device(name):
-    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    return torch.device(device_there(name, {
-        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
 
 
 def run_settings(state, path):

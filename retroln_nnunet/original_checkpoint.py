@@ -7,8 +7,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.config import Config
 from retroln_nnunet.plans import published_plans
-from shared_data.checkpoints import load_strictly, read_archive
+from shared_data.checkpoints import read_archive
 from shared_data.errors import InputError
+from shared_torch.checkpoints import load_strictly
 
 # nnU-Net keeps its log in NumPy numbers: data, not code. Before NumPy 2 they had another address.
 SCALAR = np._core.multiarray.scalar

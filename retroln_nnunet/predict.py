@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from retroln_nnunet import vert_seg
 from retroln_nnunet.config import RegionConfig
 from retroln_nnunet.crop import case_id, cut, paste, to_unit
-from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members
+from retroln_nnunet.model import find_folds, load_members, predict_members
 from retroln_nnunet.region import locate
 from retroln_nnunet.train import model_dir
 from shared_data.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
@@ -29,6 +29,7 @@ from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import build, given_options, load_config
 from shared_data.volume import geometry, image_from, to_lps, write_volume
 from shared_data.votes import most_disputed, vote_entropy
+from shared_torch.devices import choose_device
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures
 REGION_RGB = (250, 210, 60)

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from retroln_nnunet.config import Config, RunConfig
 from retroln_nnunet.crop import cut, paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import choose_device, find_folds, load_members, predict_members, trained_on, turned_like
+from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.calibration import NOTE, histogram, write_calibration
@@ -28,6 +28,7 @@ from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
+from shared_torch.devices import choose_device
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy

@@ -15,7 +15,7 @@ import torch
 from retroln_nnunet.config import ROOT, STEPS, Config, Train
 from retroln_nnunet.crop import CROP_SETTINGS, REGION_SETTINGS, CropConfig
 from retroln_nnunet.dataset import DATASET, build_dataset
-from retroln_nnunet.model import choose_device, run_settings
+from retroln_nnunet.model import run_settings
 from retroln_nnunet.original_checkpoint import read_checkpoint
 from retroln_nnunet.plans import PLANS, prepare, write_plans
 from shared_data.cohort import check_apart, say_skipped
@@ -23,6 +23,7 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json
 from shared_data.processes import die_with_parent
 from shared_data.settings import as_prepared, build, changed_config, config_from_dict, given_options
+from shared_torch.devices import choose_device
 
 TRAINER = "nnUNetTrainerRetroLN"
 # What may change when a run goes on (its folder is named by fold, plans and configuration).

@@ -12,7 +12,6 @@ import torch
 
 from sepnet.config import ROOT, Config, Train, given_settings
 from sepnet.dataset import case_folders, fold_patients
-from sepnet.inference import choose_device
 from sepnet.train import is_finished, member_settings, read_settings
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
 from shared_data.crossval_report import Study
@@ -20,6 +19,7 @@ from shared_data.errors import run_script
 from shared_data.files import read_table
 from shared_data.folds import fold_numbers
 from shared_data.settings import build
+from shared_torch.devices import choose_device
 
 STUDY = Study("3D-SepNet", "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
 OF_TEST = ("device", "window_step", "window_batch")  # options of test.py that train.py has, too

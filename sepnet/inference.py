@@ -1,31 +1,18 @@
-"""The networks over a CT, window by window; what they run on."""
+"""The networks over a CT, window by window."""
 from functools import partial
 
 import numpy as np
 import torch
 
-from shared_data.engines import Compiled, choose_engine
-from shared_data.settings import device_there
-
-DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
-
-
-def choose_device(name):
-    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    return torch.device(device_there(name, {
-        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
+from shared_torch import devices
+from shared_torch.devices import autocast
+from shared_torch.engines import Compiled, choose_engine
 
 
-def choose_precision(name):
-    """Fabric's precision for "auto": 32-true, until trainings in bfloat16 have been shown to come out alike."""
-    return "32-true" if name == "auto" else name
-
-
-def autocast(device, precision):
-    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
-    if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
+def choose_precision(name, device):
+    """Fabric's precision for "auto": on a CPU 32-true, until trainings in bfloat16 have been shown to come out alike.
+    """
+    return "32-true" if name == "auto" and device.type == "cpu" else devices.choose_precision(name, device)
 
 
 def ready(network, engine, config, device):

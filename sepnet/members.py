@@ -5,13 +5,14 @@ from typing import Literal
 
 from sepnet.checkpoint import load_network
 from sepnet.config import ROOT, Config, Device, Precision
-from sepnet.inference import choose_device, choose_precision, ready
-from shared_data.engines import Engine
+from sepnet.inference import choose_precision, ready
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences, set_options, with_changes
+from shared_torch.devices import choose_device
+from shared_torch.engines import Engine
 
 # Settings that decide which grid a network sees; members must agree on them, windows and classes included.
 GRID = ("organs", "crop_size", "resample", "spacing_zyx", "window_slices")
@@ -76,7 +77,7 @@ def load_members(checkpoints, options, **changes):
     if len(set(names)) < len(names):
         names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
     config = with_changes(first, {**changes, **set_options(options, "window_step", "window_batch"),
-                                  "precision": choose_precision(options.precision)})
+                                  "precision": choose_precision(options.precision, device)})
     networks = [ready(network, options.engine, config, device) for network, _ in loaded]
     return Members(names, networks, [own.transform for _, own in loaded], config, device, [own for _, own in loaded])
 

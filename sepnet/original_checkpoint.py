@@ -1,13 +1,12 @@
 """Checkpoints of the authors' code in our networks."""
 import re
-from functools import partial
 from typing import Literal
 
 import torch
 
 from sepnet.networks import SepNet, UNet3D
-from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
+from shared_torch.checkpoints import load_strictly, read_checkpoint
 
 # The authors' names -> ours, applied in order.
 RENAMES = {
@@ -81,8 +80,3 @@ def renamed(key, kind):
     for pattern, replacement in RENAMES[kind]:
         key = re.sub(pattern, replacement, key)
     return key
-
-
-def read_checkpoint(path):
-    """The dict in a checkpoint file, without executing anything from it (weights_only)."""
-    return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))

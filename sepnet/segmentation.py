@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from sepnet.checkpoint import trained_on
 from sepnet.config import ROOT
 from sepnet.dataset import load_case
 from sepnet.inference import predict_slices
@@ -21,6 +20,7 @@ from shared_data.ensembles import check_members_unseen
 from shared_data.errors import run_script
 from shared_data.files import whole_file
 from shared_data.settings import parse_options
+from shared_torch.checkpoints import trained_on
 from shared_data.volume import onto_scan, write_volume
 
 STEPS = 100  # of a stored probability (authors)

@@ -17,7 +17,6 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.checkpoint import trained_on
 from sepnet.config import ROOT
 from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
@@ -38,6 +37,7 @@ from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
 from shared_data.volume import onto_scan, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
+from shared_torch.checkpoints import trained_on
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 

@@ -3,14 +3,12 @@
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
 --all-members makes a run folder for each of the six below --run-dir (unset: runs/sepnet/<network>).
 """
-import logging
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -18,18 +16,19 @@ from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
 from sepnet.config import MEMBERS, Config, Run, Train, Volumes, given_settings
 from sepnet.dataset import build_loader, drawn_classes, load_cases
-from sepnet.inference import choose_device, choose_precision, segment
+from sepnet.inference import choose_precision, segment
 from sepnet.losses import PartlyDrawnLoss, build_loss
 from sepnet.networks import build_network, leave_out
-from shared_data.checkpoints import load_strictly
 from shared_data.cohort import overgrown_notes
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.loss_watch import LossWatch
 from shared_data.metrics import dice, overgrown
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
+from shared_torch.checkpoints import load_strictly
+from shared_torch.devices import choose_device, start_fabric
+from shared_torch.loss_watch import LossWatch
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,10 @@ def is_finished(config):
 
 def train(config):
     """Train one member, in as many processes as the settings say."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     check_started(config)
     device = choose_device(config.device)
-    precision = choose_precision(config.precision)
-    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
-                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
-                    precision=precision)
-    fabric.launch()
+    precision = choose_precision(config.precision, device)
+    fabric = start_fabric(config, device, precision)
     with only_run_in(config.run_dir) if fabric.is_global_zero else nullcontext():
         train_all_epochs(config, fabric, precision)
 

@@ -55,22 +55,3 @@ def check_origin(state, project, path):
                          "Name a checkpoint of this project.")
     if not (isinstance(state.get("model"), dict) and isinstance(state.get("config"), dict)):
         raise InputError(f"{path}: holds no model with its settings. Take another checkpoint.")
-
-
-def load_strictly(network, tensors, where, names=None):
-    """Load every tensor into a PyTorch network; one that is unknown, absent, of another shape or not finite raises
-    InputError under its name in `names`. Batch normalisation's counters may be absent: old files lack them."""
-    names, own = names or {}, network.state_dict()
-    for key, tensor in tensors.items():
-        name = names.get(key, key)
-        if key not in own or not hasattr(tensor, "isfinite"):
-            raise InputError(f"{where}: {name} has no place in the network. Is it another network's?")
-        if own[key].shape != tensor.shape:
-            raise InputError(f"{where}: {name} has shape {tuple(tensor.shape)}, the network's is "
-                             f"{tuple(own[key].shape)}. Made with another width, or other classes?")
-        if not tensor.isfinite().all():
-            raise InputError(f"{where}: {name} holds values that are not numbers. Take another checkpoint.")
-    absent = sorted(key for key in own.keys() - tensors.keys() if not key.endswith("num_batches_tracked"))
-    if absent:
-        raise InputError(f"{where}: {absent[0]} is missing ({len(absent)} tensors in all). Is it another network's?")
-    network.load_state_dict(tensors, strict=False)

@@ -13,8 +13,8 @@ from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.settings import build, given_options
+from shared_torch.devices import choose_device
 from snet_neck_ln.config import STEPS, Config, Train
-from snet_neck_ln.inference import choose_device
 from snet_neck_ln.process_data.data_parser import fold_numbers, read_fold
 from snet_neck_ln.train import is_finished, read_settings
 

@@ -1,4 +1,4 @@
-"""The network over all slices of a CT; what it runs on."""
+"""The network over all slices of a CT."""
 import math
 from functools import partial
 from typing import Callable
@@ -8,28 +8,14 @@ import torch
 from scipy.special import expit
 
 from shared_data.crop import centre_crop
-from shared_data.engines import Compiled, choose_engine
-from shared_data.settings import device_there
 from shared_data.views import View, mean_of_views
+from shared_torch.devices import autocast
+from shared_torch.engines import Compiled, choose_engine
 from snet_neck_ln.config import Config
 from snet_neck_ln.networks import MainMap
 from snet_neck_ln.slices import STEPS, with_context
 
 TINY = np.float32(1e-12)  # keeps logits of certainty finite
-DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
-
-
-def choose_device(name):
-    """torch.device of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
-    return torch.device(device_there(name, {
-        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
-
-
-def autocast(device, precision):
-    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
-    if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
-    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
 def ready(network, engine, config, device):
@@ -85,15 +71,6 @@ def predict_members(members, stored_zyx, config, device, progress=iter):
         votes.append((logits > logit(config.threshold)).astype(np.uint8))
         total += expit(logits)
     return np.log(total.clip(TINY) / (len(members) - total).clip(TINY)), np.stack(votes)
-
-
-def choose_precision(name, device):
-    """Fabric's precision for "auto": bf16-mixed on a CPU with bfloat16 instructions, else 32-true."""
-    if name != "auto":
-        return name
-    able = torch.cpu.get_capabilities()
-    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
-    return "bf16-mixed" if fast else "32-true"
 
 
 def logit(probability):

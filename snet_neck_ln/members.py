@@ -2,8 +2,9 @@
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.settings import with_changes
+from shared_torch.devices import choose_device, choose_precision
 from snet_neck_ln.checkpoint import load_network
-from snet_neck_ln.inference import averaged, choose_device, choose_precision, ready, views_of
+from snet_neck_ln.inference import averaged, ready, views_of
 
 # Settings that decide what a network sees; members must agree on them.
 INPUT = ("window_center_hu", "window_width_hu", "context_slices")

@@ -1,11 +1,10 @@
 """Checkpoints of the authors' code in our network."""
 import re
-from functools import partial
 
 import torch
 
-from shared_data.checkpoints import load_strictly, read_archive
 from shared_data.errors import InputError
+from shared_torch.checkpoints import load_strictly, read_checkpoint
 from snet_neck_ln.networks import SNet
 
 # The authors' names -> ours, applied in order.
@@ -60,8 +59,3 @@ def renamed(key):
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
     return key
-
-
-def read_checkpoint(path):
-    """The dict in a checkpoint file, without executing anything from it (weights_only)."""
-    return read_archive(path, partial(torch.load, map_location="cpu", weights_only=True))

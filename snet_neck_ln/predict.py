@@ -14,7 +14,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from shared_data.crop import undo_crop
-from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.metrics import list_components
@@ -25,6 +24,7 @@ from shared_data.settings import parse_options, set_options
 from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import most_disputed, vote_entropy
+from shared_torch.engines import Engine
 from snet_neck_ln.config import ROOT, Device, Precision
 from snet_neck_ln.inference import logit, predict_members
 from snet_neck_ln.members import find_folds, load_members

@@ -15,7 +15,6 @@ from scipy.special import expit
 from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.crop import centre_crop, undo_crop
-from shared_data.engines import Engine
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
@@ -29,7 +28,8 @@ from shared_data.settings import build, load_config, note_differences, parse_opt
 from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
-from snet_neck_ln.checkpoint import trained_on
+from shared_torch.checkpoints import trained_on
+from shared_torch.engines import Engine
 from snet_neck_ln.config import Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import logit, predict_members

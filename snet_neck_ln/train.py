@@ -2,38 +2,33 @@
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt, epoch_*.pt.
 """
-import logging
 from contextlib import nullcontext
 
 import torch
-from lightning_fabric import Fabric
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from shared_data.checkpoints import load_strictly
 from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
-from shared_data.loss_watch import LossWatch
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
+from shared_torch.checkpoints import load_strictly
+from shared_torch.devices import choose_device, choose_precision, start_fabric
+from shared_torch.loss_watch import LossWatch
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import STEPS, Config, Run, Slices, Train
 from snet_neck_ln.dataset import build_loaders
-from snet_neck_ln.inference import choose_device, choose_precision, logit
+from snet_neck_ln.inference import logit
 from snet_neck_ln.losses import binary_focal_loss, snet_loss
 from snet_neck_ln.networks import build_network
 
 
 def main(argv=None):
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     config = read_settings(given_options(Train, argv, __doc__, STEPS))
     check_started(config)
     device = choose_device(config.device)
-    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
-                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
-                    precision=choose_precision(config.precision, device))
-    fabric.launch()
+    fabric = start_fabric(config, device, choose_precision(config.precision, device))
     with only_run_in(config.run_dir) if fabric.is_global_zero else nullcontext():
         train(config, fabric)
 

@@ -13,7 +13,7 @@ from shared_data.settings import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
-FILES = [path for folder in [*PROJECTS, "shared_data"] for path in (ROOT / folder).rglob("*.py")]
+FILES = [path for folder in [*PROJECTS, "shared_data", "shared_torch"] for path in (ROOT / folder).rglob("*.py")]
 
 
 def imported(path):
@@ -32,7 +32,7 @@ def test_borders(path):
     assert not names & (PROJECTS - {owner})
     assert not names & {"torchvision", "timm", "pickle"}
     if owner == "shared_data":
-        assert not names & {"torch", "keras", "tensorflow", "monai", "lightning_fabric"}
+        assert not names & {"torch", "keras", "tensorflow", "monai", "lightning_fabric", "shared_torch"}
     if path.name in ("networks.py", "losses.py"):
         assert names <= {"torch", "keras", "math"}
     if path.name == "config.py":

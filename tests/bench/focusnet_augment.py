@@ -12,9 +12,9 @@ import torch
 
 from focusnet_v2.augment import augment, draw_theta
 from focusnet_v2.config import Config
-from focusnet_v2.inference import choose_precision
 from focusnet_v2.losses import backbone_loss, heatmap_loss
 from focusnet_v2.networks import FocusNet
+from shared_torch.devices import choose_precision
 
 
 def run():

@@ -14,8 +14,8 @@ from focusnet_v2.networks import build_network as build_focusnet
 from sepnet.config import Config as SepNetConfig
 from sepnet.inference import ready as ready_sepnet
 from sepnet.networks import build_network as build_sepnet
+from shared_torch.devices import choose_precision
 from snet_neck_ln.config import Config as SNetConfig
-from snet_neck_ln.inference import choose_precision
 from snet_neck_ln.inference import ready as ready_snet
 from snet_neck_ln.networks import build_network as build_snet
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from sepnet.config import Config
-from sepnet.inference import choose_device, predict_slices
+from sepnet.inference import predict_slices
 from sepnet.networks import SepNet
+from shared_torch.devices import choose_device
 
 
 def run(size=64, depth=32, rounds=2):

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from shared_data.phantoms import write_neck_cohort
+from shared_torch.devices import choose_precision
 from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import build_loaders
-from snet_neck_ln.inference import choose_precision
 from snet_neck_ln.networks import SNet
 from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 from tests.bench.training_step import sum_of_snet_losses, training_step

@@ -19,7 +19,7 @@ from sepnet.config import Config as SepNetConfig
 from sepnet.losses import build_loss
 from sepnet.networks import build_network as build_sepnet
 from shared_data.settings import device_there
-from snet_neck_ln.inference import choose_precision
+from shared_torch.devices import choose_precision
 from snet_neck_ln.losses import snet_loss
 from snet_neck_ln.networks import SNet
 

@@ -3,11 +3,11 @@ import pytest
 
 from focusnet_v2 import crossval, test, train
 from focusnet_v2.cases import cases_of
-from focusnet_v2.checkpoint import trained_on
 from focusnet_v2.config import Config
 from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
+from shared_torch.checkpoints import trained_on
 
 
 def test_one_command_trains_scores_and_tells_of_all_patients(prepared, training, tmp_path):

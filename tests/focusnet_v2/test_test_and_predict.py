@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from focusnet_v2 import checkpoint, demo, predict, test
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import PDDCA, Config
-from focusnet_v2.inference import choose_precision, fuse, predict_volume, segment_ct, window_starts
+from focusnet_v2.inference import fuse, predict_volume, segment_ct, window_starts
 from focusnet_v2.networks import FocusNet
 from focusnet_v2.scoring import score_organs, summarise
 from shared_data.dicom import write_dicom_series
@@ -23,6 +23,7 @@ from shared_data.files import read_table
 from shared_data.metrics import dice
 from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
+from shared_torch.devices import choose_precision
 
 STAGES = ("backbone", "SOL", "adversarial")
 

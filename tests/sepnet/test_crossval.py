@@ -2,12 +2,12 @@
 import pytest
 
 from sepnet import crossval, segmentation, test, train
-from sepnet.checkpoint import trained_on
 from sepnet.config import Config
 from sepnet.dataset import case_folders
 from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json, write_table
+from shared_torch.checkpoints import trained_on
 
 
 def test_one_command_trains_scores_and_tells_of_all_patients(prepared, training, tmp_path):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sepnet.config import Config
 from sepnet.ensemble_seg import fuse
 from sepnet.error_rate import count_errors, error_table
-from sepnet.inference import autocast, predict_slices, ready, segment, window_starts
+from sepnet.inference import predict_slices, ready, segment, window_starts
 from sepnet.networks import SepNet
 from shared_data.votes import vote_entropy, vote_levels
+from shared_torch.devices import autocast
 
 
 @pytest.mark.parametrize("depth", [40, 41, 60])

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from shared_data.errors import InputError
-from shared_data.loss_watch import EVERY, LossWatch
+from shared_torch.loss_watch import EVERY, LossWatch
 
 GPU = torch.device("cuda")
 

@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from shared_data import engines
-from shared_data.engines import KEPT_SHAPES, Compiled, choose_engine
 from shared_data.errors import InputError
-
+from shared_torch import engines
+from shared_torch.engines import KEPT_SHAPES, Compiled, choose_engine
 
 
 def compiled(network):

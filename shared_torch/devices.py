@@ -1,0 +1,52 @@
+"""What networks run on, and in which precision."""
+import logging
+from typing import TYPE_CHECKING, ContextManager
+
+import torch
+
+from shared_data.settings import device_there
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+DTYPES = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of `autocast`
+AMPERE = 8  # first generation of NVIDIA GPUs with bfloat16
+
+
+def choose_device(name: str) -> torch.device:
+    """Of "auto", "cpu", "cuda" or "mps". Raises InputError when it is not there."""
+    return torch.device(device_there(name, {
+        "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}))
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Fabric's precision for "auto": bf16-mixed where the device has instructions for it, on older NVIDIA GPUs
+    16-mixed, else 32-true."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.get_device_capability(device)[0] >= AMPERE else "16-mixed"
+    able = torch.cpu.get_capabilities()
+    fast = device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def autocast(device: torch.device, precision: str) -> ContextManager:
+    """Context of a forward pass in a precision that `choose_precision` gives; another is a ValueError, "auto", too."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
+
+
+def start_fabric(config, device: torch.device, precision: str) -> "Fabric":
+    """Fabric on the devices and machines of the settings; the other processes start here."""
+    from lightning_fabric import Fabric  # what predicts needs it not
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it already
+    fabric = Fabric(accelerator=device.type, devices=config.devices, num_nodes=config.num_nodes,
+                    strategy="ddp" if config.devices * config.num_nodes > 1 else "auto",
+                    precision=precision)
+    fabric.launch()
+    return fabric
