@@ -8,6 +8,7 @@ import numpy as np
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
+from shared_data.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
 from shared_data.report import write_report
 
 WORST, PICTURES = 10, 4
@@ -21,6 +22,7 @@ class Study:
     package: str  # whose train.py and test.py do the work
     scores: tuple  # columns of test.py's cases.csv; the first says which cases are worst
     by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
+    point: Point | None = None  # how it calls its operating point, where it finds nodes
     pooled: tuple = ()  # (name, parts, wholes): columns of cases.csv, sum of the parts over sum of the wholes
 
 
@@ -41,6 +43,7 @@ def write_study(study, folds, out):
         write_table(out / "organs.csv", by_organ)
         write_table(out / "organs_of_cases.csv", organs)
     n_patients = len({row["patient"] for row in cases})
+    points, curves = operating_point(study, folds, [row["organ"] for row in by_organ], out)
     write_json(out / "summary.json", {
         "method": study.name, "folds": [fold.number for fold in folds], "patients": n_patients, "cases": len(cases),
         "left_out": absent, "scores": totals + pooled, "by_fold": by_fold, "organs": by_organ,
@@ -51,13 +54,25 @@ def write_study(study, folds, out):
         "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
         "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
         "on how training goes.",
-        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}."],
-        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, f"Worst {len(worst)} cases": worst,
-         "Cases": cases}, figures(folds, worst, study))
+        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.", *([NOTE] if points else [])],
+        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points,
+         f"Worst {len(worst)} cases": worst, "Cases": cases}, {**curves, **figures(folds, worst, study)})
     for row in totals + pooled:
         if row["n"]:
             print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
     print(f"report: {out / 'report.html'}")
+
+
+def operating_point(study, folds, organs, out):
+    """Choose it where the folds were scored with --sweep: ({title: table}, {caption: picture}) of the report."""
+    if not all((fold.scored / "sweep.csv").exists() for fold in folds):
+        return {}, {}
+    rows = read_scores(folds, "sweep.csv")
+    facts = {"method": study.name, "tta": "--tta" in folds[0].test, "folds": [fold.number for fold in folds],
+             "patients": len({row["patient"] for row in rows})}
+    if study.by_organ:
+        return choose_for_organs(rows, organs, facts, out), {}
+    return choose_for_nodes(rows, read_scores(folds, "sweep_candidates.csv"), study.point, facts, out)
 
 
 def read_scores(folds, name):

@@ -79,8 +79,9 @@ def bootstrap(scans, samples=1000, seed=0, patients=None):
 def froc_rows(scans, interval, unit="scan"):
     """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN; interval: of
     `bootstrap`; unit: what a scan is called."""
+    points = zip(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), interval["sensitivity"])
     return [{f"false positives per {unit}": rate, "sensitivity": float(value), "low": low, "high": high}
-            for rate, value, (low, high) in zip(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), interval["sensitivity"])]
+            for rate, value, (low, high) in points]
 
 
 def draw_froc(scans, path, unit="scan", points=()):

@@ -87,7 +87,7 @@ def count(rows: Iterable[dict]) -> Counts:
         false[at] += row.get("false_positives", 0)
         if at[1] == 0:
             nodes[at[0]] += row.get("nodes", 0)
-            scans[at[0]] += 1
+            scans[at[0]] += row.get("scans", 1)
     with np.errstate(invalid="ignore"):
         return Counts(settings, folds, dice / drawn, hits, false, nodes, scans)
 
@@ -115,25 +115,35 @@ def compared(counts: Counts, best: int, unit: str | None) -> list[dict]:
     return [{"gain": math.nan, "gain_low": math.nan, "gain_high": math.nan, **row} for row in rows]
 
 
-def choose_for_nodes(rows: list[dict], candidates: list[dict], names: tuple[str, str], fixed: dict, unit: str,
-                     facts: dict, out: Path) -> tuple[dict[str, list], dict[str, Path]]:
+@dataclass(frozen=True)
+class Point:
+    """How a project that finds nodes calls its operating point."""
+
+    cut: str = "threshold"  # options of test.py and predict.py
+    smallest: str = "smallest_ml"
+    number: type = float  # of the smallest
+    fixed: tuple = ()  # (option, value) pairs that go with them
+    unit: str = "scan"  # what false positives are counted in
+
+
+def choose_for_nodes(rows: list[dict], candidates: list[dict], how: Point, facts: dict,
+                     out: Path) -> tuple[dict[str, list], dict[str, Path]]:
     """Write operating_point.json, sweep.csv, froc.csv and froc.png; ({title: table}, {caption: picture}) of the report.
 
-    rows, candidates: of sweep.csv and sweep_candidates.csv, with fold and patient; names: of the options that take the
-    cut and the smallest component; fixed: further settings that go with them; unit: what is a scan; facts: more for the
-    JSON.
+    rows, candidates: of sweep.csv and sweep_candidates.csv, with fold and patient; facts: more for the JSON.
     """
+    unit = how.unit
     counts = count(rows)
     best = counts.best(np.full(len(counts.folds), True))
     point = counts.settings[best]
-    settings = {names[0]: point.cut, names[1]: point.smallest, **fixed} if point else {}
+    settings = {how.cut: point.cut, how.smallest: how.number(point.smallest), **dict(how.fixed)} if point else {}
     table = compared(counts, best, unit)
     write_json(out / NAME, {**facts, "settings": settings, "chosen_by": "highest mean Dice", "compared": table})
     everyone = np.arange(len(counts.folds))
-    swept = [{names[0]: one.cut if one else math.nan, names[1]: one.smallest if one else math.nan,
+    swept = [{how.cut: one.cut if one else math.nan, how.smallest: one.smallest if one else math.nan,
               **counts.row("", np.full(len(everyone), i), unit)} for i, one in enumerate(counts.settings)]
     write_table(out / "sweep.csv", [{key: value for key, value in row.items() if key != "setting"} for row in swept])
-    words = ", ".join(f"--{name.replace('_', '-')} {value:g}" if isinstance(value, float) else f"{name} {value}"
+    words = ", ".join(f"--{name.replace('_', '-')} {value}"
                       for name, value in settings.items()) or "the default"
     tables = {f"Operating point: {words}": table}
     if not counts.nodes.any():
@@ -144,20 +154,19 @@ def choose_for_nodes(rows: list[dict], candidates: list[dict], names: tuple[str,
     curve = froc_rows(scans, interval, unit)
     write_table(out / "froc.csv", curve)
     low, high = interval["cpm"]
-    others = [_place(None, row, unit) for row, one in zip(swept, counts.settings) if one and one.smallest == point.smallest]
-    draw_froc(scans, out / "froc.png", unit, [*others, _place("default", table[0], unit), _place("chosen", table[1], unit)])
+    shown = [(None, row) for row, one in zip(swept, counts.settings) if one and one.smallest == point.smallest]
+    draw_froc(scans, out / "froc.png", unit, [
+        (name, row[f"false positives per {unit}"], row["sensitivity"])
+        for name, row in (*shown, ("default", table[0]), ("chosen", table[1]))])
     title = f"Free response, mean of the sensitivities {cpm(scans):.3f} ({low:.3f} to {high:.3f})"
     caption = (f"free-response curve of the held-out patients: components at cut {point.cut:g}, by their mean "
                "probability; crosses: all components at other cuts")
     return {**tables, title: curve}, {caption: out / "froc.png"}
 
 
-def _place(name: str | None, row: dict, unit: str) -> tuple[str | None, float, float]:
-    return name, row[f"false positives per {unit}"], row["sensitivity"]
-
-
 def scans_at(rows: list[dict], candidates: list[dict], point: Setting) -> tuple[list[str], list[tuple]]:
-    """(patients, what `froc.match` says) of each case at a cut and smallest component."""
+    """(patients, what `froc.match` says) of each scan at a cut and smallest component. A case of many scans, which are
+    slices then, is one that has all and others that have nothing."""
     best = {row["case"]: np.full(int(row["nodes"]), -np.inf) for row in rows}
     patients, false = {row["case"]: row["patient"] for row in rows}, {case: [] for case in best}
     for row in candidates:
@@ -167,7 +176,10 @@ def scans_at(rows: list[dict], candidates: list[dict], point: Setting) -> tuple[
                 best[row["case"]][touched] = np.maximum(best[row["case"]][touched], row["probability"])
             else:
                 false[row["case"]].append(row["probability"])
-    return [patients[case] for case in best], [(best[case], np.array(false[case])) for case in best]
+    extra = {row["case"]: int(row["scans"]) - 1 for row in rows}
+    nothing = np.zeros(0), np.zeros(0)
+    scans = {case: [(best[case], np.array(false[case])), *[nothing] * extra[case]] for case in best}
+    return [patients[case] for case in best for _ in scans[case]], [scan for case in best for scan in scans[case]]
 
 
 def choose_for_organs(rows: list[dict], organs: Sequence[str], facts: dict, out: Path) -> dict[str, list]:

@@ -1,10 +1,12 @@
 """What other probability cuts and smallest components would find of a case: what an operating point is chosen from."""
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Callable, Iterator, Sequence
 
 import numpy as np
 
+from shared_data.files import write_table
 from shared_data.metrics import bounding_box, components
 
 CUTS = tuple(number / 20 for number in range(1, 20))
@@ -40,7 +42,7 @@ def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel: float, b
     places = np.flatnonzero(labels)
     part, node = labels.ravel()[places] - 1, nodes.ravel()[places]
     volume = np.bincount(part, minlength=number) * voxel
-    size = volume
+    size = volume.copy()
     if by_slice:
         slice_of = np.zeros(number, np.int64)
         slice_of[part[::-1]] = places[::-1] // math.prod(labels.shape[1:])
@@ -51,14 +53,15 @@ def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel: float, b
 
 def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, voxel: float,
           sizes: Sequence[float] = SIZES_ML, by_slice: bool = False,
-          mask_at: Callable[[float], np.ndarray] | None = None) -> tuple[list[dict], list[dict]]:
+          mask_at: Callable[[float], np.ndarray] | None = None, scans: int = 1) -> tuple[list[dict], list[dict]]:
     """(a row of counts for each cut and smallest size, the candidates at each cut) of a probability (z, y, x).
 
     reference: boolean of the same shape, its components are the nodes; final: the mask as it is scored, whose counts
-    are the row without a cut; voxel: ml, or 1 for pixels; mask_at(cut): the mask, unset: probability > cut.
+    are the row without a cut; voxel: ml, or 1 for pixels; by_slice: of `parts_of`; mask_at(cut): the mask, unset:
+    probability > cut; scans: how many these are.
     """
     nodes, n_nodes = components(reference)
-    facts = {"reference": float(reference.sum() * voxel), "nodes": n_nodes}
+    facts = {"reference": float(reference.sum() * voxel), "nodes": n_nodes, "scans": scans}
     rows = [{"cut": "", "smallest": "", **facts,
              **parts_of(*components(final), nodes, voxel, by_slice).counts(0)}]
     candidates: list[dict] = []
@@ -101,6 +104,13 @@ def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str]
             rows.append({"organ": organ, "cut": "", "smallest": smallest, "reference": float(truth.sum() * voxel_ml),
                          "prediction": counts["prediction"], "overlap": counts["overlap"]})
     return rows
+
+
+def write_sweeps(folder: Path, cases: Sequence[str], sweeps: Sequence[tuple[list[dict], list[dict]]]) -> None:
+    """sweep.csv and sweep_candidates.csv of what `sweep` gives of each case."""
+    for part, name in enumerate(("sweep.csv", "sweep_candidates.csv")):
+        rows = [{"case": case, **row} for case, both in zip(cases, sweeps) for row in both[part]]
+        write_table(folder / name, rows, ("case", "cut"))
 
 
 def without_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.ndarray:

@@ -21,16 +21,18 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
+from shared_data.operating_point import NodePoint, with_operating_point
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
+from shared_data.sweep import sweep, without_small, write_sweeps
 from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
 from shared_torch.checkpoints import trained_on
 from shared_torch.engines import Engine
-from snet_neck_ln.config import Config, Device, Precision
+from snet_neck_ln.config import METHOD, Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import logit, predict_members
 from snet_neck_ln.members import find_folds, load_members
@@ -43,7 +45,7 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ViewOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, NodePoint, ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the run's best.pt
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -59,7 +61,7 @@ class Options(EnsembleOptions, ViewOptions, ScoringOptions):
 
 
 def main(argv=None):
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
     run_dir = options.ensemble / "ensemble" if options.ensemble else (
         options.run_dir or build(Config, set_options(options, "val_fold")).run_dir)
     options = with_members(options, find_folds)
@@ -74,9 +76,11 @@ def main(argv=None):
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
     check_members_unseen(options.checkpoint, patients, trained_on)
-    patients, (cases, found, pictures, voxels, wrong, forecasts), skipped = score_all(
+    patients, (cases, found, pictures, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_patient, patients, loaded, load, options, options.checkpoint, config.prepared_dir, "patient")
     nodes = [{"case": patient, **node} for patient, rows in zip(patients, found) for node in rows]
+    if options.sweep:
+        write_sweeps(options.output_dir, patients, sweeps)
     write_results(options, config, cases, nodes, dict(zip(patients, pictures)),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts)
     return say_skipped(skipped)
@@ -89,13 +93,20 @@ def load(options):
 
 def score_patient(patient, loaded, options):
     """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
-    `histogram` of the probabilities); the predicted mask is written on the scan's grid."""
+    `histogram` of the probabilities, what `sweep` says if it is asked); the predicted mask is written on the scan's
+    grid."""
     networks, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits, votes = predict_members(networks, stored, config, device)
     forecast = histogram(expit(logits), centre_crop(reference, config.size))
+    spacing = case["grid"]["spacing_xyz"]
+    voxel_ml = math.prod(spacing) / 1000
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
+    prediction = without_small(prediction, voxel_ml, options.smallest_ml)
+    swept = None
+    if options.sweep:
+        swept = sweep(undo_crop(expit(logits), stored.shape[1:]), reference, prediction, voxel_ml)
     corrected = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
@@ -106,10 +117,8 @@ def score_patient(patient, loaded, options):
         write_volume(onto_scan(entropy, case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
         count_errors(votes, centre_crop(prediction != reference, config.size), voxels, wrong)
-    spacing = case["grid"]["spacing_xyz"]
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
-    voxel_ml = math.prod(spacing) / 1000
     row = {
         "case": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
         "nodes": len(nodes), "nodes_found": sum(node["found"] for node in nodes),
@@ -122,7 +131,7 @@ def score_patient(patient, loaded, options):
         "slice_dice_as_published_corrected": slice_dice_as_published(reference, corrected),
     }
     k = int((reference.sum((1, 2)) + prediction.sum((1, 2))).argmax())
-    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong, forecast
+    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong, forecast, swept
 
 
 def read_patient(folder, n_slices):
@@ -142,8 +151,9 @@ def write_results(options, config, cases, nodes, pictures, errors, forecasts):
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": options.split,
-                                      "cases": len(cases), "threshold": config.threshold, "scores": summary,
-                                      "detection": by_size, "calibration": calibration,
+                                      "cases": len(cases), "threshold": config.threshold,
+                                      "smallest_ml": options.smallest_ml, "scores": summary, "detection": by_size,
+                                      "calibration": calibration,
                                       **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
@@ -166,7 +176,8 @@ def write_results(options, config, cases, nodes, pictures, errors, forecasts):
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
     write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, probability cut {config.threshold:g}, {in_words(options.checkpoint)}."
+        f"{len(cases)} cases, probability cut {config.threshold:g}, components from "
+        f"{options.smallest_ml:g} ml on, {in_words(options.checkpoint)}."
         f"{options.views_note}",
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
