@@ -4,6 +4,7 @@ Takes the best.pt of the last stage there is. Whole CTs, no reference label is u
 <run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
 overlays/, report.html with the human level beside ours.
 """
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +17,7 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.config import ROOT, Device, Precision
+from focusnet_v2.config import METHOD, ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
@@ -31,11 +32,13 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import mean, overgrown
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
+from shared_data.sweep import sweep_organs, without_islands
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
 from shared_torch.checkpoints import trained_on
@@ -46,7 +49,7 @@ HUMAN_LEVEL = Path(__file__).parent / "human_level.json"
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Options(EnsembleOptions, OrganPoint, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "focusnet_v2"  # folder of a run, with its stages
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the last stage's
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -70,12 +73,15 @@ def main(argv=None):
                       output_dir=options.output_dir or options.run_dir / options.split)
     loaded = load(options)
     _, config, stage, _ = loaded
+    smallest_of_each(options, config.organs, METHOD)  # refused now, not when a case is done
     names = cases_of(config, options.split)
     check_table(config)
     if options.split != "train":
         check_members_unseen(options.checkpoint, names, trained_on)
-    names, (organs, small, filled, voxels, wrong, forecasts), skipped = score_all(
+    names, (organs, small, filled, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_case, names, loaded, load, options, options.checkpoint, config.prepared_dir)
+    if options.sweep:
+        write_table(options.output_dir / "sweep.csv", [*chain.from_iterable(sweeps)], ("case",))
     write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
                   overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())),
                   forecasts)
@@ -90,7 +96,8 @@ def load(options):
 
 def score_case(name, loaded, options):
     """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it, voxels and wrong voxels
-    of each split of the votes, `histogram` of each organ's probabilities); the prediction and a picture are written."""
+    of each split of the votes, `histogram` of each organ's probabilities, rows of sweep.csv if it is asked); the
+    prediction and a picture are written."""
     networks, config, _, device = loaded
     folder, out = config.prepared_dir / "resampled" / name, options.output_dir
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
@@ -104,6 +111,9 @@ def score_case(name, loaded, options):
                                 disable=None if options.alone else True),
                         lambda prediction: forecasts.append(organ_histograms(
                             prediction, sitk.GetArrayViewFromImage(read_volume(folder / "label.nrrd")), config)))
+    voxel_ml = math.prod(image.GetSpacing()) / 1000
+    swept = sweep_organs(result["final"], reference, config.organs, voxel_ml) if options.sweep else []
+    result["final"] = without_islands(result["final"], voxel_ml, smallest_of_each(options, config.organs, METHOD))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
@@ -118,7 +128,8 @@ def score_case(name, loaded, options):
         known = np.isin(result["final"], drawn)
         count_errors(result["votes"][:, known], (result["final"] != reference)[known], voxels, wrong)
     return (rows, score_small_organs(name, image, reference, result, config),
-            overgrown(result["final"], config.n_classes), voxels, wrong, drawn_alone(forecasts[0]))
+            overgrown(result["final"], config.n_classes), voxels, wrong, drawn_alone(forecasts[0]),
+            [{"case": name, **row} for row in swept])
 
 
 def on_grid_of(seen, image):
@@ -150,6 +161,7 @@ def write_results(options, stage, config, names, organs, small, notes, errors, f
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "stage": stage, "split": options.split,
                                       "cases": len(names), "overall": overall, "organs": by_organ,
                                       "small_organs": by_small, "calibration": calibration,
+                                      "smallest_ml": smallest_of_each(options, config.organs, METHOD),
                                       **({"error_rates": errors} if errors else {})})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}

@@ -13,12 +13,13 @@ import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.checkpoint import SHIPPED, load_network
-from lung_nodule_nasnet.config import Device, ThresholdRule
+from lung_nodule_nasnet.config import METHOD, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import InputError, run_script
+from shared_data.operating_point import OperatingOptions, with_operating_point
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
@@ -31,7 +32,7 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions, ViewOptions):
+class Options(ResultOptions, EnsembleOptions, ViewOptions, OperatingOptions):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # of train.py, or a Keras .h5 of the authors; unset: what ships (LIDC)
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
@@ -62,11 +63,11 @@ class Options(ResultOptions, EnsembleOptions, ViewOptions):
 
 
 def main(argv=None):
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
-    return predict(options, Method("NASNet-GCN", load, segment_ct))
+    return predict(options, Method(METHOD, load, segment_ct))
 
 
 def load(options):

@@ -2,9 +2,12 @@
 import math
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Sequence
 
 import numpy as np
 
+from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.data_generator_sequence_table import SliceSequence
 from lung_nodule_nasnet.inference import nodule_probability
 from lung_nodule_nasnet.members import load_members
@@ -20,8 +23,10 @@ from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
+from shared_data.sweep import sweep, write_sweeps
 
 TILES = 16
+MIN_PIXELS = (1, 4, 8, 16, 32, 64, 128)  # swept
 PIXELS = ("overlap_pixels", "reference_pixels", "mask_pixels")
 
 
@@ -39,6 +44,7 @@ def score_slices(options, config, seen):
         check_members_unseen(options.checkpoint, {columns["subject_ids"][i] for i in indices}, seen.get)
     slices = SliceSequence(table, indices, replace(config, batch_size=config.predict_batch, devices=1), augmented=False)
     rows, pictures, voxels, wrong, forecasts = [], [], Counter(), Counter(), {}
+    sweeps = Sweeps(config) if options.sweep else None
     for number in range(len(slices)):
         images, references = slices[number]
         mean_probability, each = nodule_probability(networks, images)
@@ -47,6 +53,8 @@ def score_slices(options, config, seen):
             there, mask = reference[..., 1] > 0, slice_mask(probability, config) > 0
             patient = columns["subject_ids"][index]
             forecasts[patient] = forecasts.get(patient, 0) + histogram(probability, there)
+            if sweeps:
+                sweeps.add(patient, probability, there, mask)
             if len(networks) > 1:
                 votes = np.stack([slice_mask(own[i], config) for own in each])
                 count_errors(votes, mask != there, voxels, wrong)
@@ -58,8 +66,43 @@ def score_slices(options, config, seen):
                 "soft_dice": soft / (float(there.sum() + probability.sum()) + 1)})
             if there.any():
                 pictures.append((overlay((image[..., 0] + 1) / 3, there, mask, 320), f"{rows[-1]['dice']:.3f}"))
+    if sweeps:
+        sweeps.write(options.output_dir)
     write_results(options, config, rows, pictures, error_table(voxels, wrong), forecasts)
     return 0
+
+
+class Sweeps:
+    """What `sweep` says of each patient's slices; one patient's are in memory at a time. A size is that of all mask in
+    a slice, as for `min_pixels`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.patient, self.slices, self.found = config, None, [], []
+
+    def add(self, patient: str, probability: np.ndarray, there: np.ndarray, mask: np.ndarray) -> None:
+        """A slice: (Y, X) arrays; those of a patient come one after the other."""
+        if patient != self.patient:
+            self._count()
+            self.patient, self.slices = patient, []
+        self.slices.append((probability, there, mask))
+
+    def write(self, folder: Path) -> None:
+        self._count()
+        write_sweeps(folder, *zip(*self.found))
+
+    def _count(self) -> None:
+        if self.slices:
+            probability, there, mask = (apart(planes) for planes in zip(*self.slices))
+            self.found.append((self.patient, sweep(probability, there, mask, 1, MIN_PIXELS, True, lambda cut: np.stack([
+                slice_mask(plane, replace(self.config, threshold_rule="cut", cut=cut, min_pixels=1)) > 0
+                for plane in probability]), len(self.slices))))
+
+
+def apart(planes: Sequence[np.ndarray]) -> np.ndarray:
+    """Slices (Y, X) as a volume with an empty one after each, so that nothing is connected across them."""
+    volume = np.zeros((2 * len(planes), *planes[0].shape), planes[0].dtype)
+    volume[::2] = planes
+    return volume
 
 
 def summarise(rows):

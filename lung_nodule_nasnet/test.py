@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
-from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from lung_nodule_nasnet.config import METHOD, ROOT, Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds
 from shared_data.ensembles import EnsembleOptions, members_of
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
+from shared_data.operating_point import OperatingOptions, with_operating_point
 from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
 from shared_data.views import ViewOptions
@@ -21,7 +22,7 @@ OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ViewOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, OperatingOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
@@ -55,7 +56,9 @@ class Options(EnsembleOptions, ViewOptions, ScoringOptions):
 
 
 def main(argv=None):
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
+    if options.sweep and options.scans:
+        raise InputError("--sweep counts on the validation slices. Leave out --scans.")
     states = {path: load_checkpoint(path)[0] for path in options.checkpoint}
     first = options.checkpoint[0]
     config = config_from_dict(Config, states[first]["config"], first, set_options(options, *OF_THE_RUN))

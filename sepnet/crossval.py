@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from sepnet.config import ROOT, Config, Train, given_settings
+from sepnet.config import METHOD, ROOT, Config, Train, given_settings
 from sepnet.dataset import case_folders, fold_patients
 from sepnet.train import is_finished, member_settings, read_settings
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
@@ -21,7 +21,7 @@ from shared_data.folds import fold_numbers
 from shared_data.settings import build
 from shared_torch.devices import choose_device
 
-STUDY = Study("3D-SepNet", "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
+STUDY = Study(METHOD, "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
 OF_TEST = ("device", "window_step", "window_batch")  # options of test.py that train.py has, too
 
 
@@ -54,7 +54,7 @@ def plan(number, given, folder):
     learnt_from, held_out = ([place.name for place in case_folders(configs[0], part)] for part in ("train", "valid"))
     checkpoints = tuple(config.run_dir / "best.pt" for config in configs)
     test = {"run_dir": folder, "checkpoint": checkpoints, "prepared_dir": configs[0].prepared_dir, "split": "valid",
-            "output_dir": folder / "valid", **{name: given[name] for name in OF_TEST if name in given}}
+            "sweep": True, "output_dir": folder / "valid", **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if finished else as_arguments(settings), as_arguments(test), folder / "valid",
                 configs[0].run_dir, checkpoints, tuple(learnt_from), {name: name for name in held_out})
 

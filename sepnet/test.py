@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import ROOT
+from sepnet.config import METHOD, ROOT
 from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
@@ -31,10 +31,12 @@ from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
+from shared_data.sweep import sweep_organs, without_islands
 from shared_data.volume import onto_scan, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
 from shared_torch.checkpoints import trained_on
@@ -43,7 +45,7 @@ SCORES = ("dice", "hd95_mm", "assd_mm")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, NetworkOptions, ScoringOptions):
+class Options(EnsembleOptions, OrganPoint, NetworkOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
@@ -59,6 +61,7 @@ def main(argv=None):
     checkpoints = options.checkpoint or find_checkpoints(options.run_dir)
     options = replace(options, checkpoint=tuple(checkpoints))
     members = load(options)
+    smallest_of_each(options, members.config.organs, METHOD)  # refused now, not when a case is done
     prepared = options.prepared_dir or members.config.prepared_dir
     options = replace(options, prepared_dir=prepared,
                       output_dir=options.output_dir or options.run_dir / options.split)
@@ -68,9 +71,11 @@ def main(argv=None):
     check_table(members, prepared)
     if options.split != "train":
         check_members_unseen(checkpoints, [folder.name for folder in folders], trained_on)
-    folders, (organs, filled, voxels, wrong, forecasts), skipped = score_all(
+    folders, (organs, filled, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_patient, folders, members, load, options, checkpoints, prepared, "patient", attrgetter("name"))
     patients = [folder.name for folder in folders]
+    if options.sweep:
+        write_table(options.output_dir / "sweep.csv", [*chain.from_iterable(sweeps)], ("case",))
     write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
                   error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts,
                   overgrown_notes(filled, members.config.classes))
@@ -83,7 +88,8 @@ def load(options):
 
 def score_patient(folder, members, options):
     """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
-    votes, `histogram` of each organ's probabilities); the prediction, its uncertainty and a picture are written."""
+    votes, `histogram` of each organ's probabilities, rows of sweep.csv if it is asked); the prediction, its uncertainty
+    and a picture are written."""
     patient, case = folder.name, read_case(folder)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
@@ -95,6 +101,11 @@ def score_patient(folder, members, options):
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
+    voxel_ml = math.prod(image.GetSpacing()) / 1000
+    swept = sweep_organs(prediction, reference, members.config.organs, voxel_ml) if options.sweep else []
+    smallest_ml = smallest_of_each(options, members.config.organs, METHOD)
+    prediction = without_islands(prediction, voxel_ml, smallest_ml)
+    labels = without_islands(labels, math.prod(case["seen"]["spacing_xyz"]) / 1000, smallest_ml)  # of the picture
     voxels, wrong = Counter(), Counter()
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
@@ -109,7 +120,7 @@ def score_patient(folder, members, options):
         of_organ = disagreement(back(entropy), prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]
     return (rows, overgrown(prediction, members.config.n_classes), voxels, wrong,
-            drawn_alone(forecasts.histograms))
+            drawn_alone(forecasts.histograms), [{"case": patient, **row} for row in swept])
 
 
 def score_organs(patient, reference, prediction, spacing_xyz, classes):
@@ -149,7 +160,8 @@ def write_results(options, members, patients, organs, errors, forecasts, notes):
     write_table(out / "cases.csv", cases)
     write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
                                       "overall": overall, "organs": by_organ, "error_rates": errors,
-                                      "calibration": calibration})
+                                      "calibration": calibration,
+                                      "smallest_ml": smallest_of_each(options, members.config.organs, METHOD)})
     write_error_rates(out, errors)
     figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
                for patient in patients}

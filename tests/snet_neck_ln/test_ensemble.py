@@ -9,7 +9,7 @@ import torch
 from scipy.special import expit
 
 from shared_data.errors import InputError
-from shared_data.files import read_json, read_table
+from shared_data.files import read_json, read_table, write_json
 from shared_data.volume import geometry
 from snet_neck_ln import predict, test
 from snet_neck_ln.checkpoint import load_network
@@ -127,3 +127,28 @@ def test_views_are_asked_for_and_only_those_of_training(runs, raw, tmp_path):
                tmp_path / "plain.pt")
     with pytest.raises(InputError, match="plain.pt: has learnt from no flipped or turned slices. Leave out --tta"):
         predict.main(arguments(raw, tmp_path, "--checkpoint", str(tmp_path / "plain.pt"), "--tta"))
+
+
+def test_the_operating_point_is_the_cut_and_smallest_component_it_holds(runs, raw, prepared, tmp_path):
+    checkpoint, point = str(runs / "fold2" / "best.pt"), tmp_path / "operating_point.json"
+    write_json(point, {"method": "S-Net", "settings": {"threshold": 0.3, "smallest_ml": 0.02}})
+    for name, options in (("point", ["--operating-point", str(point)]), ("plain", ["--threshold", "0.3"]),
+                          ("given", ["--threshold", "0.3", "--smallest-ml", "0.02"])):
+        predict.main(["--input", str(raw / "P4" / "IM0001.nrrd"), "--output", str(tmp_path / f"{name}.nii.gz"),
+                      "--device", "cpu", "--checkpoint", checkpoint, *options])
+    point_, plain, given = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
+                            for name in ("point", "plain", "given"))
+    volumes = [node["volume_ml"] for node in read_json(tmp_path / "plain.json")["components"]]
+    kept = [node["volume_ml"] for node in read_json(tmp_path / "point.json")["components"]]
+    assert np.array_equal(point_, given) and plain.sum() > given.sum() > 0
+    assert kept == [volume for volume in volumes if volume >= 0.02] and len(kept) < len(volumes)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--output-dir", str(tmp_path / "scored")]
+    assert test.main([*options, "--operating-point", str(point), "--sweep", "--tta"]) == 0
+    summary = read_json(tmp_path / "scored" / "summary.json")
+    assert summary["threshold"] == 0.3 and summary["smallest_ml"] == 0.02 and summary["tta"] is True
+    assert summary["calibration"][0]["cases"] == 1 and (tmp_path / "scored" / "calibration.png").exists()
+    row = read_table(tmp_path / "scored" / "cases.csv", [])[0]
+    swept = next(one for one in read_table(tmp_path / "scored" / "sweep.csv", [])
+                 if (one["cut"], one["smallest"]) == ("0.3", "0.02"))
+    assert float(swept["prediction"]) == pytest.approx(float(row["prediction_ml"]))
+    assert (swept["found"], swept["false_positives"]) == (row["nodes_found"], row["false_positives"])
