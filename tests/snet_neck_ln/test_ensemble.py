@@ -131,17 +131,19 @@ def test_views_are_asked_for_and_only_those_of_training(runs, raw, tmp_path):
 
 def test_the_operating_point_is_the_cut_and_smallest_component_it_holds(runs, raw, prepared, tmp_path):
     checkpoint, point = str(runs / "fold2" / "best.pt"), tmp_path / "operating_point.json"
-    write_json(point, {"method": "S-Net", "settings": {"threshold": 0.3, "smallest_ml": 0.02}})
-    for name, options in (("point", ["--operating-point", str(point)]), ("plain", ["--threshold", "0.3"]),
-                          ("given", ["--threshold", "0.3", "--smallest-ml", "0.02"])):
-        predict.main(["--input", str(raw / "P4" / "IM0001.nrrd"), "--output", str(tmp_path / f"{name}.nii.gz"),
+
+    def volumes(*options):
+        predict.main(["--input", str(raw / "P4" / "IM0001.nrrd"), "--output", str(tmp_path / "mask.nii.gz"),
                       "--device", "cpu", "--checkpoint", checkpoint, *options])
-    point_, plain, given = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
-                            for name in ("point", "plain", "given"))
-    volumes = [node["volume_ml"] for node in read_json(tmp_path / "plain.json")["components"]]
-    kept = [node["volume_ml"] for node in read_json(tmp_path / "point.json")["components"]]
-    assert np.array_equal(point_, given) and plain.sum() > given.sum() > 0
-    assert kept == [volume for volume in volumes if volume >= 0.02] and len(kept) < len(volumes)
+        facts = read_json(tmp_path / "mask.json")
+        assert facts["threshold"] == 0.3
+        return [node["volume_ml"] for node in facts["components"]]
+
+    largest = max(volumes("--threshold", "0.3"))
+    assert max(volumes("--threshold", "0.3", "--smallest-ml", str(largest - 0.001))) == largest
+    for smallest, found in ((largest + 0.001, False), (0.02, True)):
+        write_json(point, {"method": "S-Net", "settings": {"threshold": 0.3, "smallest_ml": smallest}})
+        assert bool(volumes("--operating-point", str(point))) == found
     options = ["--checkpoint", checkpoint, "--device", "cpu", "--output-dir", str(tmp_path / "scored")]
     assert test.main([*options, "--operating-point", str(point), "--sweep", "--tta"]) == 0
     summary = read_json(tmp_path / "scored" / "summary.json")
