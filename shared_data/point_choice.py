@@ -11,7 +11,7 @@ from shared_data.files import write_json, write_table
 from shared_data.froc import bootstrap, cpm, draw_froc, froc_rows
 from shared_data.metrics import bootstrap_interval
 from shared_data.operating_point import NAME
-from shared_data.sweep import large_enough
+from shared_data.sweep import CUTS, large_enough
 
 NOTE = ("Operating point: of the cuts and smallest components in sweep.csv the ones of the highest mean Dice over the "
         "held-out patients with something drawn. As the best of many on the same patients, 'chosen' flatters; 'chosen "
@@ -142,9 +142,14 @@ def choose_for_nodes(rows: list[dict], candidates: list[dict], how: Point, facts
     everyone = np.arange(len(counts.folds))
     swept = [{how.cut: one.cut if one else math.nan, how.smallest: one.smallest if one else math.nan,
               **counts.row("", np.full(len(everyone), i), unit)} for i, one in enumerate(counts.settings)]
-    write_table(out / "sweep.csv", [{key: value for key, value in row.items() if key != "setting"} for row in swept])
+    write_table(out / "sweep.csv", [{key: value for key, value in row.items() if key != "setting"} for row in (
+        swept[0], *sorted(swept[1:], key=lambda row: (row[how.smallest], row[how.cut])))])
     words = ", ".join(f"--{name.replace('_', '-')} {value}"
                       for name, value in settings.items()) or "the default"
+    if point and point.cut in (CUTS[0], CUTS[-1]):
+        words += " (the end of what was tried)"
+    print(f"operating point {words}: mean Dice {table[-1]['dice']:.3f} {table[-1]['setting']}, default "
+          f"{table[0]['dice']:.3f}")
     tables = {f"Operating point: {words}": table}
     if not counts.nodes.any():
         return tables, {}

@@ -9,7 +9,7 @@ import numpy as np
 from shared_data.files import write_table
 from shared_data.metrics import bounding_box, components
 
-CUTS = tuple(number / 20 for number in range(1, 20))
+CUTS = (0.01, 0.02, *(number / 20 for number in range(1, 20)), 0.98, 0.99)
 SIZES_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CANDIDATES = 200  # kept of a case and cut, the most probable: more a scan is no detector
 
