@@ -112,7 +112,7 @@ def compared(counts: Counts, best: int, unit: str | None) -> list[dict]:
         low, high = bootstrap_interval(gain)
         rows[-1] |= {"gain": float(np.nanmean(gain)) if np.isfinite(gain).any() else math.nan, "gain_low": low,
                      "gain_high": high}
-    return [{"gain": math.nan, "gain_low": math.nan, "gain_high": math.nan, **row} for row in rows]
+    return [{**row, **{name: row.get(name, math.nan) for name in ("gain", "gain_low", "gain_high")}} for row in rows]
 
 
 @dataclass(frozen=True)
