@@ -3,7 +3,8 @@
 Patient folds of the prepared train and valid cases; test cases stay apart. Trains the folds (every stage) that are not
 trained, resumes killed ones, scores each one's held-out patients (test.py --split valid). Writes to <runs>/crossval:
 cases.csv, folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals
-over patients, the worst cases. Stopped at any moment, the same command goes on.
+over patients, the worst cases. operating_point.json: the smallest islands that suit them (test.py --sweep). Stopped at
+any moment, the same command goes on.
 """
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Score a run on cases it has not seen: python test.py --run-dir ../runs/focusnet_v2
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
-<run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json, predictions/,
-overlays/, report.html with the human level beside ours.
+<run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json,
+calibration.csv and .png, predictions/, overlays/, report.html with the human level beside ours.
 """
 import math
 from collections import Counter

@@ -3,7 +3,8 @@
 Patient folds of the table's scans, those left out by slice_idx.py apart. Trains the folds that are not trained, resumes
 killed ones, scores each one's held-out patients (test.py, slice by slice). Writes to <runs>/crossval: cases.csv,
 folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over patients, the worst
-cases. Stopped at any moment, the same command goes on.
+cases. operating_point.json: the cut that suits them, and the free-response curve by slice (test.py --sweep). Stopped at
+any moment, the same command goes on.
 """
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,7 +3,8 @@
 nnU-Net's own folds, by patient. Prepares the data set once, trains the folds that are not trained, resumes killed ones,
 scores each one's held-out cases in the original CT geometry (test.py --split valid). Writes to crossval/ beside the
 folds: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
-patients, the worst cases. Stopped at any moment, the same command goes on.
+patients, the worst cases. operating_point.json: the cut and smallest component that suit them, and the free-response
+curve (test.py --sweep). Stopped at any moment, the same command goes on.
 """
 from dataclasses import dataclass
 

@@ -1,6 +1,7 @@
 """Score held-out patients in the original CT geometry: python test.py --fold 0
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
+report.html.
 """
 import math
 from collections import Counter

@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, error_rate.csv and .png,
-predictions/, overlays/, report.html.
+rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, calibration.csv and .png,
+error_rate.csv and .png, predictions/, overlays/, report.html.
 """
 import math
 from collections import Counter

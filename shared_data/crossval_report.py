@@ -8,6 +8,7 @@ import numpy as np
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
+from shared_data.operating_point import AVERAGED
 from shared_data.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
 from shared_data.report import write_report
 
@@ -68,7 +69,9 @@ def operating_point(study, folds, organs, out):
     if not all((fold.scored / "sweep.csv").exists() for fold in folds):
         return {}, {}
     rows = read_scores(folds, "sweep.csv")
-    facts = {"method": study.name, "tta": "--tta" in folds[0].test, "folds": [fold.number for fold in folds],
+    averaged = {name: f"--{name}" in folds[0].test for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {
+        *folds[0].test}}
+    facts = {"method": study.name, **averaged, "folds": [fold.number for fold in folds],
              "patients": len({row["patient"] for row in rows})}
     if study.by_organ:
         return choose_for_organs(rows, organs, facts, out), {}

@@ -9,6 +9,7 @@ from shared_data.files import read_json
 from shared_data.settings import with_changes
 
 NAME = "operating_point.json"
+AVERAGED = ("tta", "mirror")  # options that average over copies of a CT: a cut belongs to how they were set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def with_operating_point(options: O, method: str) -> O:
 
 
 def read_point(options: OperatingOptions, method: str) -> dict[str, Any]:
-    """What crossval.py wrote; says so where it was chosen with the other of --tta and --no-tta."""
+    """What crossval.py wrote; says so where it was chosen with other copies of the CT averaged than now."""
     path = options.operating_point
     if path.is_dir():
         raise InputError(f"{path}: a folder. Name the file, such as {path / 'crossval' / NAME}.")
@@ -61,8 +62,9 @@ def read_point(options: OperatingOptions, method: str) -> dict[str, Any]:
         raise InputError(f"{path}: no operating point. Name the {NAME} of crossval.py.")
     if point["method"] != method:
         raise InputError(f"{path}: chosen for {point['method']}, this is {method}. Name another.")
-    if point.get("tta", False) != getattr(options, "tta", False):
-        print(f"note: {path}: chosen {'with' if point.get('tta') else 'without'} --tta")
+    for name in AVERAGED:
+        if name in point and point[name] != getattr(options, name, point[name]):
+            print(f"note: {path}: chosen {'with' if point[name] else 'without'} --{name}")
     return point
 
 

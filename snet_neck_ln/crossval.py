@@ -2,7 +2,8 @@
 
 Trains the folds that are not trained, resumes killed ones, scores each one's held-out patients (test.py --split valid).
 Writes to <runs>/crossval: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total,
-95 % intervals over patients, the worst cases. Stopped at any moment, the same command goes on.
+95 % intervals over patients, the worst cases. operating_point.json: the cut and smallest component that suit them, and
+the free-response curve (test.py --sweep). Stopped at any moment, the same command goes on.
 """
 from dataclasses import dataclass
 from pathlib import Path

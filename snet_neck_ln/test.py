@@ -1,7 +1,8 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, report.html; of
-several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree, error_rate.csv and .png.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
+report.html; of several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree,
+error_rate.csv and .png.
 """
 import math
 from collections import Counter
