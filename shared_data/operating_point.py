@@ -34,15 +34,15 @@ class OrganPoint(OperatingOptions):
     # component stays; one number, or one for each organ
 
 
-O = TypeVar("O", bound=OperatingOptions)
+Options = TypeVar("Options", bound=OperatingOptions)
 
 
-def with_operating_point(options: O, method: str) -> O:
+def with_operating_point(options: Options, method: str) -> Options:
     """The options with the settings that `operating_point` holds; raises InputError when it is another method's, or
     one of these settings is given, too."""
     if options.operating_point is None:
         return options
-    settings = read_point(options, method)["settings"]
+    settings = read_point(options.operating_point, method, options)["settings"]
     unset = {field.name: field.default for field in fields(options)}
     for name in settings:
         if name not in unset:
@@ -52,9 +52,8 @@ def with_operating_point(options: O, method: str) -> O:
     return with_changes(options, settings)
 
 
-def read_point(options: OperatingOptions, method: str) -> dict[str, Any]:
+def read_point(path: Path, method: str, options: OperatingOptions) -> dict[str, Any]:
     """What crossval.py wrote; says so where it was chosen with other copies of the CT averaged than now."""
-    path = options.operating_point
     if path.is_dir():
         raise InputError(f"{path}: a folder. Name the file, such as {path / 'crossval' / NAME}.")
     point = read_json(path)
@@ -75,7 +74,7 @@ def smallest_of_each(options: OrganPoint, organs: Sequence[str], method: str) ->
     if options.operating_point:
         if given:
             raise InputError("--smallest-ml and --operating-point: both say it. Leave one out.")
-        chosen = read_point(options, method)["settings"].get("smallest_ml", {})
+        chosen = read_point(options.operating_point, method, options)["settings"].get("smallest_ml", {})
         if unknown := [name for name in chosen if name not in organs]:
             raise InputError(f"{options.operating_point}: chosen for {', '.join(unknown)}, which the network does not "
                              "know. Name the one of its own folds.")
