@@ -21,8 +21,8 @@ from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_folds, load_members
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
-from shared_data.organs import list_organs, organs_found
 from shared_data.operating_point import OrganPoint, smallest_of_each
+from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options

@@ -15,8 +15,7 @@ import SimpleITK as sitk
 from retroln_nnunet.config import METHOD, Config, RunConfig
 from retroln_nnunet.crop import cut, paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import (find_folds, load_members, predict_members, trained_on, turned_like,
-                                  without_small_parts)
+from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like, without_small_parts
 from retroln_nnunet.predict import three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.calibration import NOTE, histogram, write_calibration

@@ -71,7 +71,7 @@ def count(rows: Iterable[dict]) -> Counts:
     """`Counts` of rows of sweep.csv, with fold and patient; what is no number there is NaN."""
     rows = list(rows)
     patients = list(dict.fromkeys(row["patient"] for row in rows))
-    found = {_setting(row) for row in rows} - {None}
+    found = {one for row in rows if (one := _setting(row))}
     settings = [None, *sorted(found, key=lambda one: (one.smallest, abs((one.cut or 0.5) - 0.5)))]
     place, where = {one: i for i, one in enumerate(settings)}, {name: i for i, name in enumerate(patients)}
     shape = len(patients), len(settings)
@@ -173,7 +173,8 @@ def scans_at(rows: list[dict], candidates: list[dict], point: Setting) -> tuple[
     """(patients, what `froc.match` says) of each scan at a cut and smallest component. A case of many scans, which are
     slices then, is one that has all and others that have nothing."""
     best = {row["case"]: np.full(int(row["nodes"]), -np.inf) for row in rows}
-    patients, false = {row["case"]: row["patient"] for row in rows}, {case: [] for case in best}
+    patients = {row["case"]: row["patient"] for row in rows}
+    false: dict[str, list[float]] = {case: [] for case in best}
     for row in candidates:
         if row["cut"] == point.cut and large_enough(np.array(row["size"]), point.smallest):
             touched = [int(node) - 1 for node in str(row["nodes"]).split("#")[1:]]

@@ -42,11 +42,11 @@ def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel: float, b
     places = np.flatnonzero(labels)
     part, node = labels.ravel()[places] - 1, nodes.ravel()[places]
     volume = np.bincount(part, minlength=number) * voxel
-    size = volume.copy()
-    if by_slice:
+    size = np.array(volume, float)
+    if by_slice and number:
         slice_of = np.zeros(number, np.int64)
         slice_of[part[::-1]] = places[::-1] // math.prod(labels.shape[1:])
-        size = np.bincount(slice_of, volume)[slice_of] if number else volume
+        size = np.array(np.bincount(slice_of, volume)[slice_of], float)
     pairs = np.unique(np.stack([part, node], axis=1)[node > 0], axis=0)
     return Parts(volume, np.bincount(part, node > 0, number) * voxel, size, pairs)
 
@@ -62,8 +62,8 @@ def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, vox
     """
     nodes, n_nodes = components(reference)
     facts = {"reference": float(reference.sum() * voxel), "nodes": n_nodes, "scans": scans}
-    rows = [{"cut": "", "smallest": "", **facts,
-             **parts_of(*components(final), nodes, voxel, by_slice).counts(0)}]
+    labels, number = components(final)
+    rows = [{"cut": None, "smallest": None, **facts, **parts_of(labels, number, nodes, voxel, by_slice).counts(0)}]
     candidates: list[dict] = []
     if mask_at is None and (likely := probability > CUTS[0]).any():  # nothing is found outside
         box = bounding_box(likely)
@@ -96,12 +96,13 @@ def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str]
         truth, found = reference == label, labels == label
         if not truth.any():
             continue
-        parts = parts_of(*components(found), truth.astype(np.uint8), voxel_ml, False)
+        islands, number = components(found)
+        parts = parts_of(islands, number, truth.astype(np.uint8), voxel_ml, False)
         if len(parts.size):
             parts.size[parts.size.argmax()] = np.inf
-        for smallest in ("", *SIZES_ML):
+        for smallest in (None, *SIZES_ML):
             counts = parts.counts(smallest or 0)
-            rows.append({"organ": organ, "cut": "", "smallest": smallest, "reference": float(truth.sum() * voxel_ml),
+            rows.append({"organ": organ, "cut": None, "smallest": smallest, "reference": float(truth.sum() * voxel_ml),
                          "prediction": counts["prediction"], "overlap": counts["overlap"]})
     return rows
 
@@ -122,10 +123,10 @@ def without_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.n
     return mask & kept[labels]
 
 
-def without_islands(labels: np.ndarray, voxel_ml: float, smallest_ml: Sequence[float] | None) -> np.ndarray:
+def without_islands(labels: np.ndarray, voxel_ml: float, smallest_ml: Sequence[float]) -> np.ndarray:
     """A label map (z, y, x) without the components of each organ 1, 2, ... that are smaller than its `smallest_ml`;
     the largest of each stays, what goes is background."""
-    if not any(smallest_ml or ()):
+    if not any(smallest_ml):
         return labels
     labels = labels.copy()
     for label, smallest in enumerate(smallest_ml, 1):

@@ -42,7 +42,7 @@ def test_a_sweep_counts_what_the_mask_itself_would_score(cut, smallest):
     assert row["false_positives"] == false_positives and row["nodes"] == len(nodes)
     assert row["found"] == sum(node["found"] for node in nodes)
     assert 2 * row["overlap"] / (row["reference"] + row["prediction"]) == pytest.approx(dice(reference, mask))
-    assert rows[0]["prediction"] == pytest.approx((probability > 0.7).sum() * VOXEL_ML) and rows[0]["cut"] == ""
+    assert rows[0]["prediction"] == pytest.approx((probability > 0.7).sum() * VOXEL_ML) and rows[0]["cut"] is None
     assert len(rows) == 1 + len(CUTS) * len(SIZES_ML)
 
 
@@ -112,7 +112,7 @@ def test_islands_go_and_the_largest_part_of_an_organ_stays(tmp_path):
     assert np.array_equal(kept == 1, reference == 1) and np.array_equal(kept == 2, labels == 2)
     assert without_islands(labels, 1.0, (0.0, 0.0)) is labels
     rows = [{"patient": "P1", "case": "P1", "fold": 1, **{
-        name: np.nan if value == "" else value for name, value in row.items()}}
+        name: np.nan if value is None else value for name, value in row.items()}}
         for row in sweep_organs(labels, reference, ("large", "undrawn"), 1.0)]
     assert {row["organ"] for row in rows} == {"large"}
     choose_for_organs(rows, ["large", "undrawn"], FACTS, tmp_path)
