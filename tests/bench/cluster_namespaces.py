@@ -87,7 +87,7 @@ def main():
                 if unplug:
                     ip("link", "set", unplug, "down")
                 assert client.wait() == 0 and tree(out) == expected
-                print(f"two namespaces{', one unplugged in the middle' if unplug else ''}: "
+                print(f"two namespaces{f', one unplugged in the middle' if unplug else ''}: "
                       f"{time.perf_counter() - start:.1f} s, the same {len(expected)} files")
 
 
