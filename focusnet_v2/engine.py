@@ -19,7 +19,7 @@ from shared_data.folds import natural_sort
 from shared_data.pictures import draw_curves
 from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly, trained_on
-from shared_torch.devices import choose_device, choose_precision, start_fabric
+from shared_torch.devices import choose_device, choose_precision, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch
 
 OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
@@ -187,6 +187,8 @@ def set_up(stage, fabric):
     for name, network in stage.networks.items():
         if stage.config.precision == "bf16-mixed" and fabric.device.type == "cpu":
             network.to(memory_format=torch.channels_last_3d)  # faster there: tests.bench.training_step
+        if stage.config.compile:
+            compile_for_training(network)
         own = [i for i, (owner, _) in enumerate(stage.optimizers) if owner == name]
         networks[name], *wrapped = fabric.setup(network, *(stage.optimizers[i][1] for i in own))
         optimizers |= dict(zip(own, wrapped))

@@ -134,8 +134,8 @@ class HeatmapHead(nn.Module):
     def __init__(self, width=32, n_small=3):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
-            nn.BatchNorm3d(width), nn.ReLU(), nn.Conv3d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm3d(width), nn.ReLU(inplace=True), nn.Conv3d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm3d(width), nn.ReLU(inplace=True), nn.Conv3d(width, width, 3, padding=1, bias=False),
             start_low(nn.Conv3d(width, n_small, 1)), nn.Sigmoid())
 
     def forward(self, features):
@@ -157,11 +157,11 @@ class SEResidualBlock(nn.Module):
         self.gate = nn.Sequential(nn.Conv3d(width, width // reduction, 1), nn.ReLU(),
                                   nn.Conv3d(width // reduction, width, 1), nn.Sigmoid())
         self.shortcut = nn.Identity() if channels == width else nn.Sequential(
-            nn.BatchNorm3d(channels), nn.ReLU(), nn.Conv3d(channels, width, 1, bias=False))
+            nn.BatchNorm3d(channels), nn.ReLU(inplace=True), nn.Conv3d(channels, width, 1, bias=False))
 
     def forward(self, x):
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        y = self.conv2(F.relu(self.norm2(y), inplace=True))
         return y * self.gate(y.mean((2, 3, 4), keepdim=True)) + self.shortcut(x)
 
 
@@ -174,8 +174,9 @@ class DenseASPP(nn.Module):
     def __init__(self, channels, growth, dilations):
         super().__init__()
         self.units = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm3d(channels + i * growth), nn.ReLU(),
-                          nn.Conv3d(channels + i * growth, 2 * growth, 1), nn.BatchNorm3d(2 * growth), nn.ReLU(),
+            nn.Sequential(nn.BatchNorm3d(channels + i * growth), nn.ReLU(inplace=True),
+                          nn.Conv3d(channels + i * growth, 2 * growth, 1),
+                          nn.BatchNorm3d(2 * growth), nn.ReLU(inplace=True),
                           conv(2 * growth, growth, (3, 3, 3), dilation, bias=True))
             for i, dilation in enumerate(dilations))
 
@@ -224,7 +225,7 @@ class ShapeAutoencoder(nn.Module):
 
 def stem(channels, width):
     """The first layers: all in plane."""
-    return nn.Sequential(conv(channels, width, (1, 3, 3)), nn.ReLU(),
+    return nn.Sequential(conv(channels, width, (1, 3, 3)), nn.ReLU(inplace=True),
                          SEResidualBlock(width, width, (1, 3, 3), reduction=4))
 
 
@@ -237,7 +238,7 @@ def conv(channels, width, kernel, dilation=1, bias=False):
 
 def conv_norm(channels, width, stride):
     """Convolution 5x5x5, batch norm, ReLU."""
-    return nn.Sequential(nn.Conv3d(channels, width, 5, stride, padding=2), nn.BatchNorm3d(width), nn.ReLU())
+    return nn.Sequential(nn.Conv3d(channels, width, 5, stride, padding=2), nn.BatchNorm3d(width), nn.ReLU(inplace=True))
 
 
 def start_low(layer, share=0.05):

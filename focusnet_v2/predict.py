@@ -1,7 +1,8 @@
 """Segment the organs of one CT: python predict.py --input ct.nrrd --output labels.nrrd
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation and length. The label map lies on the
-CT's own grid; beside it come <name>_overlay.png and <name>.json (volumes in ml, components, small organs' centres).
+CT's own grid; beside it come <name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes in
+ml, components, small organs' centres).
 A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
 again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
 <name>_uncertainty.nrrd is the entropy of their votes, its mean over each organ stands in the JSON.

@@ -1,8 +1,8 @@
 """Score a run on cases it has not seen: python test.py --run-dir ../runs/focusnet_v2
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
-<run>/<split>: cases.csv, organs.csv, small_organs.csv (before and after the branches), summary.json,
-calibration.csv and .png, predictions/, overlays/, report.html with the human level beside ours.
+<run>/<split>: cases.csv, organs.csv and .png, small_organs.csv (before and after the branches), summary.json,
+calibration.csv and .png, predictions/, overlays/, viewer/, report.html with the human level beside ours.
 """
 import math
 from collections import Counter
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from focusnet_v2.cases import cases_of, check_table
 from focusnet_v2.config import METHOD, ROOT, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
-from focusnet_v2.drawing import case_sheet
+from focusnet_v2.drawing import WINDOW_HU, case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
@@ -30,22 +30,24 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
-from shared_data.files import read_json, write_json, write_table
+from shared_data.files import write_json, write_table
+from shared_data.human_level import human_level
 from shared_data.metrics import mean, overgrown
 from shared_data.operating_point import OrganPoint, smallest_of_each
+from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
 from shared_data.sweep import sweep_organs, without_islands
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
 from shared_torch.checkpoints import trained_on
 from shared_torch.engines import Engine
 
 SMALL_SCORES = ("dice_before", "dice_after", "main_centre_mm", "peak_centre_mm")
-HUMAN_LEVEL = Path(__file__).parent / "human_level.json"
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,11 @@ def score_case(name, loaded, options):
     swept = sweep_organs(result["final"], reference, config.organs, voxel_ml) if options.sweep else []
     result["final"] = without_islands(result["final"], voxel_ml, smallest_of_each(options, config.organs, METHOD))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
+    ct = on_grid_of(seen, image)
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
-        on_grid_of(seen, image), {"reference": reference, "prediction": result["final"]}, config))
+        ct, {"reference": reference, "prediction": result["final"]}, config))
     rows = score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1)))
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong, entropy = Counter(), Counter(), None
     if result["votes"] is not None:
         entropy = vote_entropy(result["votes"])
         write_volume(onto_scan(entropy, facts["scan"]), out / "predictions" / f"{name}_uncertainty.nrrd")
@@ -127,6 +130,9 @@ def score_case(name, loaded, options):
         drawn = np.unique(reference)  # what nobody drew is no error
         known = np.isin(result["final"], drawn)
         count_errors(result["votes"][:, known], (result["final"] != reference)[known], voxels, wrong)
+    write_viewer(out, name, View(
+        sitk.GetArrayViewFromImage(ct), image.GetSpacing()[::-1], dict(enumerate(config.organs, 1)), result["final"],
+        reference, entropy, absent_is_undrawn=True, window_hu=WINDOW_HU))
     return (rows, score_small_organs(name, image, reference, result, config),
             overgrown(result["final"], config.n_classes), voxels, wrong, drawn_alone(forecasts[0]),
             [{"case": name, **row} for row in swept])
@@ -146,10 +152,9 @@ def write_results(options, stage, config, names, organs, small, notes, errors, f
     out, path = options.output_dir, options.checkpoint[0]
     calibration = write_calibration(out, forecasts, config.organs)
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
-    human = read_json(HUMAN_LEVEL)
-    by_key = {identity(name): scores for name, scores in human["organs"].items()}
+    observed, human = human_level()
     for row in by_organ:
-        observers = by_key.get(identity(row["organ"]), {})
+        observers = human.get(identity(row["organ"]), {})
         row |= {f"human_{score}": observers.get(score, float("nan")) for score in SCORES}
     cases = [{"case": name, **{score: mean([row[score] for row in organs if row["case"] == name]) for score in SCORES}}
              for name in names]
@@ -164,7 +169,9 @@ def write_results(options, stage, config, names, organs, small, notes, errors, f
                                       "smallest_ml": smallest_of_each(options, config.organs, METHOD),
                                       **({"error_rates": errors} if errors else {})})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
-    figures = {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}
+    draw_organ_boxes(organs, out / "organs.png", human)
+    figures = {"organs, in brackets the cases with a finite score": out / "organs.png"}
+    figures |= {f"{name}: reference above, prediction below": out / "overlays" / f"{name}.png" for name in names}
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
@@ -179,10 +186,11 @@ def write_results(options, stage, config, names, organs, small, notes, errors, f
         f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
         "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
-        f"human_: {human['what']}", NOTE + UNDRAWN_NOTE, *notes],
+        f"human_: {observed}", NOTE + UNDRAWN_NOTE, *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
          "Calibration": calibration, "Error rate by vote": errors,
-         "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures)
+         "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures,
+        viewer_pages(out, names))
     print(*notes, sep="\n", end="\n" * bool(notes))
     print("  ".join(f"{name} {value:.4f}" for name, value in overall.items())
           + (f"  in no reference: {', '.join(absent)}" if absent else ""))

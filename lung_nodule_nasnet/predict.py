@@ -1,8 +1,9 @@
 """Find the nodules of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
-beside it come <name>_nodules.csv, <name>_overlay.png and <name>.json (volumes in ml, nodules). A folder of CTs or a CSV
-of paths as input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
+beside it come <name>_nodules.csv, <name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes
+in ml, nodules). A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and
+report.html; started again, it goes on.
 Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is
 the entropy of their votes, its mean over each nodule stands in the JSON.
 """
@@ -67,7 +68,7 @@ def main(argv=None):
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
-    return predict(options, Method(METHOD, load, segment_ct))
+    return predict(options, Method(METHOD, load, segment_ct, WINDOW_HU))
 
 
 def load(options):

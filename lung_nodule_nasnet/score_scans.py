@@ -1,4 +1,5 @@
 """Detection on whole scans: candidates, FROC, CPM."""
+import math
 from functools import partial
 
 import numpy as np
@@ -19,6 +20,7 @@ from shared_data.froc import bootstrap, cpm, draw_froc, froc_rows, match
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import score_each
+from shared_data.viewer import View, viewer_pages, write_viewer
 
 PLACE = ("coordX", "coordY", "coordZ")
 TILES = 16
@@ -74,7 +76,23 @@ def score_scan(case, loaded, options, config):
         ignored = not hit and not len(match([place], truth, excluded)[1])
         candidates.append({"seriesuid": scan.uid, **dict(zip((*PLACE, "probability"), place)),
                            "class": "" if ignored else int(hit)})
+    hu, spacing = sitk.GetArrayViewFromImage(ct), ct.GetSpacing()[::-1]
+    write_viewer(options.output_dir, scan.uid, View(hu, spacing, {1: "nodule"}, mask, spheres(ct, truth),
+                                                    window_hu=WINDOW_HU))
     return match(places, truth, excluded), candidates, draw(ct, mask, truth, scan.patient)
+
+
+def spheres(ct: sitk.Image, truth) -> np.ndarray:
+    """The annotated nodules (x, y, z, diameter in mm) as a mask (z, y, x) on an image in LPS."""
+    mask, spacing = np.zeros(ct.GetSize()[::-1], np.uint8), ct.GetSpacing()[::-1]
+    for x, y, z, diameter in truth:
+        middle = ct.TransformPhysicalPointToContinuousIndex((x, y, z))[::-1]
+        radius = [diameter / 2 / mm for mm in spacing]  # voxels
+        ends = [np.clip([math.floor(at - r), math.ceil(at + r) + 1], 0, size)
+                for at, r, size in zip(middle, radius, mask.shape)]
+        box = tuple(slice(*end) for end in ends)
+        mask[box] |= sum(((index - at) / r) ** 2 for index, at, r in zip(np.ogrid[box], middle, radius)) <= 1
+    return mask
 
 
 def draw(ct, mask, truth, name):
@@ -119,9 +137,10 @@ def write_results(options, results, candidates, pictures, n_seen):
         f"{in_words(options.checkpoint)}.{options.views_note} A candidate within a nodule's radius of its centre is a "
         "hit; of several on one nodule the most probable counts; those on excluded findings are left out. CPM: mean of "
         f"the seven sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
-        f"replacement. {n_seen} scans of the training were left out."],
+        f"replacement. {n_seen} scans of the training were left out. In the viewer the reference is a sphere of the "
+        "annotated diameter."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
-        figures)
+        figures, viewer_pages(out, results))
     print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "
           f"{n_nodules} nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
     print(f"report: {out / 'report.html'}")

@@ -3,8 +3,8 @@
 Without --scans: the validation slices of the table, slice by slice. With it: whole scans (LUNA16 or LIDC-IDRI) against
 a table of nodules (annotations.csv), FROC and CPM as LUNA16 counts them; scans that training has seen are left out.
 Writes to the output folder: cases.csv, summary.json, overlays/, report.html; without --scans also slices.csv,
-calibration.csv and .png, with it candidates.csv (the challenge's form), candidates_class.csv (for train_fpr.py) and
-froc.png.
+calibration.csv and .png, with it viewer/, candidates.csv (the challenge's form), candidates_class.csv (for
+train_fpr.py) and froc.png.
 """
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Segment the retroperitoneal nodes of one CT: python predict.py --input ct.nii.gz --output nodes.nii.gz
 
 CT -> vertebrae (TotalSegmentator, or --vertebrae) -> region -> nnU-Net -> mask on the CT's own grid; beside it come
-<name>_overlay.png and <name>.json (volumes in ml, components). input: NIfTI, NRRD, MetaImage or a DICOM folder.
+<name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes in ml, components). input: NIfTI,
+NRRD, MetaImage or a DICOM folder.
 A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
 again, it goes on. Several checkpoints, or --ensemble FOLDER (nnU-Net's folds): their mean probability;
 <name>_uncertainty.nii.gz is the entropy of their votes, its mean over each component stands in the JSON.

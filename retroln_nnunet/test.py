@@ -1,7 +1,7 @@
 """Score held-out patients in the original CT geometry: python test.py --fold 0
 
 Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
-report.html.
+viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ from retroln_nnunet.config import METHOD, Config, RunConfig
 from retroln_nnunet.crop import cut, paste
 from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like, without_small_parts
-from retroln_nnunet.predict import three_planes
+from retroln_nnunet.predict import WINDOW_HU, three_planes
 from retroln_nnunet.train import model_dir
 from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
@@ -31,10 +31,11 @@ from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
 from shared_data.sweep import sweep, write_sweeps
-from shared_torch.devices import choose_device
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy
+from shared_torch.devices import choose_device
 
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")
 
@@ -112,7 +113,8 @@ def score_case(case, predictors, config):
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
-    votes, voxels, wrong, maps, forecast, swept = None, Counter(), Counter(), [], None, None
+    votes, entropy, voxels, wrong = None, None, Counter(), Counter()
+    maps, forecast, swept = [], None, None
     if predictors:
         there = sitk.GetArrayFromImage(to_lps(cut(reference, region))) > 0
         prediction, votes = predict_members(predictors, crop, config.threshold, maps.append)
@@ -122,10 +124,14 @@ def score_case(case, predictors, config):
     prediction = without_small_parts(paste(prediction, region), config.smallest_ml)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
     if votes:
-        count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
-                    config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
+        entropy = count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
+                              config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
     one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
-    spacing = to_lps(ct).GetSpacing()
+    lps = to_lps(ct)
+    spacing = lps.GetSpacing()
+    write_viewer(config.output_dir, case, View(
+        sitk.GetArrayViewFromImage(lps), spacing[::-1], {1: "lymph node"}, other.view(np.uint8), one.view(np.uint8),
+        None if entropy is None else sitk.GetArrayFromImage(to_lps(entropy)), window_hu=WINDOW_HU))
     nodes, false_positives = detection(one, other, spacing)
     voxel_ml = math.prod(spacing) / 1000
     if config.sweep:
@@ -143,11 +149,14 @@ def score_case(case, predictors, config):
 
 
 def count_votes(votes, prediction, reference, voxels, wrong, path):
-    """Add an ensemble's errors to the Counters and write where its members disagree, all images of one grid."""
+    """Add an ensemble's errors to the Counters; the image of where its members disagree, which is written, too. All
+    images have one grid."""
     votes = np.stack([*map(sitk.GetArrayViewFromImage, votes)])
     prediction, reference_zyx = (sitk.GetArrayViewFromImage(image) > 0 for image in (prediction, reference))
     count_errors(votes, prediction != reference_zyx, voxels, wrong)
-    write_volume(image_from(vote_entropy(votes), geometry(reference)), path)
+    entropy = image_from(vote_entropy(votes), geometry(reference))
+    write_volume(entropy, path)
+    return entropy
 
 
 def read_region(path):
@@ -197,7 +206,7 @@ def write_results(config, cases, nodes, pictures, errors, forecasts):
         "mean, std, median over the cases where the score is finite; n counts them.", *([NOTE] if calibration else [])],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
          "Nodes found, by short axis": by_size, "Calibration": calibration, "Error rate by vote": errors,
-         "Cases": cases}, figures)
+         "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -1,10 +1,10 @@
 """Segment the organs of one CT: python predict.py --input CT --output labels.nii.gz --checkpoint best.pt [more.pt]
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The label map lies on the CT's own
-grid; beside it come <name>_overlay.png, <name>.json (volumes in ml, components) and, with several checkpoints,
-<name>_uncertainty.nii.gz (entropy of their votes; its mean over each organ stands in the JSON). --ensemble RUNS takes
-the folds that crossval.py left there. A folder of CTs or a CSV of paths as input and a folder as output:
-the same for each, cases.csv and report.html; started again, it goes on.
+grid; beside it come <name>_overlay.png, <name>_viewer.html (opens in a browser), <name>.json (volumes in ml,
+components) and, with several checkpoints, <name>_uncertainty.nii.gz (entropy of their votes; its mean over each organ
+stands in the JSON). --ensemble RUNS takes the folds that crossval.py left there. A folder of CTs or a CSV of paths as
+input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on.
 """
 import math
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv, cases.csv, summary.json, calibration.csv and .png,
-error_rate.csv and .png, predictions/, overlays/, report.html.
+rates in memory. Writes to the output folder: organs.csv and .png, cases.csv, summary.json, calibration.csv and .png,
+error_rate.csv and .png, predictions/, overlays/, viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -22,7 +22,7 @@ from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
-from sepnet.volumes import onto_lps
+from sepnet.volumes import hu_of, onto_lps
 from shared_data.calibration import NOTE, UNDRAWN_NOTE, Forecasts, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
@@ -30,18 +30,22 @@ from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_me
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
+from shared_data.human_level import human_level
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
 from shared_data.operating_point import OrganPoint, smallest_of_each
+from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
 from shared_data.sweep import sweep_organs, without_islands
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import onto_scan, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
 from shared_torch.checkpoints import trained_on
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
+AIR_HU = -1024  # around what the network saw, in the viewer
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,13 @@ def score_patient(folder, members, options):
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
     rows = score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes)
+    on_ct = None if entropy is None else back(entropy)
+    hu = hu_of(images[0], members.configs[0].control_points(members.transforms[0]))
+    write_viewer(options.output_dir, patient, View(
+        back(hu - AIR_HU) + AIR_HU, image.GetSpacing()[::-1], dict(enumerate(members.config.organs, 1)), prediction,
+        reference, on_ct, absent_is_undrawn=True))
     if entropy is not None:
-        of_organ = disagreement(back(entropy), prediction, [row["label"] for row in rows])
+        of_organ = disagreement(on_ct, prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]
     return (rows, overgrown(prediction, members.config.n_classes), voxels, wrong,
             drawn_alone(forecasts.histograms), [{"case": patient, **row} for row in swept])
@@ -163,8 +172,11 @@ def write_results(options, members, patients, organs, errors, forecasts, notes):
                                       "calibration": calibration,
                                       "smallest_ml": smallest_of_each(options, members.config.organs, METHOD)})
     write_error_rates(out, errors)
-    figures = {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
-               for patient in patients}
+    observed, human = human_level()
+    draw_organ_boxes(organs, out / "organs.png", human)
+    figures = {f"organs, in brackets the cases with a finite score; observers: {observed}": out / "organs.png"}
+    figures |= {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
+                for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
     if calibration:
         figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
@@ -179,7 +191,7 @@ def write_results(options, members, patients, organs, errors, forecasts, notes):
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
         "left out.", NOTE + UNDRAWN_NOTE, *notes],
         {"Overall": [overall], "Organs": by_organ, "Calibration": calibration, "Error rate by vote": errors,
-         "Cases": cases, "Organs of each case": organs}, figures)
+         "Cases": cases, "Organs of each case": organs}, figures, viewer_pages(out, patients))
     shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
     print(*notes, sep="\n", end="\n" * bool(notes))
     print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")

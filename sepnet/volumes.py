@@ -19,6 +19,11 @@ def transformed(hu, points):
     return segmental_linear(hu, points[::2], points[1::2]).astype(np.float32)
 
 
+def hu_of(values, points):
+    """The HU that `transformed` made values of, float32; no less than the first point's and no more than the last's."""
+    return np.interp(values, points[1::2], points[::2]).astype(np.float32)
+
+
 def network_grid(image, config, interpolator=sitk.sitkBSpline3, fill=-1024):
     """An image in LPS with the voxels the network is to see: as they are, or resampled to `spacing_zyx`."""
     if not config.resample:

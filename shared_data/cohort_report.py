@@ -24,8 +24,12 @@ def write_cohort(folder, title, notes, rows):
             pictures = [(_small(folder / f"{name}_overlay.png"), name) for name in names]
             save_picture(sheet, contact_sheet(pictures, max(1, WIDTH // max(one.shape[1] for one, _ in pictures))))
             sheets[f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]] = sheet
+        pages = {name: page for name in done if (page := folder / f"{name}_viewer.html").exists()}
+        if len(pages) < len(done):
+            notes = [*notes, f"{len(done) - len(pages)} without a page to look into: made with --no-viewer, or before "
+                             "there was one. Delete the mask, and the same command makes both."]
         write_report(folder / "report.html", title, notes,
-                     {"Cases": [{name: row.get(name) for name in fullest} for row in rows]}, sheets)
+                     {"Cases": [{name: row.get(name) for name in fullest} for row in rows]}, sheets, pages)
 
 
 def _small(path):

@@ -11,6 +11,7 @@ from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.operating_point import AVERAGED
 from shared_data.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
 from shared_data.report import write_report
+from shared_data.viewer import viewer_pages
 
 WORST, PICTURES = 10, 4
 
@@ -57,7 +58,8 @@ def write_study(study, folds, out):
         "on how training goes.",
         f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.", *([NOTE] if points else [])],
         {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points,
-         f"Worst {len(worst)} cases": worst, "Cases": cases}, {**curves, **figures(folds, worst, study)})
+         f"Worst {len(worst)} cases": worst, "Cases": cases}, {**curves, **figures(folds, worst, study)},
+        viewers(folds))
     for row in totals + pooled:
         if row["n"]:
             print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
@@ -155,6 +157,11 @@ def organ_rows(rows):
                 "lowest": min(row["dice"] for row in mine if math.isfinite(row["dice"])), "hd95_mm": distance["mean"],
                 "assd_mm": surface["mean"], "n_distance": distance["n"]})
     return summary
+
+
+def viewers(folds) -> dict[str, Path]:
+    """{case: its page} of the cases that the folds' test.py made one of."""
+    return {case: page for fold in folds for case, page in viewer_pages(fold.scored, fold.held_out).items()}
 
 
 def figures(folds, worst, study):

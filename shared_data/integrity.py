@@ -1,18 +1,17 @@
 """Files of volumes read to their last byte: ITK goes on with what it could unpack. Only volume.py needs this."""
-import gzip
 import math
 import os
 import re
-import zlib
 
 import nibabel
 import numpy as np
+from isal import igzip, isal_zlib
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from shared_data.errors import InputError
 
-DAMAGE = (OSError, EOFError, ValueError, OverflowError, zlib.error, HeaderDataError, WrapStructError)
+DAMAGE = (OSError, EOFError, ValueError, OverflowError, isal_zlib.error, HeaderDataError, WrapStructError)
 HEADER_BYTES = 1 << 20  # longer headers are refused
 METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
@@ -23,7 +22,7 @@ def read_planes(path):
     Raises InputError for impossible geometry and values that are not finite, one of DAMAGE for a damaged file; a file
     is known to be whole only after its last slice.
     """
-    with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
+    with (igzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
         header = _read_header(stream)
         _check_geometry(header, path)
         shape, kind = (*header.get_data_shape(), 1, 1), header.get_data_dtype()
@@ -104,7 +103,7 @@ def check_data(path):
             if data.stat().st_size - offset < bytes_each * math.prod(map(int, fields["dimsize"].split())):
                 raise EOFError(f"{data.name} ends early")
         return
-    unpack = zlib.decompressobj(wbits=47)  # zlib or gzip
+    unpack = isal_zlib.decompressobj(wbits=47)  # zlib or gzip
     with open(data, "rb") as stream:
         stream.seek(offset)
         while block := stream.read(1 << 22):

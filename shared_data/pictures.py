@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 from shared_data.files import whole_file
 
 REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
+LEARNING_RATE = "learning rate"  # a panel of the curves
 
 
 def magnified(unit_yx, side, aspect=1.0):
@@ -59,16 +60,19 @@ def contact_sheet(pictures, columns=4):
 
 
 def draw_curves(history, path, panels):
-    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts); where a
-    column is not finite it has no point."""
+    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts), and one of its
+    column "lr"; where a column is absent (a run that an earlier version began) or not finite it has no point."""
+    panels = {**panels, LEARNING_RATE: ["lr"]}
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for axes, (title, columns) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         for column in columns:
-            points = [(row["epoch"], row[column]) for row in history if np.isfinite(row[column])]
+            points = [(row["epoch"], row[column]) for row in history if np.isfinite(row.get(column, np.nan))]
             axes.plot(*zip(*points) if points else ((), ()), label=column, marker="." if len(points) < 30 else None)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         axes.legend()
+        if title == LEARNING_RATE:
+            axes.set_yscale("log")
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=120)
 

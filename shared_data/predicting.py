@@ -20,13 +20,15 @@ from shared_data.cohort_report import write_cohort
 from shared_data.ct_cases import Case, find_cases, is_list
 from shared_data.errors import InputError, concerns_all, explained, told
 from shared_data.files import only_run_in, read_json, write_json
-from shared_data.results import ResultOptions, check_results, write_prediction
+from shared_data.results import ResultOptions, check_results, viewer_content, viewer_path, write_prediction
 from shared_data.scoring import kept, stamp_of
 from shared_data.settings import CLUSTER
 from shared_data.stopwatch import Stopwatch
+from shared_data.viewer import SOFT_TISSUE_HU
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
 
-ELSEWHERE = ("input", "output", "series", "workers", *CLUSTER)  # options that say nothing of how a CT is segmented
+# Options that say nothing of how a CT is segmented.
+ELSEWHERE = ("input", "output", "series", "workers", "viewer", *CLUSTER)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Method:
     name: str  # as DICOM objects call it
     load: Callable  # (options) -> the network, on its device, and what goes with it
     segment: Callable  # (loaded, CT as read, options of this CT, `Stopwatch`) -> Prediction
+    window_hu: tuple[float, float] = SOFT_TISSUE_HU  # of the viewer, at first
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,8 @@ def _predict_one(options, method):
     watch.ends("finish")
     for warning in prediction.warnings:
         print(f"note: {warning}")
-    write_prediction(prediction, options, method.name, watch)
+    content = viewer_content(prediction, ct, options, method.window_hu)
+    write_prediction(prediction, content, options, method.name, watch)
     print(f"{prediction.found}: {options.output}")
 
 
@@ -178,7 +182,8 @@ def _or_reason(work):
 def _read(job):
     if job.record.exists():  # of another CT or network
         stem = without_suffix(job.options.output)
-        for path in (job.record, job.options.output, Path(f"{stem}.json"), Path(f"{stem}_overlay.png")):
+        for path in (job.record, job.options.output, Path(f"{stem}.json"), Path(f"{stem}_overlay.png"),
+                     viewer_path(job.options.output)):
             path.unlink(missing_ok=True)
     if job.case.problem:
         raise InputError(job.case.problem)
@@ -199,14 +204,16 @@ def _segment(scan, job, method, loaded):
         prediction.warnings.append(ct.GetMetaData("note"))
     if sitk.GetArrayViewFromImage(ct).min() >= 0:
         prediction.warnings.append("no voxel below 0 HU: a mask among the CTs?")
-    return prediction, watch
+    content = viewer_content(prediction, ct, job.options, method.window_hu)
+    watch.ends("write")
+    return prediction, content, watch
 
 
 @_or_reason
 def _write(segmented, job, method):
-    prediction, watch = segmented
+    prediction, content, watch = segmented
     watch.goes_on()
-    paths = write_prediction(prediction, job.options, method.name, watch, job.case.files)
+    paths = write_prediction(prediction, content, job.options, method.name, watch, job.case.files)
     row = {**prediction.row, "seconds": watch.seconds["total"], "warnings": "; ".join(prediction.warnings)}
     write_json(job.record, {"row": row, "files": [os.path.relpath(path, job.record.parent) for path in paths],
                             "made_from": job.made_from})

@@ -9,13 +9,15 @@ import SimpleITK as sitk
 from shared_data.colour_tables import write_colour_tables
 from shared_data.dicom import series_slices
 from shared_data.dicom_seg import write_seg
+from shared_data.ensembles import uncertainty_path
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.instances import ct_instances
 from shared_data.pictures import save_picture
 from shared_data.rtstruct import write_rtstruct
 from shared_data.settings import Cluster, at_least
-from shared_data.volume import check_output, without_suffix, write_volume
+from shared_data.viewer import Content, View, content_of, write_content
+from shared_data.volume import check_output, to_lps, without_suffix, write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class ResultOptions(Cluster):
     rtstruct: Path | None = None  # write the outlines there too, as DICOM RTSTRUCT (several: a folder); needs DICOM
     seg: Path | None = None  # write the labels there too, as DICOM SEG (several: a folder); needs DICOM
     seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
+    viewer: bool = True  # write a page to look into the CT and its labels, at most 10 MB; --no-viewer: none
 
     def __post_init__(self):
         at_least(self, 0, "workers", "worker_memory_gb")
@@ -95,10 +98,32 @@ def write_results(labels, names, options, algorithm, files=()):
         write_seg(labels, names, _files(options, files), options.seg, algorithm, options.seg_type == "labelmap")
 
 
-def write_prediction(prediction, options, algorithm, watch, files=()):
-    """Write all of a `Prediction`, last the JSON file with the seconds of a `Stopwatch`; the paths."""
+def viewer_path(output: Path) -> Path:
+    """Where the page to look into a result lies: beside it."""
+    return Path(f"{without_suffix(output)}_viewer.html")
+
+
+def viewer_content(prediction: Prediction, ct: sitk.Image, options: ResultOptions,
+                   window_hu: tuple[float, float]) -> Content | None:
+    """What that page holds, small, so that the CT need not be kept until it is written; None where none is wanted."""
+    if not options.viewer:
+        return None
+    ct, labels = to_lps(ct), to_lps(sitk.Cast(prediction.labels, sitk.sitkUInt8))
+    votes = prediction.volumes.get(uncertainty_path(options.output))
+    return content_of(View(
+        sitk.GetArrayViewFromImage(ct), ct.GetSpacing()[::-1], prediction.names, sitk.GetArrayViewFromImage(labels),
+        disagreement=None if votes is None else sitk.GetArrayFromImage(to_lps(votes)), window_hu=window_hu))
+
+
+def write_prediction(prediction, content: Content | None, options, algorithm, watch, files=()):
+    """Write all of a `Prediction`, last the JSON file with the seconds of a `Stopwatch`; the paths. content: of
+    `viewer_content`."""
     stem = without_suffix(options.output)
     summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")
+    pages = []
+    if content:
+        pages.append(viewer_path(options.output))
+        write_content(pages[0], f"{Path(stem).name}, {algorithm}", content)
     write_results(prediction.labels, prediction.names, options, algorithm, files)
     for path, image in prediction.volumes.items():
         write_volume(image, path)
@@ -109,7 +134,8 @@ def write_prediction(prediction, options, algorithm, watch, files=()):
     write_json(summary, {"input": options.input, "output": options.output, **prediction.facts,
                          "seconds": watch.seconds})
     derived = [path for path in (options.rtstruct, options.seg) if path]
-    return [options.output, *derived, *map(Path, prediction.volumes), *map(Path, prediction.tables), summary, overlay]
+    return [options.output, *derived, *map(Path, prediction.volumes), *map(Path, prediction.tables), *pages, summary,
+            overlay]
 
 
 def _files(options, files):

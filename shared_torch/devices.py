@@ -1,9 +1,11 @@
 """What networks run on, and in which precision."""
 import logging
+from shutil import which
 from typing import TYPE_CHECKING, ContextManager
 
 import torch
 
+from shared_data.errors import InputError
 from shared_data.settings import device_there
 
 if TYPE_CHECKING:
@@ -36,6 +38,13 @@ def autocast(device: torch.device, precision: str) -> ContextManager:
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is none of {', '.join(DTYPES)}")
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
+
+
+def compile_for_training(network: torch.nn.Module) -> None:
+    """torch.compile in place, so that checkpoints keep their names. Raises InputError without a C++ compiler."""
+    if not any(map(which, ("g++", "clang++", "c++", "cl"))):
+        raise InputError("--compile needs a C++ compiler (g++ or clang++); there is none on the PATH. Leave it out.")
+    network.compile()
 
 
 def start_fabric(config, device: torch.device, precision: str) -> "Fabric":

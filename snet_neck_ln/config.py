@@ -52,6 +52,7 @@ class Run(Prepared):
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
+    compile: bool = False  # torch.compile: faster steps, after minutes of compiling
     workers: int = 2  # processes that load
 
 

@@ -5,7 +5,8 @@ from torch.nn import functional as F
 def snet_loss(outputs, mask):
     """The named, weighted terms of the training loss; their sum is optimised. outputs: (main, a, b) logits."""
     main, a, b = outputs
-    (wbce_a, wiou_a), (wbce_b, wiou_b) = structure_loss(a, mask), structure_loss(b, mask)
+    weight = edge_weight(mask.to(a.dtype))
+    (wbce_a, wiou_a), (wbce_b, wiou_b) = structure_loss(a, mask, weight), structure_loss(b, mask, weight)
     return {"tversky": tversky_loss(main, mask), "wbce": 2 * (wbce_a + wbce_b), "wiou": wiou_a + wiou_b}
 
 
@@ -18,10 +19,11 @@ def tversky_loss(logits, target, delta=0.7):
     return 1 - true_positive / (true_positive + delta * false_positive + (1 - delta) * false_negative + 1e-5)
 
 
-def structure_loss(logits, mask):
-    """(wBCE, wIoU), both weighted towards the edges of the mask (PraNet); per sample, then the mean."""
+def structure_loss(logits, mask, weight=None):
+    """(wBCE, wIoU), both weighted towards the edges of the mask (PraNet); per sample, then the mean. weight: the
+    mask's `edge_weight`, where it is known."""
     mask = mask.to(logits.dtype)
-    weight = edge_weight(mask)
+    weight = edge_weight(mask) if weight is None else weight
     cross_entropy = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     wbce = (weight * cross_entropy).sum((2, 3)) / weight.sum((2, 3))
     probability = logits.sigmoid()
@@ -33,7 +35,8 @@ def structure_loss(logits, mask):
 
 def edge_weight(mask):
     """1 + 5 |mean of the 31x31 neighbourhood, zeros outside - mask|."""
-    return 1 + 5 * (F.avg_pool2d(mask, 31, stride=1, padding=15) - mask).abs()
+    mean = F.avg_pool2d(F.avg_pool2d(mask, (31, 1), 1, (15, 0)), (1, 31), 1, (0, 15))
+    return 1 + 5 * (mean - mask).abs()
 
 
 def binary_focal_loss(logits, target, delta=0.7, gamma=3.0):

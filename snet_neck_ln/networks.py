@@ -17,7 +17,7 @@ class SNet(nn.Module):
 
     def __init__(self, in_channels=1, axial_layout="original"):
         super().__init__()
-        self.stem = nn.Sequential(conv3x3(in_channels, 32), nn.ReLU(), SEResidualBlock(32, 32, reduction=4))
+        self.stem = nn.Sequential(conv3x3(in_channels, 32), nn.ReLU(inplace=True), SEResidualBlock(32, 32, reduction=4))
         self.down1 = nn.Sequential(SEResidualBlock(32, 48), SEResidualBlock(48, 48))
         self.down2 = nn.Sequential(SEResidualBlock(48, 64), SEResidualBlock(64, 64))
         self.dilated = nn.Sequential(SEResidualBlock(64, 64, dilation=2), SEResidualBlock(64, 64, dilation=2))
@@ -67,11 +67,11 @@ class SEResidualBlock(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(width, width // reduction, 1), nn.ReLU(),
                                   nn.Conv2d(width // reduction, width, 1), nn.Sigmoid())
         self.shortcut = nn.Identity() if channels == width else nn.Sequential(
-            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, width, 1, bias=False))
+            nn.BatchNorm2d(channels), nn.ReLU(inplace=True), nn.Conv2d(channels, width, 1, bias=False))
 
     def forward(self, x):
-        y = self.conv1(F.relu(self.norm1(x)))
-        y = self.conv2(F.relu(self.norm2(y)))
+        y = self.conv1(F.relu(self.norm1(x), inplace=True))
+        y = self.conv2(F.relu(self.norm2(y), inplace=True))
         return y * self.gate(y.mean((2, 3), keepdim=True)) + self.shortcut(x)
 
 
@@ -84,8 +84,8 @@ class DenseASPP(nn.Module):
     def __init__(self, channels, growth, dilations):
         super().__init__()
         self.units = nn.ModuleList(
-            nn.Sequential(nn.BatchNorm2d(channels + i * growth), nn.ReLU(), nn.Conv2d(channels + i * growth, 64, 1),
-                          nn.BatchNorm2d(64), nn.ReLU(),
+            nn.Sequential(nn.BatchNorm2d(channels + i * growth), nn.ReLU(inplace=True),
+                          nn.Conv2d(channels + i * growth, 64, 1), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
                           nn.Conv2d(64, growth, 3, padding=dilation, dilation=dilation))
             for i, dilation in enumerate(dilations))
 
@@ -167,8 +167,10 @@ class AxialAttention(nn.Module):
         query, key, value = (part(x).flatten(1).unflatten(1, (-1, length))  # (B, rows, length)
                              for part in (self.query, self.key, self.value))
         weight = (query.transpose(1, 2) @ key).sigmoid()  # (B, length, length)
-        attended = value @ weight.transpose(1, 2)
-        return self.gain * attended.reshape(x.shape) + x
+        attended = (value @ weight.transpose(1, 2)).reshape(x.shape)
+        if x.is_contiguous(memory_format=torch.channels_last):  # what follows would be slower in mixed layouts
+            attended = attended.contiguous(memory_format=torch.channels_last)
+        return self.gain.to(attended.dtype) * attended + x
 
 
 def conv3x3(channels, width, dilation=1):

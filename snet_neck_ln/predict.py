@@ -1,10 +1,10 @@
 """Segment the nodes of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
 
 input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
-beside it come <name>_overlay.png and <name>.json (volumes in ml, components). A folder of CTs or a CSV of paths as
-input and a folder as output: the same for each, cases.csv and report.html; started again, it goes on. Several
-checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is the
-entropy of their votes, its mean over each component stands in the JSON.
+beside it come <name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes in ml, components).
+A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
+again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
+<name>_uncertainty.nii.gz is the entropy of their votes, its mean over each component stands in the JSON.
 """
 import math
 from dataclasses import dataclass

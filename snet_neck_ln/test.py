@@ -1,7 +1,7 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
 Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
-report.html; of several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree,
+viewer/, report.html; of several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree,
 error_rate.csv and .png.
 """
 import math
@@ -28,6 +28,7 @@ from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
 from shared_data.sweep import sweep, without_small, write_sweeps
+from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
@@ -112,12 +113,17 @@ def score_patient(patient, loaded, options):
     corrected = undo_crop(corrected > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
                  options.output_dir / "predictions" / f"{patient}.nii.gz")
-    voxels, wrong = Counter(), Counter()
+    voxels, wrong, entropy = Counter(), Counter(), None
     if votes is not None:
         entropy = undo_crop(vote_entropy(votes), stored.shape[1:])
         write_volume(onto_scan(entropy, case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
         count_errors(votes, centre_crop(prediction != reference, config.size), voxels, wrong)
+    low = config.window_center_hu - config.window_width_hu / 2
+    write_viewer(options.output_dir, patient, View(
+        stored * np.float32(config.window_width_hu / STEPS) + np.float32(low), spacing[::-1], {1: "lymph node"},
+        prediction.astype(np.uint8), reference.astype(np.uint8), entropy,
+        window_hu=(low, low + config.window_width_hu)))
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
     row = {
@@ -185,7 +191,7 @@ def write_results(options, config, cases, nodes, pictures, errors, forecasts):
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
         "mean, std, median over the cases where the score is finite; n counts them.", NOTE],
         {"Scores": headline, "Nodes found, by short axis": by_size, "Calibration": calibration,
-         "Error rate by vote": errors, "Cases": cases}, figures)
+         "Error rate by vote": errors, "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -14,7 +14,7 @@ from shared_data.folds import natural_sort
 from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import choose_device, choose_precision, start_fabric
+from shared_torch.devices import choose_device, choose_precision, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch
 from snet_neck_ln.checkpoint import load_checkpoint, save_checkpoint
 from snet_neck_ln.config import STEPS, Config, Run, Slices, Train
@@ -54,6 +54,8 @@ def train(config, fabric):
     train_loader, val_loader = build_loaders(config, fabric.global_rank, fabric.world_size)
     train_loader, val_loader = fabric.setup_dataloaders(train_loader, val_loader, use_distributed_sampler=False)
     model = build_network(config).to(memory_format=torch.channels_last)
+    if config.compile:
+        compile_for_training(model)
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
@@ -115,16 +117,20 @@ def train_one_epoch(fabric, model, optimizer, loader, name):
 
 @torch.inference_mode()
 def validate(fabric, model, loader, threshold):
-    """Mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
+    """Mean loss of the slices, mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
     model.eval()
     network = model.module  # not through DDP, which wants as many calls in every process
     patients = sorted(loader.dataset.patients())
     counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
     slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
+    losses = torch.zeros(2, device=fabric.device)  # their sum, number of slices
     cut = logit(threshold)
     for batch in loader:
         with fabric.autocast():
-            main, _, _ = network(batch["image"].contiguous(memory_format=torch.channels_last))
+            outputs = network(batch["image"].contiguous(memory_format=torch.channels_last))
+        loss = sum(snet_loss([logits.float() for logits in outputs], batch["mask"]).values())
+        losses += torch.stack([loss, torch.ones_like(loss)]) * len(batch["mask"])
+        main = outputs[0]
         prediction, mask = main > cut, batch["mask"] > 0
         overlap = 2 * (prediction & mask).sum((1, 2, 3))
         total = (prediction.int() + mask.int()).sum((1, 2, 3))
@@ -134,8 +140,10 @@ def validate(fabric, model, loader, threshold):
         slices += torch.stack([(overlap / total)[with_node].sum(), with_node.sum().float()])
     counts = fabric.all_reduce(counts, reduce_op="sum")
     slices = fabric.all_reduce(slices, reduce_op="sum")
+    losses = fabric.all_reduce(losses, reduce_op="sum")
     dice = (counts[:, 0] / counts[:, 1]).nanmean().item()  # a patient without node and prediction is NaN
-    return {"val_dice": dice, "val_slice_dice": (slices[0] / slices[1]).item()}
+    return {"val_dice": dice, "val_slice_dice": (slices[0] / slices[1]).item(),
+            "val_loss": (losses[0] / losses[1]).item()}
 
 
 def save_epoch(config, state, board):
@@ -148,7 +156,8 @@ def save_epoch(config, state, board):
         save_checkpoint(config.run_dir / f"epoch_{row['epoch']:03d}.pt", **state)
     write_table(config.run_dir / "history.csv", history)
     draw_curves(history, config.run_dir / "curves.png",
-                {"loss": ["loss", "tversky", "wbce", "wiou"], "validation Dice": ["val_dice", "val_slice_dice"]})
+                {"loss": ["loss", "val_loss", "tversky", "wbce", "wiou"],
+                 "validation Dice": ["val_dice", "val_slice_dice"]})
     for name in row.keys() - {"epoch"}:
         board.add_scalar(name, row[name], row["epoch"])
     save_checkpoint(config.run_dir / "last.pt", **state)

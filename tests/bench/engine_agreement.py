@@ -50,11 +50,11 @@ def largest_change(reference, out):
 
 
 def dices_in(part, place=""):
-    """(place, value) of every finite score under a name with "dice" in it."""
+    """(place, value) of every finite Dice, or mean of Dice, of a summary."""
     for key, value in part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ():
         if isinstance(value, (dict, list)):
             yield from dices_in(value, f"{place}/{key}")
-        elif "dice" in str(key) and isinstance(value, float) and np.isfinite(value):
+        elif isinstance(value, float) and np.isfinite(value) and ("dice" in key or "dice" in place and key == "mean"):
             yield f"{place}/{key}", value
 
 

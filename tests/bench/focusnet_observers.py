@@ -18,8 +18,8 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_dice, compute_hausdorff_distance
 
 from focusnet_v2.scoring import SCORES, summarise
-from focusnet_v2.test import HUMAN_LEVEL
 from shared_data.files import read_json, write_json
+from shared_data.human_level import HUMAN_LEVEL
 from shared_data.metrics import dice, surface_distances
 
 OURS = {"Brainstem": "BrainStem", "Mandible": "Mandible", "Optic-Nerve-Lt": "OpticNerve_L",

@@ -2,10 +2,10 @@
 
     python -m tests.bench.training_step [--project sepnet] [--device cuda] [--compile] [--rounds 10]
 
-At the papers' sizes on a GPU, at smaller ones on a CPU, there in bfloat16 only if it has instructions for it. Every
-variant starts from the same weights and learns the same batch; they take turns. Printed: the float32 step's shortest
-time over the variant's, and the variant's last loss over float32's. RetroLN is not here: nnU-Net decides on these
-things itself.
+At the papers' sizes on a GPU; on a CPU with smaller batches (FocusNet: patches), in bfloat16 only if it has
+instructions for it. Every variant starts from the same weights and learns the same batch; they take turns. Printed:
+the float32 step's shortest time over the variant's, and the variant's last loss over float32's. RetroLN is not here:
+nnU-Net decides on these things itself.
 """
 import argparse
 import time
@@ -25,7 +25,7 @@ from snet_neck_ln.networks import SNet
 
 
 def snet(on_gpu):
-    image, target = ball((1, 384, 384) if on_gpu else (1, 192, 192), 16 if on_gpu else 2)
+    image, target = ball((1, 384, 384), 16 if on_gpu else 2)
     return SNet(), 5e-5, image[:, :, 0], target.float(), sum_of_snet_losses
 
 
@@ -41,7 +41,7 @@ def focusnet(on_gpu):
 
 def sepnet(on_gpu):
     config = SepNetConfig()
-    patches = ball(config.patch_zyx if on_gpu else (16, 64, 64), config.batch_size if on_gpu else 1)
+    patches = ball(config.patch_zyx, config.batch_size if on_gpu else 1)
     return build_sepnet(config), config.lr, *patches, build_loss(config)
 
 
@@ -68,10 +68,18 @@ def variants(device, compiled):
     return found
 
 
-def measure(project, device, compiled=False, rounds=3):
-    """{variant: (shortest seconds of a step, last loss)}"""
+def default_variant(project):
+    """What train.py picks on this CPU."""
+    bf16 = choose_precision("auto", torch.device("cpu")) == "bf16-mixed"
+    return "bfloat16, channels-last" if bf16 else "float32, channels-last" if project == "snet" else "float32"
+
+
+def measure(project, device, compiled=False, rounds=3, only=None):
+    """{variant: (shortest seconds of a step, last loss)}; only: names of variants."""
     steps = {}
     for name, variant in variants(device, compiled).items():
+        if only and name not in only:
+            continue
         torch.manual_seed(0)
         steps[name] = training_step(*PROJECTS[project](device.type == "cuda"), device, *variant)
     seconds, losses = {name: [] for name in steps}, {}

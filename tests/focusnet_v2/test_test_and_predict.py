@@ -24,6 +24,7 @@ from shared_data.metrics import dice
 from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
 from shared_torch.devices import choose_precision
+from tests.browser import check_viewer
 
 STAGES = ("backbone", "SOL", "adversarial")
 
@@ -109,7 +110,8 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
     small = rows_of(scored / "small_organs.csv")
     assert [row["organ"] for row in small] == list(PDDCA["small"])
     page = (scored / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 2 and "human_dice" in page and "oncologist against a radiographer" in page
+    check_viewer(scored, "P5", raw / "P5" / "img.nrrd", (-500, 500), np.median, prediction=scored / "predictions" / "P5.nrrd")
+    assert page.count("data:image/png") == 3 and "human_dice" in page and "oncologist against a radiographer" in page
 
 
 def test_missing_organs_are_not_contoured_and_enter_no_mean(run_dir, raw, prepared, tmp_path, capsys):

@@ -21,6 +21,7 @@ from shared_data.files import read_table, write_table
 from shared_data.metrics import dice
 from shared_data.settings import config_from_dict
 from shared_data.volume import geometry, to_lps, write_volume
+from tests.browser import check_viewer
 
 rows = partial(read_table, columns=[])
 
@@ -88,6 +89,11 @@ def test_scans_are_scored_as_the_challenge_does(scored, luna):
     assert list(candidates[0]) == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
     assert {row["class"] for row in rows(scored / "candidates_class.csv")} <= {"0", "1"}
     assert {path.name for path in scored.iterdir()} >= {"froc.png", "report.html", "cases.csv"}
+    uid = rows(scored / "cases.csv")[0]["seriesuid"]
+    nodules = [row for row in rows(luna / "annotations.csv") if row["seriesuid"] == uid]
+    facts, layers = check_viewer(scored, uid, next(luna.rglob(f"{uid}.mhd")))
+    ml = sum(4 / 3 * np.pi * (float(row["diameter_mm"]) / 2) ** 3 for row in nodules) / 1000
+    assert layers["reference"].sum() * np.prod(facts["spacing"]) / 1000 == pytest.approx(ml, rel=0.3)
 
 
 def test_scans_of_the_training_are_left_out(checkpoint, run_dir, raw, prepared, tmp_path):

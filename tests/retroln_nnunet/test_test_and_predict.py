@@ -15,6 +15,7 @@ from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.volume import geometry, write_volume
+from tests.browser import check_viewer
 
 
 def run_predict(checkpoint, ct, vertebrae, output, *options):
@@ -33,6 +34,8 @@ def test_a_perfect_prediction_pasted_back_is_the_reference(folders, processed, t
     assert np.allclose(pasted.GetOrigin(), reference.GetOrigin()) and pasted.GetSize() == reference.GetSize()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "P4" in page and "data:image/png" in page
+    check_viewer(tmp_path, "P4", raw / "CT" / "P4_0000.nii.gz", prediction=tmp_path / "predictions" / "P4.nii.gz",
+                 reference=raw / "masks" / "P4.nii.gz")
     assert [row["short axis"] for row in read_json(tmp_path / "summary.json")["detection"]] == [
         "all", "< 5 mm", "5-10 mm", ">= 10 mm"]
 

@@ -7,7 +7,7 @@ import torch
 from fill import fill_entries
 
 from sepnet.config import Config
-from sepnet.networks import SepNet, UNet3D, build_network
+from sepnet.networks import InstanceNorm, SepNet, UNet3D, build_network
 from sepnet.original_checkpoint import guess_options, load_original_checkpoint, renamed
 from shared_data.errors import InputError
 
@@ -95,3 +95,20 @@ def test_the_bottom_computes_in_float32():
     with torch.autocast("cpu", torch.bfloat16):
         network(torch.randn(1, 1, 16, 32, 32))
     assert computed == {"bottom": torch.float32, "encoder": torch.bfloat16}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_instance_norm_keeps_channels_last(precision, samples):
+    plain = torch.randn(samples, 6, 4, 5, 7).to(precision)
+    last = plain.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+    plain = plain.clone().requires_grad_()
+    expected, normed = torch.nn.InstanceNorm3d(6)(plain), InstanceNorm(6)(last)
+    assert normed.is_contiguous(memory_format=torch.channels_last_3d)
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if precision == torch.float32 else {"atol": 0.02, "rtol": 0.02}
+    torch.testing.assert_close(normed, expected, check_stride=False, **tolerance)
+    weight = torch.randn_like(plain)
+    (expected * weight).sum().backward()
+    (normed * weight).sum().backward()
+    torch.testing.assert_close(last.grad, plain.grad, check_stride=False, atol=0.05 if precision == torch.bfloat16 else
+                               1e-5, rtol=0.05)

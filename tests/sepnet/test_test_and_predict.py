@@ -21,6 +21,7 @@ from shared_data.files import read_table
 from shared_data.metrics import dice
 from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
+from tests.browser import check_viewer
 
 FAST = ["--window-step", "8", "--window-batch", "2", "--device", "cpu"]
 
@@ -55,7 +56,10 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
     assert [path.split("/")[-2] for path in summary["checkpoints"]] == ["one", "two"]
     assert {row["votes"] for row in summary["error_rates"]} <= {"2", "1+1"}
     page = (scored / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 2 and "weighted_hd95_mm" in page
+    assert page.count("data:image/png") == 3 and "weighted_hd95_mm" in page
+    facts, layers = check_viewer(scored, "4", raw / "4" / "data.nii.gz", (-480, 1400),
+                                 prediction=scored / "predictions" / "4.nii.gz", reference=raw / "4" / "label.nii.gz")
+    assert len(facts["labels"]) == 22 and "disagreement" in layers
 
 
 def test_the_scripts_of_the_chain_give_what_test_gives(runs, prepared, scored, tmp_path):

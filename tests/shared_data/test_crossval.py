@@ -71,6 +71,9 @@ def plan(runs, number):
 
 
 def test_every_patient_is_scored_once_and_nothing_is_done_twice(runs):
+    page = runs / "fold2" / "valid" / "viewer" / "P3.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
     for _ in range(2):
         folds = [plan(runs, number) for number in (1, 2)]
         assert cross_validate(STUDY, folds, runs / "crossval", None, []) == 0
@@ -81,7 +84,7 @@ def test_every_patient_is_scored_once_and_nothing_is_done_twice(runs):
     dice, nodes = summary["scores"]
     assert dice["mean"] == pytest.approx(0.25) and 0.1 <= dice["low"] < 0.25 < dice["high"] <= 0.4 and dice["n"] == 4
     assert nodes["mean"] == 0.75 and [row["dice"] for row in summary["by_fold"]] == pytest.approx([0.15, 0.35, 0.25])
-    assert "P3" in (runs / "crossval" / "report.html").read_text()
+    assert '<a href="../fold2/valid/viewer/P3.html">P3</a>' in (runs / "crossval" / "report.html").read_text()
     (runs / "fold1" / "best.pt").write_text("other weights")
     cross_validate(STUDY, [plan(runs, number) for number in (1, 2)], runs / "crossval", None, [])
     assert [(runs / f"fold{k}" / "scorings").read_text() for k in (1, 2)] == ["xx", "x"]

@@ -285,3 +285,23 @@ def test_workers_of_this_machine_or_of_a_cluster_make_the_same(ct, folder, run, 
     assert one[0] == two[0] == 1 and len(LOADED) == 1
     for name, row in one[1].items():
         assert {**row, "seconds": ""} == {**two[1][name], "seconds": ""}
+
+
+def test_each_ct_of_a_cohort_opens_from_the_report_and_an_older_folder_is_kept(ct, folder, run):
+    for name in ("P1", "P2"):
+        write_volume(ct, folder / f"{name}.nii.gz")
+    out = folder.parent / "out"
+    run(folder, "--no-viewer")
+    assert not list(out.glob("*.html*viewer*")) and "<a " not in (out / "report.html").read_text()
+    assert "2 without a page to look into" in (out / "report.html").read_text()
+    before = {name: (out / f"{name}.nii.gz").stat().st_mtime_ns for name in ("P1", "P2")}
+    record = read_json(out / ".done" / "P1.json")
+    assert "viewer" not in record["made_from"]["options"]  # so that records of before there was one still hold
+    (out / "P2.nii.gz").unlink()
+    code, rows = run(folder)
+    assert code == 0 and {row["status"] for row in rows.values()} == {"done"}
+    assert (out / "P1.nii.gz").stat().st_mtime_ns == before["P1"] and not (out / "P1_viewer.html").exists()
+    page = (out / "report.html").read_text()
+    assert '<a href="P2_viewer.html">P2</a>' in page and page.count("<a ") == 1 and "1 without a page" in page
+    assert "P2_viewer.html" in str(read_json(out / ".done" / "P2.json")["files"])
+    assert (out / "P2_viewer.html").read_text().startswith("<!doctype html>")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shared_data.errors import InputError
-from shared_torch.devices import autocast, choose_device, choose_precision
+from shared_torch.devices import autocast, choose_device, choose_precision, compile_for_training
 
 
 @pytest.mark.parametrize("generation, precision", [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
@@ -31,3 +31,13 @@ def test_a_device_that_is_not_there_is_an_input_error():
 def test_autocast_takes_resolved_precisions_alone(precision):
     with pytest.raises(ValueError, match=precision):
         autocast(torch.device("cpu"), precision)
+
+
+def test_compile_wants_a_compiler(monkeypatch):
+    compiled, network = [], torch.nn.Linear(1, 1)
+    monkeypatch.setattr(network, "compile", lambda: compiled.append(True))
+    compile_for_training(network)
+    monkeypatch.setattr("shared_torch.devices.which", lambda name: None)
+    with pytest.raises(InputError, match="--compile needs a C"):
+        compile_for_training(network)
+    assert compiled == [True]

@@ -16,6 +16,7 @@ from shared_data.files import read_table
 from shared_data.metrics import dice
 from shared_data.volume import geometry, write_volume
 from snet_neck_ln import predict, test
+from tests.browser import check_viewer
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +43,15 @@ def test_scores_come_from_the_written_masks(scored, raw):
     assert float(rows[0]["dice"]) == pytest.approx(dice(reference, sitk.GetArrayFromImage(prediction) > 0))
 
 
-def test_a_report_and_its_pictures_are_written(scored):
+def test_a_report_and_its_pictures_are_written(scored, raw):
     summary = json.loads((scored / "summary.json").read_text())
     assert summary["cases"] == 1 and {"dice", "hd95_mm", "slice_dice_as_published"} <= summary["scores"].keys()
     assert [row["short axis"] for row in summary["detection"]] == ["all", "< 5 mm", "5-10 mm", ">= 10 mm"]
     assert {path.name for path in (scored / "overlays").iterdir()} == {"best.png", "contact_sheet.png"}
     page = (scored / "report.html").read_text(encoding="utf-8")
     assert "P5" in page and page.count("data:image/png") >= 3
+    check_viewer(scored, "P5", raw / "P5" / "IM0001.nrrd", (-150, 230),
+                 prediction=scored / "predictions" / "P5.nii.gz", reference=raw / "P5" / "Segmentation.nrrd")
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
