@@ -27,7 +27,7 @@ PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--
 @dataclass(frozen=True)
 class Options:
     folder: Path = ROOT / "demo" / "retroln_nnunet"  # the default is made anew; another must be empty
-    patients: int = 12  # phantom patients: 8 to train on, 2 to validate, 2 to test
+    patients: int = 14  # phantom patients: 8 to train on, 2 to validate, 4 to test
     epochs: int = 10  # of `steps_per_epoch`
     steps_per_epoch: int = 50  # updates in an epoch
 
@@ -44,7 +44,7 @@ def main(argv=None):
     nnunet, prepared = ["--nnunet-dir", str(options.folder / "nnunet")], str(options.folder / "processed")
     folders = ["--prepared-dir", prepared, *nnunet]
     crop.main(["--data-dir", str(raw), "--prepared-dir", prepared])
-    train.main([*folders, *PLAN, "--test-share", "0.16", "--epochs", str(options.epochs),
+    train.main([*folders, *PLAN, "--test-share", "0.29", "--epochs", str(options.epochs),
                 "--steps-per-epoch", str(options.steps_per_epoch)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])

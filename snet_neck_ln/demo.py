@@ -17,8 +17,8 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 @dataclass(frozen=True)
 class Options:
     folder: Path = ROOT / "demo" / "snet_neck_ln"  # the default is made anew; another must be empty
-    patients: int = 14  # phantom patients: 11 to train on, 2 to validate, 1 to test
-    epochs: int = 7  # passes over the training slices
+    patients: int = 42  # phantom patients: 31 to train on, 7 to validate, 4 to test
+    epochs: int = 3  # passes over the training slices
     size: int = 112  # pixels along x and y
 
     def __post_init__(self):
@@ -32,7 +32,8 @@ def main(argv=None):
     raw, run = options.folder / "raw", options.folder / "run"
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)
     prepared = ["--prepared-dir", str(options.folder / "prepared")]
-    small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs)]
+    small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs),
+             "--precision", "32-true"]
     data_process_lymph_node.main(["--data-dir", str(raw), *prepared])
     data_parser.main(prepared)
     train.main([*prepared, *small, "--run-dir", str(run)])
