@@ -10,6 +10,7 @@ from shared_data.organs import check_organs, read_label_table
 from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
+METHOD = "FocusNet v2"
 
 # By layout: labels 1, 2, ..., which of them are small, the weight of each class in the focal loss, background first.
 PDDCA: dict[str, Any] = {

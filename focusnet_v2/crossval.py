@@ -3,7 +3,8 @@
 Patient folds of the prepared train and valid cases; test cases stay apart. Trains the folds (every stage) that are not
 trained, resumes killed ones, scores each one's held-out patients (test.py --split valid). Writes to <runs>/crossval:
 cases.csv, folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals
-over patients, the worst cases. Stopped at any moment, the same command goes on.
+over patients, the worst cases. operating_point.json: the smallest islands that suit them (test.py --sweep). Stopped at
+any moment, the same command goes on.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from focusnet_v2.cases import cases_of, fold_patients, read_prepared
-from focusnet_v2.config import ROOT, STEPS, Train
+from focusnet_v2.config import METHOD, ROOT, STEPS, Train
 from focusnet_v2.engine import is_finished, prepared_settings, read_settings
 from focusnet_v2.train import chain
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
@@ -23,7 +24,7 @@ from shared_data.named_types import Values
 from shared_data.settings import given_options
 from shared_torch.devices import choose_device
 
-STUDY = Study("FocusNet v2", "focusnet_v2", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
+STUDY = Study(METHOD, "focusnet_v2", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
 # Options of test.py that train.py has, too.
 OF_TEST = ("device", "window_step", "window_side", "heatmap_threshold", "small_threshold")
 
@@ -53,7 +54,7 @@ def plan(number: int, given: Values, run: Path) -> Fold:
     learnt_from, held_out = (cases_of(config, part) for part in ("train", "valid"))
     checkpoint = run / stages[-1].name / "best.pt"
     test = {"run_dir": run, "checkpoint": checkpoint, "prepared_dir": config.prepared_dir, "split": "valid",
-            "output_dir": run / "valid", **{name: given[name] for name in OF_TEST if name in given}}
+            "sweep": True, "output_dir": run / "valid", **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if finished else as_arguments(settings), as_arguments(test), run / "valid",
                 checkpoint.parent, (checkpoint,), tuple(learnt_from), {name: name for name in held_out})
 

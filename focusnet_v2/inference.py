@@ -193,9 +193,10 @@ def _sum(one, other):
 
 
 def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk.Image, config: Config,
-               device: torch.device, progress: Progress = iter) -> dict[str, Any]:
+               device: torch.device, progress: Progress = iter,
+               look: Callable[[Maps], object] | None = None) -> dict[str, Any]:
     """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
-    network's grid.
+    network's grid; look: gets what `predict_members` says.
 
     Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
     `predict_volume`, "peaks": [(value, place in mm)] of the heatmaps, or None, "votes": of several each one's own
@@ -203,6 +204,8 @@ def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk
     """
     networks = [networks] if callable(networks) else networks
     prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    if look:
+        look(prediction)
     first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
     kept: Geometry = {**geometry(seen), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)

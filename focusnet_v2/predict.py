@@ -7,6 +7,7 @@ A folder of CTs or a CSV of paths as input and a folder as output: the same for 
 again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
 <name>_uncertainty.nrrd is the entropy of their votes, its mean over each organ stands in the JSON.
 """
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from focusnet_v2.checkpoint import SHIPPED
-from focusnet_v2.config import Config, Device, Precision
+from focusnet_v2.config import METHOD, Config, Device, Precision
 from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import Network, segment_ct
@@ -25,18 +26,20 @@ from focusnet_v2.members import find_folds, load_members
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.named_types import Row
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.organs import list_organs, organs_found
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.stopwatch import Stopwatch
+from shared_data.sweep import without_islands
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
 from shared_torch.engines import Engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions):
+class Options(ResultOptions, EnsembleOptions, OrganPoint):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # of any stage, or the authors'; unset: the weights that ship (OpenKBP)
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (20)
     window_side: int | None = None  # of a central square to segment, voxels; unset: the checkpoint's (the head)
@@ -52,13 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (main network alone, OpenKBP, for research)")
-    return predict(options, Method("FocusNet v2", load, segment))
+    return predict(options, Method(METHOD, load, segment))
 
 
 def load(options: Options) -> tuple[list[Network], Config, torch.device]:
     """(networks, their Config with the options, device)"""
     changes = set_options(options, "window_step", "window_side", "heatmap_threshold", "small_threshold")
     networks, config, _, device = load_members(options, changes)
+    smallest_of_each(options, config.organs, METHOD)  # refused now, not when a CT is done
     return networks, config, device
 
 
@@ -70,11 +74,13 @@ def segment(loaded: tuple[list[Network], Config, torch.device], ct: sitk.Image, 
     seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
     result = segment_ct(networks, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
                         partial(watch.network, unit="window"))
+    smallest_ml = smallest_of_each(options, config.organs, METHOD)
+    result["final"] = without_islands(result["final"], math.prod(ct.GetSpacing()) / 1000, smallest_ml)
     entropy = None if result["votes"] is None else vote_entropy(result["votes"])
     organs = with_places(list_organs(result["final"], ct.GetSpacing(), config.organs, entropy), result, config)
     return Prediction(
         labels=onto_scan(result["final"], scan), names=dict(enumerate(config.organs, 1)),
-        facts={**as_fact(options.checkpoint), "organs": organs},
+        facts={**as_fact(options.checkpoint), "smallest_ml": smallest_ml, "organs": organs},
         volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(entropy, scan)},
         picture=case_sheet(ct, {"prediction": result["final"]}, config, tiles=6), **organs_found(organs))
 

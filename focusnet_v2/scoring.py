@@ -8,6 +8,8 @@ import SimpleITK as sitk
 
 from focusnet_v2.config import Config
 
+from focusnet_v2.grids import cut
+from shared_data.calibration import histogram
 from shared_data.metrics import dice, spread, surface_distances
 from shared_data.named_types import Labels, Mask, Row
 
@@ -47,6 +49,16 @@ def score_small_organs(case: str, ct: sitk.Image, reference: Labels, result: Map
             "main_centre_mm": math.dist(centre, place_of(ct, found)) if found.any() else math.nan,
             "peak_centre_mm": math.dist(centre, place), "peak": peak, "box_counted": bool(result["counted"][i])})
     return rows
+
+
+def organ_histograms(prediction: Mapping[str, Any], labels: np.ndarray, config: Config) -> np.ndarray:
+    """`histogram` of each organ (organs, BINS + 1, 3) within what the networks saw, of `predict_members`' prediction
+    and the labels of a whole CT (z, y, x), both on the network's grid; of a small organ whose box counted the branch's
+    probabilities."""
+    maps = dict(enumerate(prediction["probability"]))
+    maps |= {config.small_labels[i]: prediction["small"][i] for i in np.flatnonzero(prediction["counted"])}
+    seen = cut(labels, prediction["start"], maps[0].shape)
+    return np.stack([histogram(maps[label], seen == label) for label in range(1, config.n_classes)])
 
 
 def place_of(ct: sitk.Image, mask: Mask) -> Sequence[float]:

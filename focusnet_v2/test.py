@@ -2,15 +2,16 @@
 
 Takes the best.pt of the last stage there is. Whole CTs, no reference label is used to find the head. Writes to
 <run>/<split>: cases.csv, organs.csv and .png, small_organs.csv (before and after the branches), summary.json,
-predictions/, overlays/, viewer/, report.html with the human level beside ours.
+calibration.csv and .png, predictions/, overlays/, viewer/, report.html with the human level beside ours.
 """
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,13 +19,14 @@ import torch
 from tqdm import tqdm
 
 from focusnet_v2.cases import cases_of, check_table
-from focusnet_v2.config import ROOT, Config, Device, Precision
+from focusnet_v2.config import METHOD, ROOT, Config, Device, Precision
 from focusnet_v2.data_preprocess.data_preprocess import kept_facts
 from focusnet_v2.drawing import WINDOW_HU, case_sheet
 from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import Network, segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
-from focusnet_v2.scoring import SCORES, score_organs, score_small_organs, summarise
+from focusnet_v2.scoring import SCORES, organ_histograms, score_organs, score_small_organs, summarise
+from shared_data.calibration import NOTE, UNDRAWN_NOTE, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
@@ -33,13 +35,15 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.human_level import human_level
 from shared_data.metrics import mean, overgrown
-from shared_data.named_types import Mask, Row
+from shared_data.named_types import Floats, Row
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.organ_names import identity
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
+from shared_data.sweep import sweep_organs, without_islands
 from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
@@ -50,7 +54,7 @@ SMALL_SCORES = ("dice_before", "dice_after", "main_centre_mm", "peak_centre_mm")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Options(EnsembleOptions, OrganPoint, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "focusnet_v2"  # folder of a run, with its stages
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the last stage's
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -85,37 +89,47 @@ def main(argv: Sequence[str] | None = None) -> int:
                                     output_dir=options.output_dir or options.run_dir / options.split)))
     loaded = load(options)
     _, config, stage, _ = loaded
+    smallest_of_each(options, config.organs, METHOD)  # refused now, not when a case is done
     names = cases_of(config, options.split)
     check_table(config)
     if options.split != "train":
         check_members_unseen(options.checkpoint, names, trained_on)
-    names, (organs, small, filled, voxels, wrong), skipped = score_all(
+    names, (organs, small, filled, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_case, names, loaded, load, options, options.checkpoint, config.prepared_dir)
+    if options.sweep:
+        write_table(options.output_dir / "sweep.csv", [*chain.from_iterable(sweeps)], ("case",))
     write_results(options, stage, config, names, [*chain.from_iterable(organs)], [*chain.from_iterable(small)],
-                  overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  overgrown_notes(filled, config.classes), error_table(sum(voxels, Counter()), sum(wrong, Counter())),
+                  forecasts)
     return say_skipped(skipped)
 
 
-def load(options: Options) -> Loaded:
+def load(options: Filled) -> Loaded:
     """(networks, config, stage, device)"""
     return load_members(options, set_options(options, "prepared_dir", "window_step", "window_side",
                                              "heatmap_threshold", "small_threshold"))
 
 
-def score_case(name: str, loaded: Loaded,
-               options: Filled) -> tuple[list[Row], list[Row], Mask, Counter[str], Counter[str]]:
+def score_case(name: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
     """(rows of organs.csv, rows of small_organs.csv, which classes fill more than half of it, voxels and wrong voxels
-    of each split of the votes); the prediction and a picture are written."""
+    of each split of the votes, `histogram` of each organ's probabilities, rows of sweep.csv if it is asked); the
+    prediction and a picture are written."""
     networks, config, _, device = loaded
     folder, out = config.prepared_dir / "resampled" / name, options.output_dir
     facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
+    forecasts = []
     image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
     result = segment_ct(networks, image, seen, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False,
-                                disable=None if options.alone else True))
+                                disable=None if options.alone else True),
+                        lambda prediction: forecasts.append(organ_histograms(
+                            prediction, sitk.GetArrayViewFromImage(read_volume(folder / "label.nrrd")), config)))
+    voxel_ml = math.prod(image.GetSpacing()) / 1000
+    swept = sweep_organs(result["final"], reference, config.organs, voxel_ml) if options.sweep else []
+    result["final"] = without_islands(result["final"], voxel_ml, smallest_of_each(options, config.organs, METHOD))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
     ct = on_grid_of(seen, image)
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
@@ -134,7 +148,8 @@ def score_case(name: str, loaded: Loaded,
         sitk.GetArrayViewFromImage(ct), image.GetSpacing()[::-1], dict(enumerate(config.organs, 1)), result["final"],
         reference, entropy, absent_is_undrawn=True, window_hu=WINDOW_HU))
     return (rows, score_small_organs(name, image, reference, result, config),
-            overgrown(result["final"], config.n_classes), voxels, wrong)
+            overgrown(result["final"], config.n_classes), voxels, wrong, drawn_alone(forecasts[0]),
+            [{"case": name, **row} for row in swept])
 
 
 def on_grid_of(seen: sitk.Image, image: sitk.Image) -> sitk.Image:
@@ -148,8 +163,10 @@ def on_grid_of(seen: sitk.Image, image: sitk.Image) -> sitk.Image:
 
 
 def write_results(options: Filled, stage: str, config: Config, names: Sequence[str], organs: Sequence[Row],
-                  small: Sequence[Row], notes: Sequence[str], errors: Sequence[Row]) -> None:
+                  small: Sequence[Row], notes: Sequence[str], errors: Sequence[Row],
+                  forecasts: Sequence[Floats]) -> None:
     out, path = options.output_dir, options.checkpoint[0]
+    calibration = write_calibration(out, forecasts, config.organs)
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     observed, human = human_level()
     for row in by_organ:
@@ -164,7 +181,8 @@ def write_results(options: Filled, stage: str, config: Config, names: Sequence[s
     write_table(out / "small_organs.csv", small)
     write_json(out / "summary.json", {**as_fact(options.checkpoint), "stage": stage, "split": options.split,
                                       "cases": len(names), "overall": overall, "organs": by_organ,
-                                      "small_organs": by_small,
+                                      "small_organs": by_small, "calibration": calibration,
+                                      "smallest_ml": smallest_of_each(options, config.organs, METHOD),
                                       **({"error_rates": errors} if errors else {})})
     absent = [row["organ"] for row in by_organ if not row["n_dice"]]
     draw_organ_boxes(organs, out / "organs.png", human)
@@ -173,7 +191,9 @@ def write_results(options: Filled, stage: str, config: Config, names: Sequence[s
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
-    elif (path.parent / "curves.png").exists():
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
+    if not errors and (path.parent / "curves.png").exists():
         figures[f"training, stage {stage}"] = path.parent / "curves.png"
     write_report(out / "report.html", f"FocusNet, {len(names)} {options.split} cases", [
         f"{in_words(options.checkpoint)} (stage {stage}). Dice, HD95 and ASSD (mm) on the whole CT's own grid. Organs "
@@ -182,9 +202,9 @@ def write_results(options: Filled, stage: str, config: Config, names: Sequence[s
         f"Segmented: {f'the central {config.window_side} voxels of each slice' if config.window_side else 'the head'}; "
         "what lies outside counts as missed.",
         f"In no reference: {', '.join(absent) or 'none'}.",
-        f"human_: {observed}", *notes],
+        f"human_: {observed}", NOTE + UNDRAWN_NOTE, *notes],
         {"Overall": [overall], "Organs": by_organ, "Small organs, before and after the branches": by_small,
-         "Error rate by vote": errors,
+         "Calibration": calibration, "Error rate by vote": errors,
          "Cases": cases, "Organs of each case": organs, "Small organs of each case": small}, figures,
         viewer_pages(out, names))
     print(*notes, sep="\n", end="\n" * bool(notes))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from shared_data.settings import Cluster, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
+METHOD = "NASNet-GCN"
 Annotations = Literal["auto", "xml", "list", "luna16"]
 MaskRule = Literal["edge", "authors"]
 ThresholdRule = Literal["floor", "cut", "authors"]

@@ -3,13 +3,14 @@
 Patient folds of the table's scans, those left out by slice_idx.py apart. Trains the folds that are not trained, resumes
 killed ones, scores each one's held-out patients (test.py, slice by slice). Writes to <runs>/crossval: cases.csv,
 folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over patients, the worst
-cases. Stopped at any moment, the same command goes on.
+cases. operating_point.json: the cut that suits them, and the free-response curve by slice (test.py --sweep). Stopped at
+any moment, the same command goes on.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lung_nodule_nasnet.config import STEPS, Config, Train
+from lung_nodule_nasnet.config import METHOD, STEPS, Config, Train
 from lung_nodule_nasnet.slice_idx import patient_rows, read_split, split_of
 from lung_nodule_nasnet.table import Columns, read_columns
 from lung_nodule_nasnet.train import is_finished, settings_of
@@ -18,9 +19,11 @@ from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
 from shared_data.named_types import Values
+from shared_data.point_choice import Point
 from shared_data.settings import build, given_options
 
-STUDY = Study("NASNet-GCN", "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), pooled=(
+STUDY = Study(METHOD, "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), point=Point(
+    cut="cut", smallest="min_pixels", number=int, fixed=(("threshold_rule", "cut"),), unit="slice"), pooled=(
     ("dice of all pixels", ("overlap_pixels", "overlap_pixels"), ("reference_pixels", "mask_pixels")),
     ("slices found", ("slices_found",), ("slices_with_nodule",)),
     ("empty slices marked", ("empty_slices_marked",), ("empty_slices",))))
@@ -31,6 +34,7 @@ OF_TEST = ("device", "threshold_rule", "centre_distance", "cut", "erode", "min_p
 @dataclass(frozen=True)
 class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/lung_nodule_nasnet
+    tta: bool = False  # score with the average over the flips of training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,17 +43,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = read_columns(options.prepared_dir / "table.h5")
     patients = patient_rows(columns, read_split(options.prepared_dir, len(columns["series_uids"]))["left_out"])
     numbers = chosen(options.folds, fold_numbers(patients, options.prepared_dir), options.prepared_dir)
-    folds = [plan(number, given, runs / f"fold{number}", columns) for number in numbers]
+    folds = [plan(number, given, runs / f"fold{number}", columns, options.tta) for number in numbers]
     places = gpu_places(count_gpus(options.device), options.devices)
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, places)
 
 
-def plan(number: int, given: Values, run: Path, columns: Columns) -> Fold:
+def plan(number: int, given: Values, run: Path, columns: Columns, tta: bool = False) -> Fold:
     settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.npz").exists()}
     config = settings_of(settings)
     split = split_of(config, columns)
     learnt_from, held_out = ({columns["subject_ids"][i] for i in split[part]} for part in ("train", "validation"))
     test = {"run_dir": run, "prepared_dir": config.prepared_dir, "output_dir": run / "validation",
+            "sweep": True, "tta": tta,
             **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if config.resume and is_finished(config) else as_arguments(settings), as_arguments(test),
                 run / "validation", run, (run / "best.npz",), tuple(learnt_from), {name: name for name in held_out})

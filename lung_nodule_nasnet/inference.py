@@ -1,17 +1,18 @@
 """The network over all slices of a CT."""
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import Config
-
 from lung_nodule_nasnet.lungs import lung_mask, network_slice, onto_slice
 from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.scans import whole_hu
 from lung_nodule_nasnet.windows import ct_map
 from shared_data.named_types import Array, Floats, Labels, Progress
+from shared_data.views import View, mean_of_views
 from shared_data.volume import to_lps
 
 if TYPE_CHECKING:
@@ -51,6 +52,23 @@ def segment_members(networks: "Sequence[keras.Model]", image: sitk.Image, config
                 for member, own in enumerate(each):
                     votes[member, k] = onto_slice(slice_mask(own[i], config), hu.shape[1:])
     return mask, probability, ct, votes
+
+
+def views_of(config: Config) -> list[View]:
+    """The flips that a network's training slices had, the slice as it is first."""
+    return [View(axes) for axes in (((), (0,), (1,), (0, 1)) if config.flip_probability else ((),))]
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A network that gives the mean over views of its slices."""
+
+    network: Any
+    views: list[View]
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        """(B, Y, X, 1) -> probabilities (B, Y, X, C)."""
+        return mean_of_views(self.network.predict_on_batch, images, self.views, np, (1, 2))
 
 
 def nodule_probability(networks: "Sequence[keras.Model]", images: Floats) -> tuple[Floats, list[Floats]]:

@@ -16,19 +16,21 @@ import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.checkpoint import SHIPPED, load_network
-from lung_nodule_nasnet.config import Config, Device, ThresholdRule
+from lung_nodule_nasnet.config import METHOD, Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.ct_cases import Case
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
 from shared_data.named_types import Values
+from shared_data.operating_point import OperatingOptions, with_operating_point
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.stopwatch import Stopwatch
+from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, without_suffix
 from shared_data.votes import disagreement, most_disputed, vote_entropy
 
@@ -41,7 +43,7 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions):
+class Options(ResultOptions, EnsembleOptions, ViewOptions, OperatingOptions):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # of train.py, or a Keras .h5 of the authors; unset: what ships (LIDC)
     reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
     min_probability: float = 0.0  # nodules below it are left out
@@ -72,17 +74,18 @@ class Options(ResultOptions, EnsembleOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (narrow network, crops of LIDC-IDRI, for research)")
-    return predict(options, Method("NASNet-GCN", load, segment_ct, WINDOW_HU))
+    return predict(options, Method(METHOD, load, segment_ct, WINDOW_HU))
 
 
 def load(options: Options) -> "Loaded":
     """(networks, their Config with the options, the reducer or None)"""
     changes = set_options(options, "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
-    networks, config = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, changes))
+    networks, config = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, changes,
+                                                                                     options.tta))
     return networks, config, load_reducer(options.reducer) if options.reducer else None
 
 
@@ -105,18 +108,26 @@ def segment_ct(loaded: "Loaded", ct: sitk.Image, options: Options, watch: Stopwa
         volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
     return Prediction(
         labels=onto_scan(mask, scan), names={1: "nodule"},
-        facts={**as_fact(options.checkpoint), "components": nodules, "volume_ml": total},
+        facts={**as_fact(options.checkpoint), "tta": options.tta, "components": nodules, "volume_ml": total},
         picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
         found=f"{len(nodules)} nodules, {total:.2f} ml",
         row={"volume_ml": total, "nodules": len(nodules), **most_disputed(nodules, entropy)}, volumes=volumes,
         tables={Path(f"{without_suffix(options.output)}_nodules.csv"): (nodules, NODULE_COLUMNS)})
 
 
-def prepare_network(checkpoint: Path, device: str, changes: Values) -> "tuple[keras.Model, Config]":
-    """(network, its Config with `changes`), on the device."""
+def prepare_network(checkpoint: Path, device: str, changes: Values, tta: bool = False) -> "tuple[keras.Model, Config]":
+    """(network, its Config with `changes`), on the device; tta: one that averages over the flips of its training.
+
+    Raises InputError where there were none.
+    """
     from lung_nodule_nasnet.devices import choose_strategy
     choose_strategy(device, 1)
     network, config = load_network(checkpoint)
+    if tta:
+        from lung_nodule_nasnet.inference import Averaged, views_of
+        if len(views := views_of(config)) == 1:
+            raise InputError(f"{checkpoint}: has learnt from no flipped slices. Leave out --tta.")
+        network = Averaged(network, views)
     return network, with_changes(config, changes)
 
 

@@ -2,16 +2,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import SimpleITK as sitk
-from matplotlib.figure import Figure
 
 from lung_nodule_nasnet.config import Config
+from lung_nodule_nasnet.froc import Matched
 
-from lung_nodule_nasnet.froc import FALSE_POSITIVES_PER_SCAN, Matched, bootstrap, cpm, froc_curve, match, sensitivities
 from lung_nodule_nasnet.inference import segment
 from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.nodules import Finding, read_luna_annotations
@@ -22,7 +20,8 @@ from lung_nodule_nasnet.scans import Scan, find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
 from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
-from shared_data.files import whole_file, write_json, write_table
+from shared_data.files import write_json, write_table
+from shared_data.froc import bootstrap, cpm, draw_froc, froc_rows, match
 from shared_data.named_types import Labels, Rgb, Row
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
@@ -73,7 +72,8 @@ def score_scans(options: "Options", config: Config, seen: set[str]) -> int:
 
 def load(options: "Options") -> "Loaded":
     """(networks, reducer of false positives or None)"""
-    networks, _ = load_members(options.checkpoint, lambda path: prepare_network(path, options.device, {}))
+    networks, _ = load_members(options.checkpoint,
+                               lambda path: prepare_network(path, options.device, {}, options.tta))
     return networks, load_reducer(options.reducer) if options.reducer else None
 
 
@@ -131,12 +131,10 @@ def write_results(options: "Options", results: Mapping[str, Matched], candidates
     out, scans = options.output_dir, list(results.values())
     n_nodules = sum(len(best) for best, _ in scans)
     found = sum(int(np.isfinite(best).sum()) for best, _ in scans)
-    at = sensitivities(scans)
     interval = bootstrap(scans, options.bootstrap_samples)
     rows = [{"seriesuid": uid, "nodules": len(best), "found": int(np.isfinite(best).sum()),
              "false_positives": len(false)} for uid, (best, false) in results.items()]
-    curve = [{"false positives per scan": rate_, "sensitivity": float(value), "low": low, "high": high}
-             for rate_, value, (low, high) in zip(FALSE_POSITIVES_PER_SCAN, at, interval["sensitivity"])]
+    curve = froc_rows(scans, interval)
     summary = {"scans": len(scans), "scans_of_the_training_left_out": n_seen, "nodules": n_nodules, "found": found,
                "sensitivity": found / n_nodules,
                "false_positives_per_scan": sum(len(false) for _, false in scans) / len(scans),
@@ -145,8 +143,8 @@ def write_results(options: "Options", results: Mapping[str, Matched], candidates
     columns = ("seriesuid", *PLACE, "probability")
     write_table(out / "candidates.csv", [{name: row[name] for name in columns} for row in candidates], columns)
     write_table(out / "candidates_class.csv", [row for row in candidates if row["class"] != ""], (*columns, "class"))
-    write_json(out / "summary.json", {**as_fact(options.checkpoint), "reducer": options.reducer, "scores": summary,
-                                      "froc": curve})
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "reducer": options.reducer,
+                                      "scores": summary, "froc": curve})
     draw_froc(scans, out / "froc.png")
     figures = {"FROC": out / "froc.png"}
     if pictures:
@@ -154,9 +152,9 @@ def write_results(options: "Options", results: Mapping[str, Matched], candidates
         figures["the largest nodule of each scan (annotation green, prediction red)"] = (
             out / "overlays" / "contact_sheet.png")
     write_report(out / "report.html", f"NASNet-GCN, scans of {options.scans.name}", [
-        f"{in_words(options.checkpoint)}. A candidate within a nodule's radius of its centre is a hit; of several on "
-        "one nodule the most probable counts; those on excluded findings are left out. CPM: mean of the seven "
-        f"sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
+        f"{in_words(options.checkpoint)}.{options.views_note} A candidate within a nodule's radius of its centre is a "
+        "hit; of several on one nodule the most probable counts; those on excluded findings are left out. CPM: mean of "
+        f"the seven sensitivities. low, high: 95 % interval over {options.bootstrap_samples} sets of scans drawn with "
         f"replacement. {n_seen} scans of the training were left out. In the viewer the reference is a sphere of the "
         "annotated diameter."],
         {"Scores": [{"score": name, "value": value} for name, value in summary.items()], "FROC": curve, "Scans": rows},
@@ -164,16 +162,3 @@ def write_results(options: "Options", results: Mapping[str, Matched], candidates
     print(f"CPM {summary['cpm']:.3f} ({interval['cpm'][0]:.3f} to {interval['cpm'][1]:.3f})  found {found} of "
           f"{n_nodules} nodules  {summary['false_positives_per_scan']:.2f} false positives a scan")
     print(f"report: {out / 'report.html'}")
-
-
-def draw_froc(scans: Sequence[Matched], path: Path) -> None:
-    figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.subplots()
-    rates, sensitivity = froc_curve(scans)
-    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post")
-    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o")
-    axes.set_xscale("log", base=2)
-    axes.set(xlabel="false positives per scan", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    with whole_file(path) as partial_path:
-        figure.savefig(partial_path, dpi=120)

@@ -2,8 +2,9 @@
 
 Without --scans: the validation slices of the table, slice by slice. With it: whole scans (LUNA16 or LIDC-IDRI) against
 a table of nodules (annotations.csv), FROC and CPM as LUNA16 counts them; scans that training has seen are left out.
-Writes to the output folder: cases.csv, summary.json, overlays/, report.html; without --scans also slices.csv, with it
-viewer/, candidates.csv (the challenge's form), candidates_class.csv (for train_fpr.py) and froc.png.
+Writes to the output folder: cases.csv, summary.json, overlays/, report.html; without --scans also slices.csv,
+calibration.csv and .png, with it viewer/, candidates.csv (the challenge's form), candidates_class.csv (for
+train_fpr.py) and froc.png.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
-from lung_nodule_nasnet.config import ROOT, Config, Device, ThresholdRule
+from lung_nodule_nasnet.config import METHOD, ROOT, Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds
 from shared_data.ensembles import EnsembleOptions, members_of
-from shared_data.errors import run_script
+from shared_data.errors import InputError, run_script
+from shared_data.operating_point import OperatingOptions, with_operating_point
 from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
+from shared_data.views import ViewOptions
 
 OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 
 
 @dataclass(frozen=True)
-class Given(EnsembleOptions, ScoringOptions):
+class Given(EnsembleOptions, ViewOptions, OperatingOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
     prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
@@ -63,7 +66,9 @@ class Options(Given):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
+    if options.sweep and options.scans:
+        raise InputError("--sweep counts on the validation slices. Leave out --scans.")
     states = {path: load_checkpoint(path)[0] for path in options.checkpoint}
     first = options.checkpoint[0]
     config = config_from_dict(Config, states[first]["config"], first, set_options(options, *OF_THE_RUN))

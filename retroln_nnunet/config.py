@@ -7,6 +7,7 @@ from typing import Literal
 from shared_data.settings import Cluster, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
+METHOD = "RetroLN-nnUNet"
 VERTEBRAE = ("T12", "L1", "L2", "L3", "L4", "L5")
 Six = tuple[int, int, int, int, int, int]
 

@@ -3,7 +3,8 @@
 nnU-Net's own folds, by patient. Prepares the data set once, trains the folds that are not trained, resumes killed ones,
 scores each one's held-out cases in the original CT geometry (test.py --split valid). Writes to crossval/ beside the
 folds: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
-patients, the worst cases. Stopped at any moment, the same command goes on.
+patients, the worst cases. operating_point.json: the cut and smallest component that suit them, and the free-response
+curve (test.py --sweep). Stopped at any moment, the same command goes on.
 """
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from retroln_nnunet import train
-from retroln_nnunet.config import STEPS, Train
+from retroln_nnunet.config import METHOD, STEPS, Train
 from retroln_nnunet.dataset import DATASET, by_patient
 from retroln_nnunet.original_checkpoint import read_checkpoint
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
@@ -19,12 +20,13 @@ from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_json
 from shared_data.named_types import Values
+from shared_data.point_choice import Point
 from shared_data.settings import given_options
 from shared_torch.devices import choose_device
 
-STUDY = Study("RetroLN-nnUNet", "retroln_nnunet",
+STUDY = Study(METHOD, "retroln_nnunet",
               ("dice", "hd95_mm", "assd_mm", "volume_error_ml", "sensitivity", "false_positives"),
-              pooled=(("nodes found", ("nodes_found",), ("nodes",)),))
+              point=Point(), pooled=(("nodes found", ("nodes_found",), ("nodes",)),))
 # Options of test.py that train.py has, too.
 OF_TEST = ("nnunet_dir", "prepared_dir", "plans", "configuration", "device")
 NOT_HERE = ("fold", "resume", "c", "prepare", "prepare_only")
@@ -57,7 +59,7 @@ def plan(number: int, given: Values, split: Mapping[str, list[str]], options: Op
     else:
         settings["prepare"] = False
     learnt_from, held_out = (by_patient(split[part], options.patient_pattern) for part in ("train", "val"))
-    test = {"fold": number, "split": "valid", "output_dir": run / "valid", "mirror": options.mirror,
+    test = {"fold": number, "split": "valid", "output_dir": run / "valid", "mirror": options.mirror, "sweep": True,
             **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if finished else as_arguments(settings), as_arguments(test), run / "valid", run,
                 (run / "checkpoint_final.pth",), tuple(learnt_from),

@@ -1,5 +1,6 @@
 """A trained nnU-Net at work: its device, its settings, its masks."""
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -14,8 +15,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
 from shared_data.ensembles import find_members
 from shared_data.errors import InputError
-from shared_data.named_types import StrPath, Values
-from shared_data.volume import check_same_grid, to_lps
+from shared_data.named_types import Floats, StrPath, Values
+from shared_data.sweep import without_small
+from shared_data.volume import check_same_grid, geometry, image_from, to_lps
 
 
 def run_settings(state: dict[str, Any], path: StrPath) -> Values:
@@ -64,25 +66,41 @@ def predict_crop(predictor: nnUNetPredictor, crop: sitk.Image) -> sitk.Image:
     return turned_like(mask, crop)
 
 
-def predict_members(predictors: Sequence[nnUNetPredictor],
-                    crop: sitk.Image) -> tuple[sitk.Image, list[sitk.Image] | None]:
+def predict_members(predictors: Sequence[nnUNetPredictor], crop: sitk.Image, threshold: float | None = None,
+                    look: Callable[[Floats], object] | None = None) -> tuple[sitk.Image, list[sitk.Image] | None]:
     """(mask, votes) of predictors asked together, images on the crop's grid: where the mean of their probabilities says
-    node, and each one's own mask; of one predictor its mask and None. One sum is kept."""
-    if len(predictors) == 1:
+    node, and each one's own mask; of one predictor its mask and None. One sum is kept.
+
+    threshold: probability that makes a node; unset: nnU-Net's own labels, and a half of the mean. look: gets the mean
+    probability of node, (z, y, x) of the crop in LPS.
+    """
+    if len(predictors) == 1 and threshold is None and look is None:
         return predict_crop(predictors[0], crop), None
-    turned, total, votes = to_lps(crop), 0, []
+    turned, votes = to_lps(crop), []
+    total: Any = 0  # an array after the first predictor
     for predictor in predictors:
         labels, probability = predictor.predict_single_npy_array(
             sitk.GetArrayFromImage(turned)[None], {"spacing": list(turned.GetSpacing()[::-1])},
             save_or_return_probabilities=True)
         total += probability[1]
-        votes.append(labels)
+        votes.append(labels if threshold is None else probability[1] > threshold)
+    if look:
+        look(total / len(predictors))
     images = []
-    for labels in (total > len(predictors) / 2, *votes):
+    together = total > len(predictors) * (threshold or 0.5) if len(votes) > 1 else votes[0]
+    for labels in (together, *votes):
         image = sitk.GetImageFromArray(labels.astype(np.uint8))
         image.CopyInformation(turned)
         images.append(turned_like(image, crop))
-    return images[0], images[1:]
+    return images[0], images[1:] if len(votes) > 1 else None
+
+
+def without_small_parts(mask: sitk.Image, smallest_ml: float) -> sitk.Image:
+    """A mask without components smaller than `smallest_ml`."""
+    if not smallest_ml:
+        return mask
+    kept = without_small(sitk.GetArrayFromImage(mask) > 0, math.prod(mask.GetSpacing()) / 1000, smallest_ml)
+    return image_from(kept.astype(np.uint8), geometry(mask))
 
 
 def find_folds(folder: Path) -> list[Path]:

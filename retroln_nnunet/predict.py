@@ -18,9 +18,9 @@ import SimpleITK as sitk
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from retroln_nnunet import vert_seg
-from retroln_nnunet.config import RegionConfig
+from retroln_nnunet.config import METHOD, RegionConfig
 from retroln_nnunet.crop import case_id, cut, paste, to_unit
-from retroln_nnunet.model import find_folds, load_members, predict_members
+from retroln_nnunet.model import find_folds, load_members, predict_members, without_small_parts
 from retroln_nnunet.region import Located, locate
 from retroln_nnunet.train import model_dir
 from shared_data.ct_cases import Case
@@ -28,6 +28,7 @@ from shared_data.ensembles import EnsembleOptions, as_fact, members_of, uncertai
 from shared_data.errors import InputError, run_script
 from shared_data.metrics import list_components
 from shared_data.named_types import Mask, Rgb
+from shared_data.operating_point import NodePoint, with_operating_point
 from shared_data.pictures import contact_sheet, overlay
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
@@ -42,9 +43,10 @@ REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given(ResultOptions, EnsembleOptions, RegionConfig):
+class Given(ResultOptions, EnsembleOptions, NodePoint, RegionConfig):
     vertebrae: Path | None = None  # of one CT: its folder or file; several: a folder of such; unset: TotalSegmentator
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
+    threshold: float | None = None  # probability that makes a node; unset: nnU-Net's (0.5)
     mirror: bool = True  # average over mirrored copies (nnU-Net); --no-mirror: eight times as fast
     fast: bool = False  # TotalSegmentator's 3 mm model
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
@@ -81,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = options.checkpoint[0].parent.parent / "region.json"  # as in training, unless given here
     if kept.exists():
         options = load_config(Options, kept, given)
-    return predict(options, Method("RetroLN-nnUNet", load, segment))
+    options = with_operating_point(options, METHOD)
+    return predict(options, Method(METHOD, load, segment))
 
 
 def load(options: Options) -> list[nnUNetPredictor]:
@@ -95,9 +98,9 @@ def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Opti
     if options.normalize:
         crop = to_unit(crop, options.min_hu, options.max_hu)
     watch.ends("prepare")
-    mask, votes = predict_members(predictors, crop)
+    mask, votes = predict_members(predictors, crop, options.threshold)
     watch.ends("network")
-    mask = paste(mask, region)
+    mask = without_small_parts(paste(mask, region), options.smallest_ml)
     turned, entropy, volumes = to_lps(mask), None, {}
     if votes:
         image = image_from(vote_entropy(np.stack([*map(sitk.GetArrayViewFromImage, votes)])), geometry(crop))
@@ -107,7 +110,8 @@ def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Opti
     total = sum(node["volume_ml"] for node in found)
     return Prediction(
         labels=mask, names={1: "lymph node"}, picture=three_planes(ct, region, prediction=mask),
-        facts={**as_fact(options.checkpoint), "volume_ml": total, "components": found,
+        facts={**as_fact(options.checkpoint), "threshold": options.threshold or 0.5,
+               "smallest_ml": options.smallest_ml, "volume_ml": total, "components": found,
                "region": {name: region[name] for name in (
                    "start_xyz", "size_xyz", "reference", "vertebrae", "warnings", "orientation")}},
         found=f"{len(found)} components, {total:.2f} ml",

@@ -1,6 +1,7 @@
 """Score held-out patients in the original CT geometry: python test.py --fold 0
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, viewer/, report.html.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
+viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -13,23 +14,26 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from retroln_nnunet.config import Config, RunConfig
-from retroln_nnunet.crop import paste
+from retroln_nnunet.config import METHOD, Config, RunConfig
+from retroln_nnunet.crop import cut, paste
 from retroln_nnunet.dataset import DATASET, read_recipe
-from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like
+from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like, without_small_parts
 from retroln_nnunet.predict import WINDOW_HU, three_planes
 from retroln_nnunet.train import model_dir
+from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
 from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
-from shared_data.named_types import Rgb, Row
+from shared_data.named_types import Floats, Rgb, Row
+from shared_data.operating_point import NodePoint, with_operating_point
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
+from shared_data.sweep import sweep, write_sweeps
 from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
@@ -40,12 +44,13 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 
 
 @dataclass(frozen=True)
-class Given(EnsembleOptions, RunConfig, ScoringOptions):
+class Given(EnsembleOptions, NodePoint, RunConfig, ScoringOptions):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     predictions_dir: Path | None = None  # score these masks of the crops (<case>.nii.gz) instead of predicting
     output_dir: Path | None = None  # unset: <fold's folder>/<split>
+    threshold: float | None = None  # probability that makes a node; unset: nnU-Net's (0.5)
     mirror: bool = True  # average over mirrored copies (nnU-Net)
 
 
@@ -69,16 +74,21 @@ class Options(Given):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = parse_options(Options, argv, __doc__)
+    config = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
+    if config.predictions_dir and (config.threshold or config.sweep):
+        raise InputError(f"--predictions-dir {config.predictions_dir}: masks have no probability to cut. Leave out "
+                         "--threshold, --operating-point and --sweep.")
     predictors = load(config)
     names = held_out(config)
     if predictors:
         check_members_unseen(config.checkpoint, names, trained_on)
-    names, (cases, found, pictures, voxels, wrong), skipped = score_all(
+    names, (cases, found, pictures, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_case, names, predictors, load, config, config.checkpoint, config.prepared_dir)
     nodes = [{"case": case, **node} for case, rows in zip(names, found) for node in rows]
+    if config.sweep:
+        write_sweeps(config.output_dir, names, sweeps)
     write_results(config, cases, nodes, dict(zip(names, pictures)),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts if predictors else [])
     return say_skipped(skipped)
 
 
@@ -104,22 +114,25 @@ def held_out(config: Options) -> list[str]:
     return cases
 
 
-def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
-               config: Options) -> tuple[Row, list[Row], Rgb, Counter[str], Counter[str]]:
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
-    mask is written on the CT's own grid."""
+def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None, config: Options) -> tuple[Any, ...]:
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
+    `histogram` of the probabilities, what `sweep` says, both None where not at hand, or not asked); the mask is written
+    on the CT's own grid."""
     region = read_region(config.prepared_dir / "regions" / f"{case}.json")
     ct, mask_path = read_ct(region["ct"]), Path(region["mask"])
     reference = read_mask(mask_path, any_label=region["settings"]["merge_labels"])
     check_same_grid(ct, reference, mask_path)
     crop = read_volume(config.prepared_dir / "images" / f"{case}_0000.nii.gz")
     votes, entropy, voxels, wrong = None, None, Counter[str](), Counter[str]()
+    maps, forecast, swept = list[Floats](), None, None
     if predictors:
-        prediction, votes = predict_members(predictors, crop)
+        there = sitk.GetArrayFromImage(to_lps(cut(reference, region))) > 0
+        prediction, votes = predict_members(predictors, crop, config.threshold, maps.append)
+        forecast = histogram(maps[0], there)
     else:
         assert config.predictions_dir
         prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
-    prediction = paste(prediction, region)
+    prediction = without_small_parts(paste(prediction, region), config.smallest_ml)
     write_volume(prediction, config.output_dir / "predictions" / f"{case}.nii.gz")
     if votes:
         entropy = count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
@@ -132,6 +145,9 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
         None if entropy is None else sitk.GetArrayFromImage(to_lps(entropy)), window_hu=WINDOW_HU))
     nodes, false_positives = detection(one, other, spacing)
     voxel_ml = math.prod(spacing) / 1000
+    if config.sweep:
+        turned = turned_like(image_from(maps[0], geometry(to_lps(crop))), crop)
+        swept = sweep(sitk.GetArrayFromImage(to_lps(paste(turned, region))), one, other, voxel_ml)
     reference_ml, prediction_ml = float(one.sum() * voxel_ml), float(other.sum() * voxel_ml)
     found = sum(node["found"] for node in nodes)
     row = {"case": case, "dice": dice(one, other), **surface_distances(one, other, spacing),
@@ -139,7 +155,8 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None,
            "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": found,
            "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
            "lost_by_region_ml": region["report"]["lost_ml"]}
-    return row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong
+    return (row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong,
+            forecast, swept)
 
 
 def count_votes(votes: Sequence[sitk.Image], prediction: sitk.Image, reference: sitk.Image, voxels: Counter[str],
@@ -169,9 +186,10 @@ def read_region(path: Path) -> dict[str, Any]:
 
 
 def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], pictures: Mapping[str, Rgb],
-                  errors: Sequence[Row]) -> None:
-    """errors: `error_table` of an ensemble."""
+                  errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
+    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case, none where masks were given."""
     out = config.output_dir
+    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"]) if forecasts else []
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
@@ -180,7 +198,8 @@ def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], p
     write_json(out / "summary.json", {
         **({"checkpoint": None} if config.predictions_dir else as_fact(config.checkpoint)),
         "predictions_dir": config.predictions_dir, **({"error_rates": errors} if errors else {}),
-        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size})
+        "split": config.split, "cases": len(cases), "scores": summary, "detection": by_size,
+        "calibration": calibration})
     figures = {}
     for row in sorted(cases, key=lambda row: row["dice"]):
         path = out / "overlays" / f"{row['case']}.png"
@@ -190,14 +209,17 @@ def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], p
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
-    elif (fold / "curves.png").exists():
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
+    if not errors and (fold / "curves.png").exists():
         figures["training"] = fold / "curves.png"
     write_report(out / "report.html", f"RetroLN-nnUNet, {config.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, {source}. All scores in the CT's full grid: nodes outside the region count as missed.",
-        "mean, std, median over the cases where the score is finite; n counts them."],
+        f"{len(cases)} cases, {source}, probability cut {config.threshold or 0.5:g}, components from "
+        f"{config.smallest_ml:g} ml on. All scores in the CT's full grid: nodes outside the region count as missed.",
+        "mean, std, median over the cases where the score is finite; n counts them.", *([NOTE] if calibration else [])],
         {"Scores": [{"score": name, **summary[name]} for name in summary],
-         "Nodes found, by short axis": by_size, "Error rate by vote": errors, "Cases": cases}, figures,
-        viewer_pages(out, [row["case"] for row in cases]))
+         "Nodes found, by short axis": by_size, "Calibration": calibration, "Error rate by vote": errors,
+         "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

@@ -10,6 +10,7 @@ from shared_data.organs import check_organs, read_label_table
 from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
 
 ROOT = Path(__file__).resolve().parents[1]
+METHOD = "3D-SepNet"
 Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_dice"]
 Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
 Points = tuple[float, ...]

@@ -3,7 +3,8 @@
 Patient folds of the prepared train and valid cases; test cases stay apart. Trains the folds that are not trained,
 resumes killed ones, scores each one's held-out patients (test.py --split valid). Writes to <runs>/crossval: cases.csv,
 folds.csv, organs.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over
-patients, the worst cases. Stopped at any moment, the same command goes on.
+patients, the worst cases. operating_point.json: the smallest islands that suit them (test.py --sweep). Stopped at any
+moment, the same command goes on.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from sepnet.config import ROOT, Config, Train, given_settings
+from sepnet.config import METHOD, ROOT, Config, Train, given_settings
 from sepnet.dataset import case_folders, fold_patients
 from sepnet.train import is_finished, member_settings, read_settings
 from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
@@ -23,7 +24,7 @@ from shared_data.named_types import Values
 from shared_data.settings import build
 from shared_torch.devices import choose_device
 
-STUDY = Study("3D-SepNet", "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
+STUDY = Study(METHOD, "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)
 OF_TEST = ("device", "window_step", "window_batch")  # options of test.py that train.py has, too
 
 
@@ -55,7 +56,7 @@ def plan(number: int, given: Values, folder: Path) -> Fold:
     learnt_from, held_out = ([place.name for place in case_folders(configs[0], part)] for part in ("train", "valid"))
     checkpoints = tuple(config.run_dir / "best.pt" for config in configs)
     test = {"run_dir": folder, "checkpoint": checkpoints, "prepared_dir": configs[0].prepared_dir, "split": "valid",
-            "output_dir": folder / "valid", **{name: given[name] for name in OF_TEST if name in given}}
+            "sweep": True, "output_dir": folder / "valid", **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if finished else as_arguments(settings), as_arguments(test), folder / "valid",
                 configs[0].run_dir, checkpoints, tuple(learnt_from), {name: name for name in held_out})
 

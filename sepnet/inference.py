@@ -1,5 +1,5 @@
 """The networks over a CT, window by window."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -61,8 +61,10 @@ def predict_slices(network: Network, volume_zyx: Floats, config: Config, device:
 
 
 def segment(networks: Sequence[Network], volumes: Sequence[Floats], config: Config, device: torch.device,
-            step: int | None = None, progress: Progress = iter) -> tuple[Labels, Labels]:
-    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice.
+            step: int | None = None, progress: Progress = iter,
+            look: Callable[[Floats], object] | None = None) -> tuple[Labels, Labels]:
+    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice; look: gets the mean
+    probabilities (C, n, Y, X) of the next n slices, in order.
 
     Returns (labels (z, y, x): arg-max of the summed probabilities, votes (networks, z, y, x): each one's own
     arg-max), both uint8.
@@ -72,5 +74,8 @@ def segment(networks: Sequence[Network], volumes: Sequence[Floats], config: Conf
                for i, (network, volume) in enumerate(zip(networks, volumes))]
     for parts in zip(*streams):
         votes.append(torch.stack([part.argmax(0) for part in parts]).to(torch.uint8).numpy())
-        labels.append(sum(parts).argmax(0).to(torch.uint8).numpy())
+        total = sum(parts)
+        labels.append(total.argmax(0).to(torch.uint8).numpy())
+        if look:
+            look((total / total.sum(0)).numpy())
     return np.concatenate(labels), np.concatenate(votes, axis=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from sepnet.checkpoint import SHIPPED
-from sepnet.config import Transform
+from sepnet.config import METHOD, Transform
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment as segment_slices
 from sepnet.members import Members, NetworkOptions, find_folds, load_members
@@ -23,16 +23,18 @@ from sepnet.volumes import cropped, network_grid, onto_lps, transformed
 from shared_data.ensembles import EnsembleOptions, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.organs import list_organs, organs_found
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.stopwatch import Stopwatch
+from shared_data.sweep import without_islands
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions, NetworkOptions):
+class Options(ResultOptions, EnsembleOptions, OrganPoint, NetworkOptions):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # ours or the authors'; several: an ensemble; unset: what ships (OpenKBP)
     crop_size: int | None = None  # side of the centre crop, voxels; unset: the checkpoint's (256)
     transform: Transform | None = None  # intensity function; unset: each checkpoint's own (authors' files: 1)
@@ -43,11 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = with_members(options, find_folds)
     if options.checkpoint == (SHIPPED,):
         print(f"weights: {SHIPPED} (one member, OpenKBP, for research)")
-    return predict(options, Method("3D-SepNet", load, segment))
+    return predict(options, Method(METHOD, load, segment))
 
 
 def load(options: Options) -> Members:
-    return load_members(options.checkpoint, options, **set_options(options, "crop_size"))
+    members = load_members(options.checkpoint, options, **set_options(options, "crop_size"))
+    smallest_of_each(options, members.config.organs, METHOD)  # refused now, not when a CT is done
+    return members
 
 
 def segment(members: Members, ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
@@ -66,13 +70,15 @@ def segment(members: Members, ct: sitk.Image, options: Options, watch: Stopwatch
     labels, votes = segment_slices(members.networks, [images[each] for each in points], config, members.device,
                                    progress=watch.network)
     back = partial(onto_lps, seen=geometry(seen), lps=geometry(ct))
-    prediction = back(labels)
+    smallest_ml = smallest_of_each(options, config.organs, METHOD)
+    prediction = without_islands(back(labels), math.prod(ct.GetSpacing()) / 1000, smallest_ml)
+    labels = without_islands(labels, math.prod(seen.GetSpacing()) / 1000, smallest_ml)  # of the picture
     entropy = vote_entropy(votes) if len(votes) > 1 else None
     on_ct = None if entropy is None else back(entropy)
     organs = list_organs(prediction, ct.GetSpacing(), config.classes[1:], on_ct)
     return Prediction(
         labels=onto_scan(prediction, scan), names=dict(enumerate(config.classes[1:], 1)),
-        facts={"checkpoints": options.checkpoint, "organs": organs},
+        facts={"checkpoints": options.checkpoint, "smallest_ml": smallest_ml, "organs": organs},
         picture=case_sheet(images[points[0]], {"prediction": labels}, config.classes, entropy, 8),
         volumes={} if on_ct is None else {uncertainty_path(options.output): onto_scan(on_ct, scan)},
         warnings=warnings, **organs_found(organs))

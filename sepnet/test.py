@@ -1,8 +1,8 @@
 """Score one model or an ensemble on prepared cases: python test.py
 
 --run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
-rates in memory. Writes to the output folder: organs.csv and .png, cases.csv, summary.json, error_rate.csv
-and .png, predictions/, overlays/, viewer/, report.html.
+rates in memory. Writes to the output folder: organs.csv and .png, cases.csv, summary.json, calibration.csv and .png,
+error_rate.csv and .png, predictions/, overlays/, viewer/, report.html.
 """
 import math
 from collections import Counter
@@ -12,18 +12,19 @@ from functools import partial
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from sepnet.config import ROOT, Config
+from sepnet.config import METHOD, ROOT, Config
 from sepnet.dataset import case_folders, load_case
 from sepnet.drawing import case_sheet
 from sepnet.inference import segment
 from sepnet.members import Members, NetworkOptions, check_table, find_checkpoints, find_folds, load_members, read_case
 from sepnet.volumes import hu_of, onto_lps
+from shared_data.calibration import NOTE, UNDRAWN_NOTE, Forecasts, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
 from shared_data.ensembles import EnsembleOptions, check_members_unseen, with_members
@@ -32,12 +33,14 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.human_level import human_level
 from shared_data.metrics import dice, mean, overgrown, spread, surface_distances
-from shared_data.named_types import Labels, Mask, Row
+from shared_data.named_types import Floats, Labels, Row
+from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.pictures import save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
+from shared_data.sweep import sweep_organs, without_islands
 from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import onto_scan, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
@@ -48,7 +51,7 @@ AIR_HU = -1024  # around what the network saw, in the viewer
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, NetworkOptions, ScoringOptions):
+class Options(EnsembleOptions, OrganPoint, NetworkOptions, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
     prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = with_members(options, find_folds)
     checkpoints = options.checkpoint or tuple(find_checkpoints(options.run_dir))
     members = load_members(checkpoints, options)
+    smallest_of_each(options, members.config.organs, METHOD)  # refused now, not when a case is done
     prepared = options.prepared_dir or members.config.prepared_dir
     options = Filled(**vars(replace(options, checkpoint=checkpoints, prepared_dir=prepared,
                                     output_dir=options.output_dir or options.run_dir / options.split)))
@@ -81,11 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_table(members, prepared)
     if options.split != "train":
         check_members_unseen(checkpoints, [folder.name for folder in folders], trained_on)
-    folders, (organs, filled, voxels, wrong), skipped = score_all(
+    folders, (organs, filled, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_patient, folders, members, load, options, checkpoints, prepared, "patient", attrgetter("name"))
     patients = [folder.name for folder in folders]
+    if options.sweep:
+        write_table(options.output_dir / "sweep.csv", [*chain.from_iterable(sweeps)], ("case",))
     write_results(options, members, patients, without_undrawn([*chain.from_iterable(organs)], members.config),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())),
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts,
                   overgrown_notes(filled, members.config.classes))
     return say_skipped(skipped)
 
@@ -94,19 +100,26 @@ def load(options: Filled) -> Members:
     return load_members(options.checkpoint, options)
 
 
-def score_patient(folder: Path, members: Members,
-                  options: Filled) -> tuple[list[Row], Mask, Counter[str], Counter[str]]:
+def score_patient(folder: Path, members: Members, options: Filled) -> tuple[Any, ...]:
     """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
-    votes); the prediction, its uncertainty and a picture are written."""
+    votes, `histogram` of each organ's probabilities, rows of sweep.csv if it is asked); the prediction, its uncertainty
+    and a picture are written."""
     patient, case = folder.name, read_case(folder)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
     bar = partial(tqdm, desc=patient, unit="batch", leave=False, disable=None if options.alone else True)
-    labels, votes = segment(members.networks, images, members.config, members.device, progress=bar)
+    truth = loaded[members.transforms[0]]["label"]
+    forecasts = Forecasts(truth, members.config.n_classes)
+    labels, votes = segment(members.networks, images, members.config, members.device, progress=bar, look=forecasts.look)
     back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
     prediction = back(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
+    voxel_ml = math.prod(image.GetSpacing()) / 1000
+    swept = sweep_organs(prediction, reference, members.config.organs, voxel_ml) if options.sweep else []
+    smallest_ml = smallest_of_each(options, members.config.organs, METHOD)
+    prediction = without_islands(prediction, voxel_ml, smallest_ml)
+    labels = without_islands(labels, math.prod(case["seen"]["spacing_xyz"]) / 1000, smallest_ml)  # of the picture
     voxels, wrong = Counter[str](), Counter[str]()
     count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
@@ -114,7 +127,6 @@ def score_patient(folder: Path, members: Members,
     if entropy is not None:
         write_volume(onto_scan(back(entropy), case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
-    truth = loaded[members.transforms[0]]["label"]
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
     rows = score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes)
@@ -126,7 +138,8 @@ def score_patient(folder: Path, members: Members,
     if on_ct is not None:
         of_organ = disagreement(on_ct, prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]
-    return rows, overgrown(prediction, members.config.n_classes), voxels, wrong
+    return (rows, overgrown(prediction, members.config.n_classes), voxels, wrong,
+            drawn_alone(forecasts.histograms), [{"case": patient, **row} for row in swept])
 
 
 def score_organs(patient: str, reference: Labels, prediction: Labels, spacing_xyz: Sequence[float],
@@ -154,8 +167,9 @@ def without_undrawn(rows: Sequence[Row], config: Config) -> list[Row]:
 
 
 def write_results(options: Filled, members: Members, patients: Sequence[str], organs: Sequence[Row],
-                  errors: Sequence[Row], notes: Sequence[str]) -> None:
+                  errors: Sequence[Row], forecasts: Sequence[Floats], notes: Sequence[str]) -> None:
     out = options.output_dir
+    calibration = write_calibration(out, forecasts, members.config.classes[1:])
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
     overall = {"mean_dice": mean([row["dice"] for row in by_organ]),
@@ -166,7 +180,9 @@ def write_results(options: Filled, members: Members, patients: Sequence[str], or
     write_colour_tables(dict(enumerate(members.config.organs, 1)), out / "predictions" / "labels")
     write_table(out / "cases.csv", cases)
     write_json(out / "summary.json", {"checkpoints": options.checkpoint, "split": options.split, "cases": len(patients),
-                                      "overall": overall, "organs": by_organ, "error_rates": errors})
+                                      "overall": overall, "organs": by_organ, "error_rates": errors,
+                                      "calibration": calibration,
+                                      "smallest_ml": smallest_of_each(options, members.config.organs, METHOD)})
     write_error_rates(out, errors)
     observed, human = human_level()
     draw_organ_boxes(organs, out / "organs.png", human)
@@ -174,6 +190,8 @@ def write_results(options: Filled, members: Members, patients: Sequence[str], or
     figures |= {f"{patient}: reference, prediction, uncertainty": out / "overlays" / f"{patient}.png"
                 for patient in patients}
     figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     absent = [row["organ"] for row in by_organ if row["found"] == "absent"]
@@ -183,9 +201,9 @@ def write_results(options: Filled, members: Members, patients: Sequence[str], or
         "there: it enters no mean; false: in how many such cases it was found all the same. "
         "Distances are undefined where one side is empty: n_distance counts the others.",
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
-        "left out.", *notes],
-        {"Overall": [overall], "Organs": by_organ, "Error rate by vote": errors, "Cases": cases,
-         "Organs of each case": organs}, figures, viewer_pages(out, patients))
+        "left out.", NOTE + UNDRAWN_NOTE, *notes],
+        {"Overall": [overall], "Organs": by_organ, "Calibration": calibration, "Error rate by vote": errors,
+         "Cases": cases, "Organs of each case": organs}, figures, viewer_pages(out, patients))
     shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
     print(*notes, sep="\n", end="\n" * bool(notes))
     print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")

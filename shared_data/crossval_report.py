@@ -11,6 +11,8 @@ from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.named_types import Row
+from shared_data.operating_point import AVERAGED
+from shared_data.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
 from shared_data.report import write_report
 from shared_data.viewer import viewer_pages
 
@@ -32,6 +34,7 @@ class Study:
     package: str  # whose train.py and test.py do the work
     scores: tuple[str, ...]  # columns of test.py's cases.csv; the first says which cases are worst
     by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
+    point: Point | None = None  # how it calls its operating point, where it finds nodes
     pooled: tuple[Pooled, ...] = ()
 
 
@@ -52,6 +55,7 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         write_table(out / "organs.csv", by_organ)
         write_table(out / "organs_of_cases.csv", organs)
     n_patients = len({row["patient"] for row in cases})
+    points, curves = operating_point(study, folds, [row["organ"] for row in by_organ], out)
     write_json(out / "summary.json", {
         "method": study.name, "folds": [fold.number for fold in folds], "patients": n_patients, "cases": len(cases),
         "left_out": absent, "scores": totals + pooled, "by_fold": by_fold, "organs": by_organ,
@@ -62,13 +66,30 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
         "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
         "on how training goes.",
-        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}."],
-        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, f"Worst {len(worst)} cases": worst,
-         "Cases": cases}, figures(folds, worst, study), viewers(folds))
+        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.", *([NOTE] if points else [])],
+        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points,
+         f"Worst {len(worst)} cases": worst, "Cases": cases}, {**curves, **figures(folds, worst, study)},
+        viewers(folds))
     for row in totals + pooled:
         if row["n"]:
             print(f"{row['score']} {row['mean']:.3f} ({row['low']:.3f} to {row['high']:.3f}), {row['n']} patients")
     print(f"report: {out / 'report.html'}")
+
+
+def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str],
+                    out: Path) -> tuple[dict[str, list[Row]], dict[str, Path]]:
+    """Choose it where the folds were scored with --sweep: ({title: table}, {caption: picture}) of the report."""
+    if not all((fold.scored / "sweep.csv").exists() for fold in folds):
+        return {}, {}
+    rows = read_scores(folds, "sweep.csv")
+    averaged = {name: f"--{name}" in folds[0].test for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {
+        *folds[0].test}}
+    facts = {"method": study.name, **averaged, "folds": [fold.number for fold in folds],
+             "patients": len({row["patient"] for row in rows})}
+    if study.by_organ:
+        return choose_for_organs(rows, organs, facts, out), {}
+    assert study.point
+    return choose_for_nodes(rows, read_scores(folds, "sweep_candidates.csv"), study.point, facts, out)
 
 
 def read_scores(folds: Sequence["Fold"], name: str) -> list[Row]:

@@ -36,7 +36,7 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_xyz: Sequence[f
     if not (reference.any() and prediction.any()):
         value = math.inf if reference.any() or prediction.any() else math.nan
         return {"hd95_mm": value, "assd_mm": value}
-    box = _bounding_box(reference | prediction)
+    box = bounding_box(reference | prediction)
     # Padded: a mask that reaches the edge of the volume has a surface there, as in MONAI.
     of_reference, of_prediction = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
     to_prediction = of_prediction["distance"][of_reference["voxels"]]
@@ -133,7 +133,7 @@ def _surface(mask, spacing_xyz):
             "distance": np.abs(sitk.GetArrayFromImage(distance))}
 
 
-def _bounding_box(mask: Mask) -> Box:
+def bounding_box(mask: Mask) -> Box:
     """Slices around the True voxels."""
     axes = range(mask.ndim)
     used = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]

@@ -20,6 +20,7 @@ AnyOptions = TypeVar("AnyOptions")
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Cluster):
     workers: int = 0  # processes, each with a network and a case of its own; 0: this one, case after case
+    sweep: bool = False  # count what other cuts and smallest components find, too: sweep.csv, as crossval.py needs it
 
     def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")

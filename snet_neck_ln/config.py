@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from shared_data.settings import Cluster, Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
+METHOD = "S-Net"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Trains the folds that are not trained, resumes killed ones, scores each one's held-out patients (test.py --split valid).
 Writes to <runs>/crossval: cases.csv, folds.csv, summary.json, report.html: every patient once, per fold and in total,
-95 % intervals over patients, the worst cases. Stopped at any moment, the same command goes on.
+95 % intervals over patients, the worst cases. operating_point.json: the cut and smallest component that suit them, and
+the free-response curve (test.py --sweep). Stopped at any moment, the same command goes on.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +15,15 @@ from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_
 from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.named_types import Values
+from shared_data.point_choice import Point
 from shared_data.settings import build, given_options
 from shared_torch.devices import choose_device
-from snet_neck_ln.config import STEPS, Config, Train
+from snet_neck_ln.config import METHOD, STEPS, Config, Train
 from snet_neck_ln.process_data.data_parser import fold_numbers, read_fold
 from snet_neck_ln.train import is_finished, read_settings
 
-STUDY = Study("S-Net", "snet_neck_ln", ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives", "slice_dice"),
+STUDY = Study(METHOD, "snet_neck_ln", ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives", "slice_dice"),
+              point=Point(),
               pooled=(("nodes found", ("nodes_found",), ("nodes",)),))
 OF_TEST = ("device", "threshold", "size")  # options of test.py that train.py has, too
 
@@ -28,24 +31,26 @@ OF_TEST = ("device", "threshold", "size")  # options of test.py that train.py ha
 @dataclass(frozen=True)
 class Options(FoldOptions, Train):
     runs_dir: Path | None = None  # holds the folds' run folders, and crossval/; unset: runs/snet_neck_ln
+    tta: bool = False  # score with the average over the flips and quarter turns of training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
     runs = options.runs_dir or build(Config, given).run_dir.parent
     numbers = chosen(options.folds, fold_numbers(options.prepared_dir), options.prepared_dir)
-    folds = [plan(number, given, runs / f"fold{number}") for number in numbers]
+    folds = [plan(number, given, runs / f"fold{number}", options.tta) for number in numbers]
     n_gpus = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else 0
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
 
 
-def plan(number: int, given: Values, run: Path) -> Fold:
+def plan(number: int, given: Values, run: Path, tta: bool = False) -> Fold:
     settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.pt").exists()}
     config = read_settings(settings)
     learnt_from, held_out = (
         {path.split("/")[0] for paths in read_fold(config.prepared_dir, number, part) for path in paths}
         for part in ("train", "valid"))
     test = {"run_dir": run, "prepared_dir": config.prepared_dir, "split": "valid", "output_dir": run / "valid",
+            "sweep": True, "tta": tta,
             **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if config.resume and is_finished(config) else as_arguments(settings), as_arguments(test),
                 run / "valid", run, (run / "best.pt",), tuple(learnt_from), {name: name for name in held_out})

@@ -10,6 +10,7 @@ from scipy.special import expit
 
 from shared_data.crop import centre_crop
 from shared_data.named_types import Floats, Labels, Progress
+from shared_data.views import View, mean_of_views
 from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
 from snet_neck_ln.config import Config
@@ -28,6 +29,20 @@ def ready(network: SNet, engine: Engine, config: Config, device: torch.device) -
     compiled = Compiled(partial(torch.jit.trace, main, example, check_trace=False), config.precision,
                         torch.get_num_threads())
     return lambda batch: torch.from_numpy(compiled(batch)[0])
+
+
+def views_of(config: Config) -> list[View]:
+    """The flips and quarter turns that a network's training slices had, the slice as it is first."""
+    flips = [(), (0,)] if config.flip_probability else [()]
+    return [View(flip, quarters) for flip in flips for quarters in (range(4) if config.rot90_probability else (0,))]
+
+
+def averaged(main: Network, views: list[View]) -> Network:
+    """What `ready` gives, for the mean probability over the views: (B, C, Y, X) -> logits (B, 1, Y, X), Y = X."""
+    def logits(batch: torch.Tensor) -> torch.Tensor:
+        mean = mean_of_views(lambda copy: main(copy).float().sigmoid(), batch, views, torch, (2, 3))
+        return mean.clamp_min(float(TINY)).log() - (1 - mean).clamp_min(float(TINY)).log()
+    return logits
 
 
 @torch.inference_mode()

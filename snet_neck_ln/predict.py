@@ -18,22 +18,25 @@ from shared_data.crop import undo_crop
 from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.metrics import list_components
+from shared_data.operating_point import NodePoint, with_operating_point
 from shared_data.pictures import mask_sheet
 from shared_data.predicting import Method, predict
 from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
 from shared_data.stopwatch import Stopwatch
+from shared_data.sweep import without_small
+from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import most_disputed, vote_entropy
 from shared_torch.engines import Engine
-from snet_neck_ln.config import ROOT, Device, Precision
+from snet_neck_ln.config import METHOD, ROOT, Device, Precision
 from snet_neck_ln.inference import logit, predict_members
 from snet_neck_ln.members import Loaded, find_folds, load_members
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions):
+class Options(ResultOptions, EnsembleOptions, ViewOptions, NodePoint):
     checkpoint: tuple[Path, ...] = (ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt",)  # ours or the authors'
     threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
     size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
@@ -44,9 +47,9 @@ class Options(ResultOptions, EnsembleOptions):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
     options = with_members(options, find_folds)
-    return predict(options, Method("S-Net", load, segment))
+    return predict(options, Method(METHOD, load, segment))
 
 
 def load(options: Options) -> Loaded:
@@ -66,12 +69,14 @@ def segment(loaded: Loaded, ct: sitk.Image, options: Options, watch: Stopwatch) 
                         f" are segmented. --size {4 * math.ceil(max(stored.shape[1:]) / 4)} takes all.")
     logits, votes = predict_members(networks, stored, config, device, watch.network)
     mask = undo_crop(logits > logit(config.threshold), stored.shape[1:])
+    mask = without_small(mask, math.prod(ct.GetSpacing()) / 1000, options.smallest_ml)
     entropy = None if votes is None else undo_crop(vote_entropy(votes), stored.shape[1:])
     found = list_components(mask, ct, entropy)
     volumes = {"volume_ml": sum(node["volume_ml"] for node in found)}
     return Prediction(
         labels=onto_scan(mask.astype(np.uint8), scan), names={1: "lymph node"},
-        facts={**as_fact(options.checkpoint), "threshold": config.threshold, **volumes, "components": found},
+        facts={**as_fact(options.checkpoint), "tta": options.tta, "threshold": config.threshold,
+               "smallest_ml": options.smallest_ml, **volumes, "components": found},
         picture=mask_sheet(stored, mask, (0, STEPS)), found=f"{len(found)} components, {volumes['volume_ml']:.2f} ml",
         row={**volumes, "components": len(found), **most_disputed(found, entropy)}, warnings=warnings,
         volumes={} if entropy is None else {uncertainty_path(options.output): onto_scan(entropy, scan)})

@@ -1,17 +1,20 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
-Writes to the output folder: cases.csv, nodes.csv, summary.json, predictions/, overlays/, viewer/, report.html; of
-several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree, error_rate.csv and .png.
+Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
+viewer/, report.html; of several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree,
+error_rate.csv and .png.
 """
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from scipy.special import expit
 
+from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
@@ -20,17 +23,20 @@ from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
-from shared_data.named_types import Labels, Mask, Rgb, Row
+from shared_data.named_types import Floats, Labels, Mask, Rgb, Row
+from shared_data.operating_point import NodePoint, with_operating_point
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report
 from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
+from shared_data.sweep import sweep, without_small, write_sweeps
 from shared_data.viewer import View, viewer_pages, write_viewer
+from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
 from shared_torch.checkpoints import trained_on
 from shared_torch.engines import Engine
-from snet_neck_ln.config import Config, Device, Precision
+from snet_neck_ln.config import METHOD, Config, Device, Precision
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import logit, predict_members
 from snet_neck_ln.members import Loaded, find_folds, load_members
@@ -43,7 +49,7 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, NodePoint, ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the run's best.pt
     prepared_dir: Path | None = None  # unset: where the run was trained
@@ -68,7 +74,7 @@ class Filled(Options):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parse_options(Options, argv, __doc__)
+    options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
     run_dir = options.ensemble / "ensemble" if options.ensemble else (
         options.run_dir or build(Config, set_options(options, "val_fold")).run_dir)
     options = with_members(options, find_folds)
@@ -83,11 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
     check_members_unseen(options.checkpoint, patients, trained_on)
-    patients, (cases, found, pictures, voxels, wrong), skipped = score_all(
+    patients, (cases, found, pictures, voxels, wrong, forecasts, sweeps), skipped = score_all(
         score_patient, patients, loaded, load, options, options.checkpoint, config.prepared_dir, "patient")
     nodes = [{"case": patient, **node} for patient, rows in zip(patients, found) for node in rows]
+    if options.sweep:
+        write_sweeps(options.output_dir, patients, sweeps)
     write_results(options, config, cases, nodes, dict(zip(patients, pictures)),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())))
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts)
     return say_skipped(skipped)
 
 
@@ -96,15 +104,22 @@ def load(options: Filled) -> Loaded:
     return load_members(options, set_options(options, "prepared_dir", "val_fold", "threshold", "size", "batch_size"))
 
 
-def score_patient(patient: str, loaded: Loaded,
-                  options: Filled) -> tuple[Row, list[Row], Rgb, Counter[str], Counter[str]]:
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes); the
-    predicted mask is written on the scan's grid."""
+def score_patient(patient: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
+    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
+    `histogram` of the probabilities, what `sweep` says if it is asked); the predicted mask is written on the scan's
+    grid."""
     networks, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
     logits, votes = predict_members(networks, stored, config, device)
+    forecast = histogram(expit(logits), centre_crop(reference, config.size))
+    spacing = case["grid"]["spacing_xyz"]
+    voxel_ml = math.prod(spacing) / 1000
     prediction = undo_crop(logits > logit(config.threshold), stored.shape[1:])
+    prediction = without_small(prediction, voxel_ml, options.smallest_ml)
+    swept = None
+    if options.sweep:
+        swept = sweep(undo_crop(expit(logits), stored.shape[1:]), reference, prediction, voxel_ml)
     raised = np.stack([probability_correction(plane, config.threshold) for plane in logits])
     corrected = undo_crop(raised > logit(config.threshold), stored.shape[1:])
     write_volume(onto_scan(prediction.astype(np.uint8), case["scan"]),
@@ -115,7 +130,6 @@ def score_patient(patient: str, loaded: Loaded,
         write_volume(onto_scan(entropy, case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
         count_errors(votes, centre_crop(prediction != reference, config.size), voxels, wrong)
-    spacing = case["grid"]["spacing_xyz"]
     low = config.window_center_hu - config.window_width_hu / 2
     write_viewer(options.output_dir, patient, View(
         stored * np.float32(config.window_width_hu / STEPS) + np.float32(low), spacing[::-1], {1: "lymph node"},
@@ -123,7 +137,6 @@ def score_patient(patient: str, loaded: Loaded,
         window_hu=(low, low + config.window_width_hu)))
     nodes, false_positives = detection(reference, prediction, spacing)
     with_node = [slice_scores(*pair) for pair in zip(reference, prediction) if pair[0].any()]
-    voxel_ml = math.prod(spacing) / 1000
     row = {
         "case": patient, "dice": dice(reference, prediction), **surface_distances(reference, prediction, spacing),
         "nodes": len(nodes), "nodes_found": sum(node["found"] for node in nodes),
@@ -136,7 +149,7 @@ def score_patient(patient: str, loaded: Loaded,
         "slice_dice_as_published_corrected": slice_dice_as_published(reference, corrected),
     }
     k = int((reference.sum((1, 2)) + prediction.sum((1, 2))).argmax())
-    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong
+    return row, nodes, overlay(stored[k] / STEPS, reference[k], prediction[k]), voxels, wrong, forecast, swept
 
 
 def read_patient(folder: Path, n_slices: int) -> tuple[Labels, Mask]:
@@ -148,15 +161,18 @@ def read_patient(folder: Path, n_slices: int) -> tuple[Labels, Mask]:
 
 
 def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: Sequence[Row],
-                  pictures: Mapping[str, Rgb], errors: Sequence[Row]) -> None:
-    """errors: `error_table` of an ensemble."""
+                  pictures: Mapping[str, Rgb], errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
+    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case."""
     out = options.output_dir
+    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"])
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
     by_size = detection_by_size(nodes)
-    write_json(out / "summary.json", {**as_fact(options.checkpoint), "split": options.split, "cases": len(cases),
-                                      "threshold": config.threshold, "scores": summary, "detection": by_size,
+    write_json(out / "summary.json", {**as_fact(options.checkpoint), "tta": options.tta, "split": options.split,
+                                      "cases": len(cases), "threshold": config.threshold,
+                                      "smallest_ml": options.smallest_ml, "scores": summary, "detection": by_size,
+                                      "calibration": calibration,
                                       **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
@@ -173,17 +189,21 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
     if errors:
         write_error_rates(out, errors)
         figures["error rate of each split of the votes"] = out / "error_rate.png"
+    if calibration:
+        figures["probability and frequency; grey: 95 % interval over cases"] = out / "calibration.png"
     if (options.run_dir / "curves.png").exists():
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
     write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, probability cut {config.threshold:g}, {in_words(options.checkpoint)}.",
+        f"{len(cases)} cases, probability cut {config.threshold:g}, components from "
+        f"{options.smallest_ml:g} ml on, {in_words(options.checkpoint)}."
+        f"{options.views_note}",
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
-        "mean, std, median over the cases where the score is finite; n counts them."],
-        {"Scores": headline, "Nodes found, by short axis": by_size, "Error rate by vote": errors,
-         "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
+        "mean, std, median over the cases where the score is finite; n counts them.", NOTE],
+        {"Scores": headline, "Nodes found, by short axis": by_size, "Calibration": calibration,
+         "Error rate by vote": errors, "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
     print(f"report: {out / 'report.html'}")
 

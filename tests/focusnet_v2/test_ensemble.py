@@ -57,7 +57,16 @@ def test_folds_predict_and_score_together(runs, raw, prepared, tmp_path):
     for row in facts["organs"]:
         inside = entropy[labels == row["label"]]
         assert row["disagreement"] == (pytest.approx(inside.mean(), abs=1e-4) if inside.size else None)
-    assert test.main(["--ensemble", str(runs), "--prepared-dir", str(prepared), "--device", "cpu"]) == 0
+    assert test.main(["--ensemble", str(runs), "--prepared-dir", str(prepared), "--device", "cpu", "--sweep",
+                      "--smallest-ml", "0.5"]) == 0
+    swept = read_table(runs / "ensemble" / "test" / "sweep.csv", ["organ", "smallest", "prediction"])
+    for row in read_table(runs / "ensemble" / "test" / "organs.csv", []):
+        if row["reference"] == "yes":
+            mine = {one["smallest"]: float(one["prediction"]) for one in swept
+                    if (one["case"], one["organ"]) == (row["case"], row["organ"])}
+            assert mine["0.5"] == pytest.approx(float(row["prediction_ml"])) and mine["0.5"] <= mine[""]
+    calibration = read_json(runs / "ensemble" / "test" / "summary.json")["calibration"]
+    assert calibration[0]["structure"] == "all" and (runs / "ensemble" / "test" / "calibration.png").exists()
     out = runs / "ensemble" / "test"
     assert len(read_table(out / "organs.csv", ["disagreement"])) == len(Config().organs)
     assert {row["votes"] for row in read_json(out / "summary.json")["error_rates"]} == {"2", "1+1"}

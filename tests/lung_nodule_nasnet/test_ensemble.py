@@ -7,7 +7,7 @@ from lung_nodule_nasnet import predict, test
 from lung_nodule_nasnet.checkpoint import load_checkpoint, load_network, save_checkpoint
 from lung_nodule_nasnet.inference import nodule_probability, segment, segment_members
 from shared_data.errors import InputError
-from shared_data.files import read_json
+from shared_data.files import read_json, read_table, write_json
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +56,40 @@ def test_folds_predict_and_score_together(runs, luna, prepared, tmp_path):
     assert test.main(["--ensemble", str(runs), "--device", "cpu", *scans]) == 0
     with pytest.raises(InputError, match="--ensemble and --checkpoint: both name the networks"):
         test.main(["--ensemble", str(runs), "--checkpoint", str(runs / "fold1" / "best.npz")])
+
+
+def test_flips_of_training_are_averaged_on_request(runs, luna, tmp_path):
+    path = runs / "fold1" / "best.npz"
+    (plain, config), (averaged, _) = (predict.prepare_network(path, "cpu", {}, tta) for tta in (False, True))
+    images = np.random.default_rng(0).normal(0, 1, (1, config.size, config.size, 1)).astype(np.float32)
+    each = [np.flip(plain.predict_on_batch(np.flip(images, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
+    assert np.allclose(averaged.predict_on_batch(images), np.mean(each, axis=0), atol=1e-6)
+    assert not np.allclose(each[0], each[1], atol=1e-4)
+    options = ["--input", str(min(luna.rglob("*.mhd"))), "--output", str(tmp_path / "mask.nii.gz"), "--device",
+               "cpu", "--tta"]
+    predict.main([*options, "--checkpoint", str(path)])
+    assert read_json(tmp_path / "mask.json")["tta"] is True
+    state, groups = load_checkpoint(path)
+    state["config"]["flip_probability"] = 0.0
+    save_checkpoint(tmp_path / "plain.npz", state, weights=groups["weights"])
+    with pytest.raises(InputError, match="plain.npz: has learnt from no flipped slices. Leave out --tta"):
+        predict.main([*options, "--checkpoint", str(tmp_path / "plain.npz")])
+
+
+def test_the_operating_point_is_the_cut_and_fewest_pixels_it_holds(runs, tmp_path):
+    options = ["--checkpoint", str(runs / "fold1" / "best.npz"), "--device", "cpu", "--output-dir", str(tmp_path)]
+    assert test.main([*options, "--sweep"]) == 0
+    summary = read_json(tmp_path / "summary.json")
+    assert summary["calibration"][0]["structure"] == "nodule" and (tmp_path / "calibration.png").exists()
+    swept = read_table(tmp_path / "sweep.csv", ["cut", "smallest"])
+    plain = [row for row in swept if not row["cut"]]
+    assert sum(int(row["scans"]) for row in plain) == summary["scores"]["slices"]
+    for cut, pixels in (("0.5", "1"), ("0.4", "64")):
+        write_json(tmp_path / "point.json", {"method": "NASNet-GCN", "settings": {
+            "threshold_rule": "cut", "cut": float(cut), "min_pixels": int(pixels)}})
+        assert test.main([*options, "--operating-point", str(tmp_path / "point.json")]) == 0
+        cases = read_table(tmp_path / "cases.csv", [])
+        wanted = {row["case"]: row for row in swept if (row["cut"], row["smallest"]) == (cut, pixels)}
+        for row in cases:
+            assert float(wanted[row["case"]]["prediction"]) == float(row["mask_pixels"])
+            assert float(wanted[row["case"]]["overlap"]) == float(row["overlap_pixels"])

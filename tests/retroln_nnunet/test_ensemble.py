@@ -8,8 +8,8 @@ from retroln_nnunet import predict, test, train
 from retroln_nnunet.config import Config
 from retroln_nnunet.model import find_folds, load_members, predict_crop, predict_members
 from shared_data.errors import InputError
-from shared_data.files import read_json
-from shared_data.volume import read_volume
+from shared_data.files import read_json, read_table, write_json
+from shared_data.volume import read_volume, to_lps
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,9 @@ def test_members_give_their_mean_probability_and_their_votes(model, processed):
     assert everything.all() and not nothing.any() and mask.GetSize() == crop.GetSize()
     assert np.array_equal(one, sitk.GetArrayFromImage(predict_crop(predictors[0], crop)))
     assert np.array_equal(sitk.GetArrayFromImage(mask), one)  # (p + 1 + 0) / 3 > 1/2 where p > 1/2
+    maps = []
+    sure, _ = predict_members(predictors[:1], crop, 0.6, maps.append)
+    assert np.array_equal(sitk.GetArrayFromImage(to_lps(sure)), maps[0] > 0.6) and 0 < maps[0].max() <= 1
     alone, none = predict_members(predictors[:1], crop)
     assert none is None and np.array_equal(sitk.GetArrayFromImage(alone), one)
 
@@ -55,7 +58,28 @@ def test_folds_predict_and_score_together(model, raw, folders, trained, tmp_path
                       str(out)]) == 0
     rates = read_json(out / "summary.json")["error_rates"]
     assert {row["votes"] for row in rates} == {"3", "2+1"} and (out / "error_rate.png").exists()
+    assert read_json(out / "summary.json")["calibration"][0]["cases"] == 1
     with pytest.raises(InputError, match="has learnt from "):
         test.main([*folders, "--device", "cpu", "--ensemble", str(model), "--split", "valid", "--fold", "1"])
     with pytest.raises(InputError, match="no fold_.*checkpoint_final.pth in it"):
         test.main([*folders, "--ensemble", str(tmp_path)])
+
+
+def test_the_operating_point_is_the_cut_and_smallest_component_it_holds(model, raw, folders, tmp_path):
+    checkpoint, point = model / "fold_0" / "checkpoint_final.pth", tmp_path / "operating_point.json"
+    options = [*folders, "--checkpoint", str(checkpoint), "--device", "cpu", "--no-mirror", "--output-dir",
+               str(tmp_path)]
+    assert test.main([*options, "--sweep"]) == 0
+    swept = read_table(tmp_path / "sweep.csv", ["cut", "smallest"])
+    wanted = next(row for row in swept if (row["cut"], row["smallest"]) == ("0.45", "0.1"))
+    write_json(point, {"method": "RetroLN-nnUNet", "settings": {"threshold": 0.45, "smallest_ml": 0.1}})
+    assert test.main([*options, "--operating-point", str(point)]) == 0
+    row = read_table(tmp_path / "cases.csv", [])[0]
+    assert float(wanted["prediction"]) == pytest.approx(float(row["prediction_ml"]))
+    assert (wanted["found"], wanted["false_positives"]) == (row["nodes_found"], row["false_positives"])
+    predict.main(["--input", str(raw / "CT" / "P4_0000.nii.gz"), "--vertebrae", str(raw / "vertebrae" / "P4"),
+                  "--output", str(tmp_path / "nodes.nii.gz"), "--device", "cpu", "--no-mirror", "--checkpoint",
+                  str(checkpoint), "--operating-point", str(point)])
+    assert read_json(tmp_path / "nodes.json")["volume_ml"] == pytest.approx(float(row["prediction_ml"]), abs=1e-6)
+    with pytest.raises(InputError, match="masks have no probability to cut"):
+        test.main([*options, "--predictions-dir", str(tmp_path), "--operating-point", str(point)])

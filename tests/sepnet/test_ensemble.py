@@ -31,7 +31,13 @@ def test_folds_predict_and_score_together(runs, raw, prepared, tmp_path):
             assert row["disputed"] == pytest.approx((inside > 0).mean())
         else:
             assert row["disagreement"] is None
-    assert test.main(["--ensemble", str(folder), "--prepared-dir", str(prepared), *step]) == 0
+    assert test.main(["--ensemble", str(folder), "--prepared-dir", str(prepared), "--sweep", "--smallest-ml", "0.5",
+                      *step]) == 0
+    swept = {(row["case"], row["organ"]): float(row["prediction"]) for row in read_table(
+        folder / "ensemble" / "valid" / "sweep.csv", []) if row["smallest"] == "0.5"}
+    drawn = [row for row in read_table(folder / "ensemble" / "valid" / "organs.csv", []) if float(row["reference_ml"])]
+    assert swept == {(row["case"], row["organ"]): pytest.approx(float(row["prediction_ml"])) for row in drawn} != {}
+    assert read_json(folder / "ensemble" / "valid" / "summary.json")["calibration"][0]["structure"] == "all"
     rows = read_table(folder / "ensemble" / "valid" / "organs.csv", ["disagreement", "disputed"])
     assert len(rows) == 22 and np.isfinite([float(row["disputed"]) for row in rows if row["disputed"]]).all()
     with pytest.raises(InputError, match="--ensemble and --checkpoint: both name"):

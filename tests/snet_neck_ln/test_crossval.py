@@ -10,7 +10,7 @@ import pytest
 
 from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
-from shared_data.files import read_table, write_json
+from shared_data.files import read_json, read_table, write_json
 from snet_neck_ln import crossval, test
 from snet_neck_ln.config import Config
 from snet_neck_ln.crossval import plan
@@ -42,6 +42,9 @@ def test_killed_in_the_middle_of_fold_3_it_goes_on(run_dir, prepared, options, t
     assert [row["epoch"] for row in read_table(runs / "fold3" / "history.csv", [])] == ["1", "2"]
     rows = read_table(runs / "crossval" / "cases.csv", [])
     assert [(row["fold"], row["case"]) for row in rows] == [("1", "P1"), ("3", "P3")]
+    point = read_json(runs / "crossval" / "operating_point.json")
+    assert point["folds"] == [1, 3] and point["patients"] == 2 and point["tta"] is False
+    assert "chosen without the fold" in (runs / "crossval" / "report.html").read_text()
     with pytest.raises(InputError, match="made with other settings: lr 0.001 .now 0.1"):
         crossval.main([*options, "--folds", "1", "--lr", "0.1"])
 

@@ -9,12 +9,13 @@ import torch
 from scipy.special import expit
 
 from shared_data.errors import InputError
-from shared_data.files import read_json, read_table
+from shared_data.files import read_json, read_table, write_json
 from shared_data.volume import geometry
 from snet_neck_ln import predict, test
 from snet_neck_ln.checkpoint import load_network
+from snet_neck_ln.config import Config
 from snet_neck_ln.dataset import read_slice
-from snet_neck_ln.inference import logit, predict_logits, predict_members, ready
+from snet_neck_ln.inference import logit, predict_logits, predict_members, ready, views_of
 from snet_neck_ln.members import load_members
 
 
@@ -95,3 +96,62 @@ def test_members_that_see_other_things_are_refused(runs, raw, tmp_path):
     with pytest.raises(InputError, match="other.pt: window_width_hu 300.0 differs from .*best.pt's 400.0"):
         predict.main([*arguments(raw, tmp_path), "--checkpoint", str(runs / "fold1" / "best.pt"),
                       str(tmp_path / "other.pt")])
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_views_are_turned_back_and_averaged(runs, engine):
+    options = predict.Options(input="", output="", device="cpu", engine=engine,
+                              checkpoint=(runs / "fold1" / "best.pt",))
+    ((plain,), config, device), ((averaged,), _, _) = (load_members(replace(options, tta=tta), {})
+                                                       for tta in (False, True))
+    stored = np.random.default_rng(0).integers(0, 65536, (3, 32, 32)).astype(np.uint16)
+    each = []
+    for flipped in (False, True):
+        for quarters in range(4):
+            copy = np.rot90(stored[:, ::-1] if flipped else stored, quarters, (1, 2))
+            back = np.rot90(expit(predict_logits(plain, copy, config, device)), -quarters, (1, 2))
+            each.append(back[:, ::-1] if flipped else back)
+    assert len({one.tobytes() for one in each}) == 8
+    logits = predict_logits(averaged, stored, config, device)
+    assert np.allclose(expit(logits), np.mean(each, axis=0), atol=1e-5)
+    turned = predict_logits(averaged, np.rot90(stored, 1, (1, 2)), config, device)
+    assert np.allclose(np.rot90(logits, 1, (1, 2)), turned, atol=1e-3)
+
+
+def test_views_are_asked_for_and_only_those_of_training(runs, raw, tmp_path):
+    predict.main(arguments(raw, tmp_path, "--ensemble", str(runs), "--tta"))
+    assert json.loads((tmp_path / "mask.json").read_text())["tta"] is True
+    state = torch.load(runs / "fold1" / "best.pt", weights_only=True)
+    for name, views in (("rot90_probability", 2), ("flip_probability", 4)):
+        assert len(views_of(Config(**{name: 0.0}))) == views
+    torch.save({**state, "config": {**state["config"], "flip_probability": 0.0, "rot90_probability": 0.0}},
+               tmp_path / "plain.pt")
+    with pytest.raises(InputError, match="plain.pt: has learnt from no flipped or turned slices. Leave out --tta"):
+        predict.main(arguments(raw, tmp_path, "--checkpoint", str(tmp_path / "plain.pt"), "--tta"))
+
+
+def test_the_operating_point_is_the_cut_and_smallest_component_it_holds(runs, raw, prepared, tmp_path):
+    checkpoint, point = str(runs / "fold2" / "best.pt"), tmp_path / "operating_point.json"
+
+    def volumes(*options):
+        predict.main(["--input", str(raw / "P4" / "IM0001.nrrd"), "--output", str(tmp_path / "mask.nii.gz"),
+                      "--device", "cpu", "--checkpoint", checkpoint, *options])
+        facts = read_json(tmp_path / "mask.json")
+        assert facts["threshold"] == 0.3
+        return [node["volume_ml"] for node in facts["components"]]
+
+    largest = max(volumes("--threshold", "0.3"))
+    assert max(volumes("--threshold", "0.3", "--smallest-ml", str(largest - 0.001))) == largest
+    for smallest, found in ((largest + 0.001, False), (0.02, True)):
+        write_json(point, {"method": "S-Net", "settings": {"threshold": 0.3, "smallest_ml": smallest}})
+        assert bool(volumes("--operating-point", str(point))) == found
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--output-dir", str(tmp_path / "scored")]
+    assert test.main([*options, "--operating-point", str(point), "--sweep", "--tta"]) == 0
+    summary = read_json(tmp_path / "scored" / "summary.json")
+    assert summary["threshold"] == 0.3 and summary["smallest_ml"] == 0.02 and summary["tta"] is True
+    assert summary["calibration"][0]["cases"] == 1 and (tmp_path / "scored" / "calibration.png").exists()
+    row = read_table(tmp_path / "scored" / "cases.csv", [])[0]
+    swept = next(one for one in read_table(tmp_path / "scored" / "sweep.csv", [])
+                 if (one["cut"], one["smallest"]) == ("0.3", "0.02"))
+    assert float(swept["prediction"]) == pytest.approx(float(row["prediction_ml"]))
+    assert (swept["found"], swept["false_positives"]) == (row["nodes_found"], row["false_positives"])

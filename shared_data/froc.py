@@ -1,15 +1,18 @@
-"""Detection scores as the LUNA16 challenge counts them.
+"""Detection scores as the LUNA16 challenge counts them: the free-response curve (FROC) and its mean (CPM).
 
 A candidate closer than a nodule's radius to its centre is a hit; of several hits on one nodule the most probable
 counts and the others are left out; so are candidates within findings that the challenge excludes. The rest are false
 positives.
 """
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from shared_data.named_types import Floats
+from shared_data.files import whole_file
+from shared_data.named_types import Floats, Row
 
 FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 EXCLUDED_DIAMETER_MM = 10.0  # of excluded findings whose diameter is not given (the challenge's script)
@@ -62,15 +65,50 @@ def cpm(scans: Sequence[Matched]) -> float:
     return float(sensitivities(scans).mean())
 
 
-def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0) -> dict[str, Any]:
+def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0,
+              patients: Sequence[str] | None = None) -> dict[str, Any]:
     """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over `samples` sets of scans drawn with
-    replacement; a set without a nodule is drawn anew."""
+    replacement, those of a patient together; a set without a nodule is drawn anew. patients: of each scan its patient;
+    unset: each has one."""
     froc_curve(scans)  # raises where there is no nodule at all
+    together: dict[Any, list[Matched]] = {}
+    for scan, patient in zip(scans, patients or range(len(scans))):
+        together.setdefault(patient, []).append(scan)
+    groups = [*together.values()]
     rng, sets = np.random.default_rng(seed), list[Floats]()
     while len(sets) < samples:
-        chosen = [scans[i] for i in rng.integers(0, len(scans), len(scans))]
+        chosen = [scan for i in rng.integers(0, len(groups), len(groups)) for scan in groups[i]]
         if sum(len(best) for best, _ in chosen):
             sets.append(sensitivities(chosen))
     drawn = np.array(sets)
     interval = np.percentile(drawn, (2.5, 97.5), axis=0).T
     return {"cpm": tuple(np.percentile(drawn.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}
+
+
+def froc_rows(scans: Sequence[Matched], interval: dict[str, Any], unit: str = "scan") -> list[Row]:
+    """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN; interval: of
+    `bootstrap`; unit: what a scan is called."""
+    points = zip(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), interval["sensitivity"])
+    return [{f"false positives per {unit}": rate, "sensitivity": float(value), "low": low, "high": high}
+            for rate, value, (low, high) in points]
+
+
+def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
+              points: Sequence[tuple[str | None, float, float]] = ()) -> None:
+    """The curve, and beside it `points`: (name or None, false positives per scan, sensitivity)."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    rates, sensitivity = froc_curve(scans)
+    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post")
+    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o")
+    for name, rate, value in points:
+        look: dict[str, Any] = ({"marker": "*", "markersize": 11, "linestyle": "", "label": name} if name
+                                else {"marker": "x", "markersize": 4, "color": "0.5"})
+        axes.plot(max(rate, 1 / 16), value, **look)
+    if points:
+        axes.legend(fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel=f"false positives per {unit}", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120)

@@ -1,0 +1,141 @@
+"""What other probability cuts and smallest components would find of a case: what an operating point is chosen from."""
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from shared_data.files import write_table
+from shared_data.metrics import bounding_box, components
+from shared_data.named_types import Row
+
+CUTS = (0.01, 0.02, *(number / 20 for number in range(1, 20)), 0.98, 0.99)
+SIZES_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+CANDIDATES = 200  # kept of a case and cut, the most probable: more a scan is no detector
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The connected parts of a mask: of each its volume and overlap with the reference, its size as `smallest` takes
+    it (all in the unit of a voxel), and which nodes of the reference it touches: (n, 2) pairs (part, node)."""
+
+    volume: np.ndarray
+    overlap: np.ndarray
+    size: np.ndarray
+    touched: np.ndarray
+
+    def counts(self, smallest: float) -> dict[str, float]:
+        """Of the parts of at least this size."""
+        kept = large_enough(self.size, smallest)
+        pairs = self.touched[kept[self.touched[:, 0]]]
+        return {"prediction": float(self.volume[kept].sum()), "overlap": float(self.overlap[kept].sum()),
+                "found": len(np.unique(pairs[:, 1])), "false_positives": int(kept.sum()) - len(np.unique(pairs[:, 0]))}
+
+
+def large_enough(sizes: np.ndarray, smallest: float) -> np.ndarray:
+    return sizes >= smallest - 1e-9
+
+
+def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel: float, by_slice: bool) -> Parts:
+    """`Parts` of a map (z, y, x) of `number` components; nodes: those of the reference, numbered; voxel: its volume;
+    by_slice: the size of a part is that of all mask in its (first) slice."""
+    places = np.flatnonzero(labels)
+    part, node = labels.ravel()[places] - 1, nodes.ravel()[places]
+    volume = np.bincount(part, minlength=number) * voxel
+    size = np.array(volume, float)
+    if by_slice and number:
+        slice_of = np.zeros(number, np.int64)
+        slice_of[part[::-1]] = places[::-1] // math.prod(labels.shape[1:])
+        size = np.array(np.bincount(slice_of, volume)[slice_of], float)
+    pairs = np.unique(np.stack([part, node], axis=1)[node > 0], axis=0)
+    return Parts(volume, np.bincount(part, node > 0, number) * voxel, size, pairs)
+
+
+def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, voxel: float,
+          sizes: Sequence[float] = SIZES_ML, by_slice: bool = False,
+          mask_at: Callable[[float], np.ndarray] | None = None, scans: int = 1) -> tuple[list[Row], list[Row]]:
+    """(a row of counts for each cut and smallest size, the candidates at each cut) of a probability (z, y, x).
+
+    reference: boolean of the same shape, its components are the nodes; final: the mask as it is scored, whose counts
+    are the row without a cut; voxel: ml, or 1 for pixels; by_slice: of `parts_of`; mask_at(cut): the mask, unset:
+    probability > cut; scans: how many these are.
+    """
+    nodes, n_nodes = components(reference)
+    facts = {"reference": float(reference.sum() * voxel), "nodes": n_nodes, "scans": scans}
+    labels, number = components(final)
+    rows = [{"cut": None, "smallest": None, **facts, **parts_of(labels, number, nodes, voxel, by_slice).counts(0)}]
+    candidates: list[Row] = []
+    if mask_at is None and (likely := probability > CUTS[0]).any():  # nothing is found outside
+        box = bounding_box(likely)
+        probability, nodes = probability[box], nodes[box]
+    for cut in CUTS:
+        labels, number = components(probability > cut if mask_at is None else mask_at(cut))
+        parts = parts_of(labels, number, nodes, voxel, by_slice)
+        rows += [{"cut": cut, "smallest": smallest, **facts, **parts.counts(smallest)} for smallest in sizes]
+        candidates += _candidates(cut, labels, probability, parts, voxel)
+    return rows, candidates
+
+
+def _candidates(cut: float, labels: np.ndarray, probability: np.ndarray, parts: Parts, voxel: float) -> Iterator[Row]:
+    """Of each part its size, mean probability and the nodes it touches ("#1#3"), the most probable first."""
+    if not len(parts.volume):
+        return
+    places = np.flatnonzero(labels)
+    means = np.bincount(labels.ravel()[places] - 1, probability.ravel()[places]) / (parts.volume / voxel)
+    for part in np.argsort(-means, kind="stable")[:CANDIDATES]:
+        touched = parts.touched[parts.touched[:, 0] == part, 1]
+        yield {"cut": cut, "size": float(parts.size[part]), "probability": float(means[part]),
+               "nodes": "".join(f"#{node}" for node in touched)}
+
+
+def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str], voxel_ml: float) -> list[Row]:
+    """For each organ 1, 2, ... that the reference has, and each smallest component, a row of counts; both label maps
+    (z, y, x). The largest component of an organ always stays."""
+    rows = []
+    for label, organ in enumerate(names, 1):
+        truth, found = reference == label, labels == label
+        if not truth.any():
+            continue
+        islands, number = components(found)
+        parts = parts_of(islands, number, truth.astype(np.uint8), voxel_ml, False)
+        if len(parts.size):
+            parts.size[parts.size.argmax()] = np.inf
+        for smallest in (None, *SIZES_ML):
+            counts = parts.counts(smallest or 0)
+            rows.append({"organ": organ, "cut": None, "smallest": smallest, "reference": float(truth.sum() * voxel_ml),
+                         "prediction": counts["prediction"], "overlap": counts["overlap"]})
+    return rows
+
+
+def write_sweeps(folder: Path, cases: Sequence[str], sweeps: Sequence[tuple[list[Row], list[Row]]]) -> None:
+    """sweep.csv and sweep_candidates.csv of what `sweep` gives of each case."""
+    for part, name in enumerate(("sweep.csv", "sweep_candidates.csv")):
+        rows = [{"case": case, **row} for case, both in zip(cases, sweeps) for row in both[part]]
+        write_table(folder / name, rows, ("case", "cut"))
+
+
+def without_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.ndarray:
+    """A boolean mask (z, y, x) without components (26 neighbours) smaller than `smallest_ml`."""
+    if not smallest_ml:
+        return mask
+    labels, number = components(mask)
+    kept = large_enough(np.bincount(labels.ravel(), minlength=number + 1) * voxel_ml, smallest_ml)
+    return mask & kept[labels]
+
+
+def without_islands(labels: np.ndarray, voxel_ml: float, smallest_ml: Sequence[float]) -> np.ndarray:
+    """A label map (z, y, x) without the components of each organ 1, 2, ... that are smaller than its `smallest_ml`;
+    the largest of each stays, what goes is background."""
+    if not any(smallest_ml):
+        return labels
+    labels = labels.copy()
+    for label, smallest in enumerate(smallest_ml, 1):
+        organ = labels == label
+        parts, number = components(organ)
+        if number > 1 and smallest:
+            counts = np.bincount(parts.ravel())
+            kept = large_enough(counts * voxel_ml, smallest)
+            kept[1 + counts[1:].argmax()] = True
+            labels[organ & ~kept[parts]] = 0
+    return labels
