@@ -17,6 +17,7 @@ import SimpleITK as sitk
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
+from shared_data.packed import write_packed
 from shared_data.integrity import DAMAGE, check_data, read_planes
 from shared_data.named_types import Array, Geometry, StrPath
 
@@ -186,7 +187,7 @@ def write_volume(image: sitk.Image, path: StrPath) -> None:
         plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
         try:
             with silenced():  # NIfTI's writer has words of its own for a full disk
-                sitk.WriteImage(image, str(plain), True)
+                write_packed(image, plain)
             written = sitk.ReadImage(str(plain))
         except RuntimeError as error:
             raise OSError(errno.EIO, f"could not be written whole ({_first_line(error)})", str(path)) from error
