@@ -112,7 +112,7 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
     page = (scored / "report.html").read_text(encoding="utf-8")
     check_viewer(scored, "P5", raw / "P5" / "img.nrrd", (-500, 500), np.median,
                  prediction=scored / "predictions" / "P5.nrrd")
-    assert page.count("data:image/png") == 3 and "human_dice" in page and "oncologist against a radiographer" in page
+    assert page.count("data:image/png") == 4 and "human_dice" in page and "oncologist against a radiographer" in page
 
 
 def test_missing_organs_are_not_contoured_and_enter_no_mean(run_dir, raw, prepared, tmp_path, capsys):

@@ -56,7 +56,7 @@ def test_scores_come_from_the_written_label_maps(scored, raw):
     assert [path.split("/")[-2] for path in summary["checkpoints"]] == ["one", "two"]
     assert {row["votes"] for row in summary["error_rates"]} <= {"2", "1+1"}
     page = (scored / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 3 and "weighted_hd95_mm" in page
+    assert page.count("data:image/png") == 4 and "weighted_hd95_mm" in page
     facts, layers = check_viewer(scored, "4", raw / "4" / "data.nii.gz", (-480, 1400),
                                  prediction=scored / "predictions" / "4.nii.gz", reference=raw / "4" / "label.nii.gz")
     assert len(facts["labels"]) == 22 and "disagreement" in layers
