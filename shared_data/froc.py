@@ -99,14 +99,14 @@ def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     rates, sensitivity = froc_curve(scans)
-    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post")
-    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o")
+    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post", label="by the probability of what is found")
+    axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o", label="at the rates of the CPM")
+    if others := [(max(rate, 1 / 16), value) for name, rate, value in points if not name]:
+        axes.plot(*zip(*others), "x", markersize=4, color="0.5", label="other points")
     for name, rate, value in points:
-        look: dict[str, Any] = ({"marker": "*", "markersize": 11, "linestyle": "", "label": name} if name
-                                else {"marker": "x", "markersize": 4, "color": "0.5"})
-        axes.plot(max(rate, 1 / 16), value, **look)
-    if points:
-        axes.legend(fontsize=8)
+        if name:
+            axes.plot(max(rate, 1 / 16), value, "*", markersize=11, label=name)
+    axes.legend(fontsize=8)
     axes.set_xscale("log", base=2)
     axes.set(xlabel=f"false positives per {unit}", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
