@@ -222,7 +222,7 @@ class Train(Seen, Table, Run):
     small_threshold: float = 0.5  # probability that makes a small organ (authors)
 
     # Machine
-    precision: Precision = "auto"  # of training; auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
+    precision: Precision = "auto"  # of training; auto: bf16-mixed where the device has it, else 32-true
 
 
 @dataclass(frozen=True)

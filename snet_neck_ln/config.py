@@ -60,7 +60,7 @@ class Run(Prepared):
 class Train(Run):
     """What train.py reads, beside how the cases were prepared."""
 
-    precision: Precision = "auto"  # auto: bf16-mixed on CPUs with bfloat16 instructions, else 32-true
+    precision: Precision = "auto"  # auto: bf16-mixed where the device has it, else 32-true
 
     # Slices
     context_slices: int = 0  # n: slices k-n..k+n become channels (paper: 0)
