@@ -8,7 +8,6 @@ from scipy import ndimage
 
 from focusnet_v2.config import Config, CropConfig, Organs
 from shared_data.named_types import Array, Box, Floats, Geometry, Shape
-
 from shared_data.volume import geometry, image_from
 
 AIR_HU, BONE_HU, BODY_HU = -1024, 250, -300

@@ -8,7 +8,6 @@ import SimpleITK as sitk
 import torch
 
 from focusnet_v2.config import Config
-
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
 from shared_data.named_types import Array, Box, Geometry, Labels, Progress

@@ -7,7 +7,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from focusnet_v2.config import Config
-
 from focusnet_v2.grids import cut
 from shared_data.calibration import histogram
 from shared_data.metrics import dice, spread, surface_distances

@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 from torch.nn import functional as F
 
 from focusnet_v2.config import Config
-
 from focusnet_v2.dataset import MaskDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
 from focusnet_v2.networks import build_network

@@ -7,7 +7,6 @@ from lightning_fabric import Fabric
 
 from focusnet_v2.config import Config
 from focusnet_v2.dataset import Case
-
 from focusnet_v2.grids import cut
 from focusnet_v2.inference import fuse, heatmap_peaks, predict_volume
 from shared_data.cohort import overgrown_notes

@@ -12,7 +12,6 @@ from scipy import ndimage
 from tables import HDF5ExtError
 
 from lung_nodule_nasnet.config import Config
-
 from lung_nodule_nasnet.table import open_slices
 from shared_data.errors import InputError
 from shared_data.named_types import Array, Floats

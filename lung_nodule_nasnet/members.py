@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lung_nodule_nasnet.config import Config
-
 from shared_data.ensembles import check_alike, find_members
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 
 from lung_nodule_nasnet.nodules import Nodule
-
 from shared_data.errors import InputError
 from shared_data.named_types import Labels, Mask, StrPath
 

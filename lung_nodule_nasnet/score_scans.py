@@ -9,7 +9,6 @@ import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.froc import Matched
-
 from lung_nodule_nasnet.inference import segment
 from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.nodules import Finding, read_luna_annotations

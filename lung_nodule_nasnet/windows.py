@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 
 from lung_nodule_nasnet.config import Config
-
 from lung_nodule_nasnet.lungs import AIR_HU
 from lung_nodule_nasnet.two_means import two_means_centres
 from shared_data.named_types import Array, Floats, Mask

@@ -7,7 +7,6 @@ from typing import Any
 from tqdm import tqdm
 
 from retroln_nnunet.config import Config
-
 from shared_data.errors import InputError
 from shared_data.files import read_json, whole_folder, write_json
 from shared_data.folds import counted, hold_out, make_folds, natural_sort

@@ -4,7 +4,6 @@ from typing import Any
 from nnunetv2.experiment_planning import plan_and_preprocess_api as nnunet
 
 from retroln_nnunet.config import Config
-
 from retroln_nnunet.dataset import DATASET, make_splits, read_recipe
 from shared_data.errors import InputError
 from shared_data.files import read_json, write_json

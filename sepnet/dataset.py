@@ -11,7 +11,6 @@ from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from sepnet.config import Config
-
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.folds import fold_parts

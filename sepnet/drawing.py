@@ -5,7 +5,6 @@ import cv2
 import numpy as np
 
 from shared_data.named_types import Floats, Labels, Rgb
-
 from shared_data.organ_pictures import SIDE, organ_sheet
 from shared_data.pictures import magnified
 

@@ -9,7 +9,6 @@ from sepnet.config import Config
 from sepnet.networks import EncoderDecoder
 from shared_data.named_types import Floats, Labels, Progress
 from shared_data.settings import Precision
-
 from shared_torch import devices
 from shared_torch.devices import Chosen, autocast
 from shared_torch.engines import Compiled, Engine, Network, choose_engine

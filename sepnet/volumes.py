@@ -5,7 +5,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from sepnet.config import Config
-
 from shared_data.crop import centre_crop, undo_crop
 from shared_data.named_types import Array, Floats, Geometry
 from shared_data.volume import geometry, image_from

@@ -8,7 +8,6 @@ import SimpleITK as sitk
 from skimage.measure import regionprops
 
 from shared_data.named_types import Box, Floats, Labels, Mask, Range, Row
-
 from shared_data.votes import disagreement
 
 SHORT_AXIS_MM = {"all": (0, math.inf), "< 5 mm": (0, 5), "5-10 mm": (5, 10), ">= 10 mm": (10, math.inf)}

@@ -6,7 +6,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
-
 from shared_data.volume import write_volume
 
 SIDE_MM = 260.0

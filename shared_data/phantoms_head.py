@@ -6,7 +6,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
-
 from shared_data.volume import write_volume
 
 HEAD_FIELD_MM, HEAD_HEIGHT_MM = 210.0, 104.0
