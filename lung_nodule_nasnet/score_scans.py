@@ -8,7 +8,6 @@ import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import Config
-from lung_nodule_nasnet.froc import Matched
 from lung_nodule_nasnet.inference import segment
 from lung_nodule_nasnet.members import load_members
 from lung_nodule_nasnet.nodules import Finding, read_luna_annotations
@@ -20,7 +19,7 @@ from shared_data.cohort import all_skipped, say_skipped
 from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
-from shared_data.froc import bootstrap, cpm, draw_froc, froc_rows, match
+from shared_data.froc import Matched, bootstrap, cpm, draw_froc, froc_rows, match
 from shared_data.named_types import Labels, Rgb, Row
 from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.report import write_report

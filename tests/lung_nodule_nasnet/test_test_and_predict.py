@@ -40,7 +40,7 @@ def loaded_once():
     """A good checkpoint is loaded, and its network compiled, once for all tests."""
     prepare, networks = predict.prepare_network, {}
 
-    def prepare_once(checkpoint, device, changes):
+    def prepare_once(checkpoint, device, changes, tta=False):
         if checkpoint not in networks:
             networks[checkpoint] = prepare(checkpoint, device, {})
         network, config = networks[checkpoint]
