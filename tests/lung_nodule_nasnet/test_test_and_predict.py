@@ -79,7 +79,7 @@ def test_validation_slices(checkpoint, run_dir, prepared, tmp_path, monkeypatch)
                               for name in ("overlap_pixels", "reference_pixels", "mask_pixels"))
     assert summary["dice"] == pytest.approx(2 * overlap / (there + marked))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 1 + (run_dir / "curves.png").exists()
+    assert page.count("data:image/png") == 2 + (run_dir / "curves.png").exists()
 
 
 def test_scans_are_scored_as_the_challenge_does(scored, luna):
