@@ -91,7 +91,7 @@ class Train(Run):
     """What train.py reads, beside how the cases were prepared."""
 
     weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: as prepared
-    precision: Precision = "auto"  # auto: 32-true, see the README on bfloat16
+    precision: Precision = "auto"  # auto: bf16-mixed where the device has it, else 32-true
 
     # Training
     val_fold: int | None = None  # validate on this patient fold, from 1, in place of the prepared split (ours)

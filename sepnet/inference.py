@@ -8,16 +8,8 @@ import torch
 from sepnet.config import Config
 from sepnet.networks import EncoderDecoder
 from shared_data.named_types import Floats, Labels, Progress
-from shared_data.settings import Precision
-from shared_torch import devices
-from shared_torch.devices import Chosen, autocast
+from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
-
-
-def choose_precision(name: Precision, device: torch.device) -> Chosen:
-    """Fabric's precision for "auto": on a CPU 32-true, until trainings in bfloat16 have been shown to come out alike.
-    """
-    return "32-true" if name == "auto" and device.type == "cpu" else devices.choose_precision(name, device)
 
 
 def ready(network: EncoderDecoder, engine: Engine, config: Config, device: torch.device) -> Network:

@@ -20,7 +20,7 @@ from sepnet.authors_ini import read_ini
 from sepnet.checkpoint import load_checkpoint, save_checkpoint
 from sepnet.config import MEMBERS, Config, Run, Train, Volumes, given_settings
 from sepnet.dataset import Case, Loader, PatchDataset, Steps, build_loader, draw_patch, drawn_classes, load_cases
-from sepnet.inference import choose_precision, segment
+from sepnet.inference import segment
 from sepnet.losses import PartlyDrawnLoss, build_loss
 from sepnet.networks import EncoderDecoder, build_network, leave_out
 from shared_data.cohort import overgrown_notes
@@ -32,7 +32,7 @@ from shared_data.named_types import Floats, Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import Chosen, choose_device, compile_for_training, start_fabric
+from shared_torch.devices import Chosen, choose_device, choose_precision, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch
 
 

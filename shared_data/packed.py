@@ -1,12 +1,12 @@
-"""Volumes written compressed; NIfTI by isal, in a tenth of the time of ITK's zlib, some percent larger. Only volume.py
-needs this."""
+"""Volumes written compressed; NIfTI at a level that takes a quarter of the time of ITK's, up to a sixth larger. Only
+volume.py needs this."""
+import gzip
 import shutil
 from pathlib import Path
 
 import SimpleITK as sitk
-from isal import igzip
 
-LEVEL = 2  # of 0 to 3
+LEVEL = 2  # ITK's is 6; isal would be faster still, but once gave other bytes for the same volume
 
 
 def write_packed(image: sitk.Image, path: Path) -> None:
@@ -17,6 +17,6 @@ def write_packed(image: sitk.Image, path: Path) -> None:
     plain = path.with_name("plain.nii")
     sitk.WriteImage(image, str(plain))
     with (open(plain, "rb") as source, open(path, "wb") as target,
-          igzip.IGzipFile("", "wb", LEVEL, target, mtime=0) as stream):
+          gzip.GzipFile("", "wb", LEVEL, target, mtime=0) as stream):
         shutil.copyfileobj(source, stream, 1 << 22)
     plain.unlink()
