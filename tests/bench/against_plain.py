@@ -76,7 +76,7 @@ def prediction(folder):
             (save_focusnet, FocusNetConfig(window_side=192), build_focusnet, "focusnet", {"stage": "adversarial"}),
             (save_sepnet, SepNetConfig(crop_size=128), build_sepnet, "sepnet", {})):
         save(folder / f"{name}.pt", config=to_plain(config), model=build(config).state_dict(), **more)
-    write_neck_cohort(folder / "snet", patients=1, size=512, slices=16)
+    write_neck_cohort(folder / "snet", patients=1, size=512, slices=80)
     write_pddca_cohort(folder / "focusnet", patients=1, size=192, slices=64)
     write_structseg_cohort(folder / "sepnet", patients=1, size=256, slices=40)
     ratios = {}
