@@ -130,15 +130,16 @@ def write_prediction(prediction: Prediction, content: Content | None, options: R
     `viewer_content`."""
     stem = without_suffix(options.output)
     summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")
+    pages = []
+    if content:
+        pages.append(viewer_path(options.output))
+        write_content(pages[0], f"{Path(stem).name}, {algorithm}", content)
     write_results(prediction.labels, prediction.names, options, algorithm, files)
     for path, image in prediction.volumes.items():
         write_volume(image, path)
     for path, (rows, columns) in prediction.tables.items():
         write_table(path, rows, columns)
     save_picture(overlay, prediction.picture)
-    pages = [viewer_path(options.output)] if content else []
-    if content:
-        write_content(pages[0], f"{Path(stem).name}, {algorithm}", content)
     watch.ends("write")
     write_json(summary, {"input": options.input, "output": options.output, **prediction.facts,
                          "seconds": watch.seconds})
