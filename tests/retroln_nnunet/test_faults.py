@@ -25,7 +25,7 @@ def test_a_full_disk(raw, processed, checkpoint, stand_in, tmp_path):
     one_line(attempt("retroln_nnunet.train", ["--prepared-dir", processed, "--nnunet-dir", tmp_path / "n"],
                      limit=20_000), "Free some space")
     predicting = ["--checkpoint", checkpoint, "--vertebrae", raw / "vertebrae" / "P4", "--device", "cpu", "--no-mirror",
-                  "--input", raw / "CT" / "P4_0000.nii.gz", "--output", tmp_path / "out" / "m.nii"]
+                  "--no-viewer", "--input", raw / "CT" / "P4_0000.nii.gz", "--output", tmp_path / "out" / "m.nii"]
     one_line(attempt("retroln_nnunet.predict", predicting, limit=2000), "m.nii", "Free some space")
     assert not left(tmp_path / "out") and not left(tmp_path / "n")
     stand_in()
