@@ -25,7 +25,7 @@ from shared_data.named_types import Row, Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly, trained_on
-from shared_torch.devices import choose_device, choose_precision, compile_for_training, start_fabric
+from shared_torch.devices import choose_device, choose_precision, compile_for_training, quickest_layout, start_fabric
 from shared_torch.loss_watch import LossWatch
 
 Networks = dict[str, _FabricModule]  # by their names in `Stage.networks`
@@ -206,9 +206,7 @@ def set_up(stage: Stage, fabric: Fabric) -> tuple[Networks, Optimizers]:
     networks: Networks = {}
     optimizers: dict[int, torch.optim.Optimizer] = {}
     for name, network in stage.networks.items():
-        if stage.config.precision == "bf16-mixed" and fabric.device.type == "cpu":
-            # Faster there: tests.bench.training_step.
-            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
+        quickest_layout(network, fabric.device, stage.config.precision)
         if stage.config.compile:
             compile_for_training(network)
         own = [i for i, (owner, _) in enumerate(stage.optimizers) if owner == name]

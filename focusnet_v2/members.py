@@ -1,6 +1,5 @@
 """The networks that are asked together: one, or the folds."""
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -10,29 +9,13 @@ from focusnet_v2.inference import Network, ready
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.named_types import Values
-from shared_data.settings import Device, Precision, with_changes
+from shared_data.settings import with_changes
 from shared_torch.devices import choose_device, choose_precision
-from shared_torch.engines import Engine
+from shared_torch.engines import NetworkOptions
 
 # Settings that decide which grid a network sees, and what comes out; members must agree on them.
 GRID = ("organs", "small", "spacing_xyz", "resample_axes", "patch_zyx", "box_zyx", "window_side")
 LAST_FIRST = ("adversarial", "SOL", "backbone_heatmap", "backbone")
-
-
-class NetworkOptions(Protocol):
-    """What predict.py and test.py say of the networks."""
-
-    @property
-    def checkpoint(self) -> tuple[Path, ...] | None: ...
-
-    @property
-    def device(self) -> Device: ...
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def precision(self) -> Precision: ...
 
 
 def find_checkpoint(run_dir: Path) -> Path:

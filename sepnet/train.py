@@ -32,7 +32,8 @@ from shared_data.named_types import Floats, Values
 from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
 from shared_torch.checkpoints import load_strictly
-from shared_torch.devices import Chosen, choose_device, choose_precision, compile_for_training, start_fabric
+from shared_torch.devices import (Chosen, choose_device, choose_precision, compile_for_training, quickest_layout,
+                                  start_fabric)
 from shared_torch.loss_watch import LossWatch
 
 
@@ -96,9 +97,7 @@ def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
     model = build_network(config)
     if fabric.is_global_zero and (untaught := leave_out_untaught(model, patches.drawn, config)):
         print(f"note: in no training case, so left out: {', '.join(untaught)}")
-    if precision == "bf16-mixed" and fabric.device.type == "cpu":
-        # Faster there: tests.bench.training_step.
-        model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
+    quickest_layout(model, fabric.device, precision)
     if config.compile:
         compile_for_training(model)
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,

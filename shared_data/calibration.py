@@ -5,8 +5,8 @@ curve stays what it claims to be, the frequency among voxels of one forecast (to
 bend it), and the background that everybody is sure of, nearly all of a CT, does not make the error small. What was
 drawn where the network gives less stands apart as "below".
 """
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure

@@ -1,10 +1,10 @@
 """The operating point of a method, chosen on its folds' held-out patients, and what it is worth on those it was not
 chosen on."""
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 

@@ -5,13 +5,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
 
 from shared_data.errors import InputError
 from shared_data.named_types import Array, Floats
+from shared_data.settings import Device, Precision
 
 if TYPE_CHECKING:
     from openvino import InferRequest
@@ -20,6 +22,22 @@ Engine = Literal["auto", "torch", "openvino"]
 Network = Callable[[torch.Tensor], torch.Tensor]  # what an engine makes of a network of one input and one output
 HINTS = {"32-true": "f32", "bf16-mixed": "bf16", "16-mixed": "f16"}  # OpenVINO's names of the precisions
 KEPT_SHAPES = 4  # compiled networks kept: the windows of a CT have one or two shapes
+
+
+class NetworkOptions(Protocol):
+    """What predict.py and test.py say of the networks."""
+
+    @property
+    def checkpoint(self) -> tuple[Path, ...] | None: ...
+
+    @property
+    def device(self) -> Device: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def precision(self) -> Precision: ...
 
 
 def choose_engine(name: str, device_type: str) -> Literal["torch", "openvino"]:

@@ -7,9 +7,9 @@ import torch
 from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.named_types import Values
-from shared_data.settings import Device, Precision, with_changes
+from shared_data.settings import with_changes
 from shared_torch.devices import choose_device, choose_precision
-from shared_torch.engines import Engine, Network
+from shared_torch.engines import Network, NetworkOptions
 from snet_neck_ln.checkpoint import load_network
 from snet_neck_ln.config import Config
 from snet_neck_ln.inference import averaged, ready, views_of
@@ -17,24 +17,11 @@ from snet_neck_ln.inference import averaged, ready, views_of
 # Settings that decide what a network sees; members must agree on them.
 INPUT = ("window_center_hu", "window_width_hu", "context_slices")
 
-
 Loaded = tuple[list[Network], Config, torch.device]
 
 
-class NetworkOptions(Protocol):
-    """What predict.py and test.py say of the networks."""
-
-    @property
-    def checkpoint(self) -> tuple[Path, ...] | None: ...
-
-    @property
-    def device(self) -> Device: ...
-
-    @property
-    def engine(self) -> Engine: ...
-
-    @property
-    def precision(self) -> Precision: ...
+class Asked(NetworkOptions, Protocol):
+    """Of the networks, and whether about copies of the slices, too."""
 
     @property
     def tta(self) -> bool: ...
@@ -45,7 +32,7 @@ def find_folds(runs_dir: Path) -> list[Path]:
     return find_members(runs_dir, "fold*/best.pt", "*/best.pt")
 
 
-def load_members(options: NetworkOptions, changes: Values) -> Loaded:
+def load_members(options: Asked, changes: Values) -> Loaded:
     """(networks, the Config of the first with `changes`, device) of the options' checkpoints, engine, precision, tta.
 
     Raises InputError when they do not see the same, or are to be asked about copies that one has not learnt from.
