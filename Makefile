@@ -108,7 +108,7 @@ $(PROJECTS:%=faults-%): faults-%: installed-%
 
 .PHONY: test-shared
 test-shared: installed-snet .venv/.installed-tests
-	.venv/bin/python -m pytest tests/shared_data tests/shared_torch tests/test_repository.py $(ARGS)
+	.venv/bin/python -m pytest tests/shared_data tests/shared_results tests/shared_torch tests/test_repository.py $(ARGS)
 
 # What reads the code without running it: rules and types, in pyproject.toml. mypy knows the libraries of .venv; Keras and
 # TensorFlow, which have next to no types, it takes as they are.

@@ -16,12 +16,12 @@ from focusnet_v2.cases import cases_of, fold_patients, read_prepared
 from focusnet_v2.config import METHOD, ROOT, STEPS, Train
 from focusnet_v2.engine import is_finished, prepared_settings, read_settings
 from focusnet_v2.train import chain
-from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
-from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
 from shared_data.named_types import Values
 from shared_data.settings import given_options
+from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_results.crossval_report import Study
 from shared_torch.devices import choose_device
 
 STUDY = Study(METHOD, "focusnet_v2", ("dice", "hd95_mm", "assd_mm"), by_organ=True)

@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from focusnet_v2.config import Config
 from shared_data.named_types import Labels, Rgb
-from shared_data.organ_pictures import organ_sheet
+from shared_results.organ_pictures import organ_sheet
 
 WINDOW_HU = (-160, 240)
 

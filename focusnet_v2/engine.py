@@ -22,8 +22,8 @@ from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.named_types import Row, Values
-from shared_data.pictures import draw_curves
 from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
+from shared_results.pictures import draw_curves
 from shared_torch.checkpoints import load_strictly, trained_on
 from shared_torch.devices import choose_device, choose_precision, compile_for_training, quickest_layout, start_fabric
 from shared_torch.loss_watch import LossWatch

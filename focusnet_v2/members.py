@@ -6,10 +6,10 @@ import torch
 from focusnet_v2.checkpoint import load_network
 from focusnet_v2.config import STAGES, Config
 from focusnet_v2.inference import Network, ready
-from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.named_types import Values
 from shared_data.settings import with_changes
+from shared_results.ensembles import check_alike, find_members
 from shared_torch.devices import choose_device, choose_precision
 from shared_torch.engines import NetworkOptions
 

@@ -23,18 +23,18 @@ from focusnet_v2.drawing import case_sheet
 from focusnet_v2.grids import to_network_grid
 from focusnet_v2.inference import Network, segment_ct
 from focusnet_v2.members import find_folds, load_members
-from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.named_types import Row
-from shared_data.operating_point import OrganPoint, smallest_of_each
 from shared_data.organs import list_organs, organs_found
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
-from shared_data.stopwatch import Stopwatch
-from shared_data.sweep import without_islands
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
+from shared_results.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
+from shared_results.operating_point import OrganPoint, smallest_of_each
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.predicting import Method, predict
+from shared_results.stopwatch import Stopwatch
+from shared_results.sweep import without_islands
 from shared_torch.engines import Engine
 
 

@@ -8,9 +8,9 @@ import SimpleITK as sitk
 
 from focusnet_v2.config import Config
 from focusnet_v2.grids import cut
-from shared_data.calibration import histogram
 from shared_data.metrics import dice, spread, surface_distances
 from shared_data.named_types import Labels, Mask, Row
+from shared_results.calibration import histogram
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
 

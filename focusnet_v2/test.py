@@ -26,27 +26,27 @@ from focusnet_v2.grids import AIR_HU, onto_grid
 from focusnet_v2.inference import Network, segment_ct
 from focusnet_v2.members import find_checkpoint, find_folds, load_members
 from focusnet_v2.scoring import SCORES, organ_histograms, score_organs, score_small_organs, summarise
-from shared_data.calibration import NOTE, UNDRAWN_NOTE, drawn_alone, write_calibration
 from shared_data.cohort import overgrown_notes, say_skipped
 from shared_data.colour_tables import write_colour_tables
-from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
-from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
-from shared_data.human_level import human_level
 from shared_data.metrics import mean, overgrown
 from shared_data.named_types import Floats, Row
-from shared_data.operating_point import OrganPoint, smallest_of_each
-from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.organ_names import identity
-from shared_data.pictures import save_picture
-from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options, set_options
-from shared_data.sweep import sweep_organs, without_islands
-from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import geometry, onto_scan, read_mask, read_volume, write_volume
 from shared_data.votes import disagreement, vote_entropy
+from shared_results.calibration import NOTE, UNDRAWN_NOTE, drawn_alone, write_calibration
+from shared_results.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
+from shared_results.error_rates import count_errors, error_table, write_error_rates
+from shared_results.human_level import human_level
+from shared_results.operating_point import OrganPoint, smallest_of_each
+from shared_results.organ_boxes import draw_organ_boxes
+from shared_results.pictures import save_picture
+from shared_results.report import write_report
+from shared_results.scoring import ScoringOptions, score_all
+from shared_results.sweep import sweep_organs, without_islands
+from shared_results.viewer import View, viewer_pages, write_viewer
 from shared_torch.checkpoints import trained_on
 from shared_torch.engines import Engine
 

@@ -14,13 +14,13 @@ from lung_nodule_nasnet.config import METHOD, STEPS, Config, Train
 from lung_nodule_nasnet.slice_idx import patient_rows, read_split, split_of
 from lung_nodule_nasnet.table import Columns, read_columns
 from lung_nodule_nasnet.train import is_finished, settings_of
-from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
-from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
 from shared_data.named_types import Values
-from shared_data.point_choice import Point
 from shared_data.settings import build, given_options
+from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_results.crossval_report import Study
+from shared_results.point_choice import Point
 
 STUDY = Study(METHOD, "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), point=Point(
     cut="cut", smallest="min_pixels", number=int, fixed=(("threshold_rule", "cut"),), unit="slice"), pooled=(

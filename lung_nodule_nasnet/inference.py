@@ -12,8 +12,8 @@ from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.scans import whole_hu
 from lung_nodule_nasnet.windows import ct_map
 from shared_data.named_types import Array, Floats, Labels, Progress
-from shared_data.views import View, mean_of_views
 from shared_data.volume import to_lps
+from shared_results.views import View, mean_of_views
 
 if TYPE_CHECKING:
     import keras

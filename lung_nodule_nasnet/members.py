@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lung_nodule_nasnet.config import Config
-from shared_data.ensembles import check_alike, find_members
+from shared_results.ensembles import check_alike, find_members
 
 if TYPE_CHECKING:
     import keras

@@ -21,18 +21,18 @@ from lung_nodule_nasnet.members import find_folds, load_members
 from lung_nodule_nasnet.postprocess import NODULE_COLUMNS, find_nodules
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from shared_data.ct_cases import Case
-from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import InputError, run_script
 from shared_data.named_types import Values
-from shared_data.operating_point import OperatingOptions, with_operating_point
-from shared_data.pictures import mask_sheet
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options, with_changes
-from shared_data.stopwatch import Stopwatch
-from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, without_suffix
 from shared_data.votes import disagreement, most_disputed, vote_entropy
+from shared_results.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
+from shared_results.operating_point import OperatingOptions, with_operating_point
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.pictures import mask_sheet
+from shared_results.predicting import Method, predict
+from shared_results.stopwatch import Stopwatch
+from shared_results.views import ViewOptions
 
 if TYPE_CHECKING:
     import keras

@@ -16,15 +16,15 @@ from lung_nodule_nasnet.predict import WINDOW_HU, prepare_network
 from lung_nodule_nasnet.reducer import load_reducer, rate
 from lung_nodule_nasnet.scans import Scan, find_scans, read_scan
 from shared_data.cohort import all_skipped, say_skipped
-from shared_data.ensembles import as_fact, in_words
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
-from shared_data.froc import Matched, bootstrap, cpm, draw_froc, froc_rows, match
 from shared_data.named_types import Labels, Rgb, Row
-from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.report import write_report
-from shared_data.scoring import score_each
-from shared_data.viewer import View, viewer_pages, write_viewer
+from shared_results.ensembles import as_fact, in_words
+from shared_results.froc import Matched, bootstrap, cpm, draw_froc, froc_rows, match
+from shared_results.pictures import contact_sheet, overlay, save_picture
+from shared_results.report import write_report
+from shared_results.scoring import score_each
+from shared_results.viewer import View, viewer_pages, write_viewer
 
 if TYPE_CHECKING:
     import keras

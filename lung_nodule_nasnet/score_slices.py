@@ -16,16 +16,16 @@ from lung_nodule_nasnet.postprocess import slice_mask
 from lung_nodule_nasnet.predict import prepare_network
 from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
-from shared_data.calibration import NOTE, histogram, write_calibration
-from shared_data.ensembles import as_fact, check_members_unseen, in_words
-from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.metrics import dice, mean
 from shared_data.named_types import Floats, Rgb, Row
-from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.report import write_report
-from shared_data.sweep import sweep, write_sweeps
+from shared_results.calibration import NOTE, histogram, write_calibration
+from shared_results.ensembles import as_fact, check_members_unseen, in_words
+from shared_results.error_rates import count_errors, error_table, write_error_rates
+from shared_results.pictures import contact_sheet, overlay, save_picture
+from shared_results.report import write_report
+from shared_results.sweep import sweep, write_sweeps
 
 if TYPE_CHECKING:
     from lung_nodule_nasnet.test import Options

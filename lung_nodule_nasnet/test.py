@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import METHOD, ROOT, Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds
-from shared_data.ensembles import EnsembleOptions, members_of
 from shared_data.errors import InputError, run_script
-from shared_data.operating_point import OperatingOptions, with_operating_point
-from shared_data.scoring import ScoringOptions
 from shared_data.settings import config_from_dict, parse_options, set_options
-from shared_data.views import ViewOptions
+from shared_results.ensembles import EnsembleOptions, members_of
+from shared_results.operating_point import OperatingOptions, with_operating_point
+from shared_results.scoring import ScoringOptions
+from shared_results.views import ViewOptions
 
 OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 

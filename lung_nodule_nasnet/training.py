@@ -23,8 +23,8 @@ from lung_nodule_nasnet.table import Columns, read_columns
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.named_types import Array, Row
-from shared_data.pictures import draw_curves
 from shared_data.settings import to_plain
+from shared_results.pictures import draw_curves
 
 ENCODER_BN_MOMENTUM = 0.9997  # NASNet's own
 

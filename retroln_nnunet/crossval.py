@@ -15,13 +15,13 @@ from retroln_nnunet import train
 from retroln_nnunet.config import METHOD, STEPS, Train
 from retroln_nnunet.dataset import DATASET, by_patient
 from retroln_nnunet.original_checkpoint import read_checkpoint
-from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
-from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_json
 from shared_data.named_types import Values
-from shared_data.point_choice import Point
 from shared_data.settings import given_options
+from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_results.crossval_report import Study
+from shared_results.point_choice import Point
 from shared_torch.devices import choose_device
 
 STUDY = Study(METHOD, "retroln_nnunet",

@@ -17,8 +17,8 @@ from retroln_nnunet.trainer import LandmarkTransform, MagnitudeInVoxels
 from shared_data.errors import run_script
 from shared_data.files import fresh_folder
 from shared_data.phantoms_abdomen import abdomen, write_abdomen_cohort
-from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.settings import parse_options
+from shared_results.pictures import contact_sheet, overlay, save_picture
 
 # The published plan in small, and a schedule for some hundred updates in place of 250,000.
 PLAN = ["--patch-zyx", "32", "32", "32", "--spacing-zyx", "4", "3.6", "3.6", "--base-features", "12", "--lr", "0.1",

@@ -13,11 +13,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from retroln_nnunet.original_checkpoint import load_original_checkpoint, read_checkpoint
-from shared_data.ensembles import find_members
 from shared_data.errors import InputError
 from shared_data.named_types import Floats, StrPath, Values
-from shared_data.sweep import without_small
 from shared_data.volume import check_same_grid, geometry, image_from, to_lps
+from shared_results.ensembles import find_members
+from shared_results.sweep import without_small
 
 
 def run_settings(state: dict[str, Any], path: StrPath) -> Values:

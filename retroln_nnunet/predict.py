@@ -24,18 +24,18 @@ from retroln_nnunet.model import find_folds, load_members, predict_members, with
 from retroln_nnunet.region import Located, locate
 from retroln_nnunet.train import model_dir
 from shared_data.ct_cases import Case
-from shared_data.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
 from shared_data.errors import InputError, run_script
 from shared_data.metrics import list_components
 from shared_data.named_types import Mask, Rgb
-from shared_data.operating_point import NodePoint, with_operating_point
-from shared_data.pictures import contact_sheet, overlay
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import build, given_options, load_config
-from shared_data.stopwatch import Stopwatch
 from shared_data.volume import geometry, image_from, to_lps, write_volume
 from shared_data.votes import most_disputed, vote_entropy
+from shared_results.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
+from shared_results.operating_point import NodePoint, with_operating_point
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.pictures import contact_sheet, overlay
+from shared_results.predicting import Method, predict
+from shared_results.stopwatch import Stopwatch
 from shared_torch.devices import choose_device
 
 WINDOW_HU = (-160.0, 240.0)  # of the pictures

@@ -20,24 +20,24 @@ from retroln_nnunet.dataset import DATASET, read_recipe
 from retroln_nnunet.model import find_folds, load_members, predict_members, trained_on, turned_like, without_small_parts
 from retroln_nnunet.predict import WINDOW_HU, three_planes
 from retroln_nnunet.train import model_dir
-from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
-from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
-from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import read_json, write_json, write_table
 from shared_data.metrics import detection, detection_by_size, dice, spread, surface_distances
 from shared_data.named_types import Floats, Rgb, Row
-from shared_data.operating_point import NodePoint, with_operating_point
-from shared_data.pictures import save_picture
-from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import parse_options
-from shared_data.sweep import sweep, write_sweeps
-from shared_data.viewer import View, viewer_pages, write_viewer
 from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, read_mask, read_volume, to_lps,
                                 write_volume)
 from shared_data.votes import vote_entropy
+from shared_results.calibration import NOTE, histogram, write_calibration
+from shared_results.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
+from shared_results.error_rates import count_errors, error_table, write_error_rates
+from shared_results.operating_point import NodePoint, with_operating_point
+from shared_results.pictures import save_picture
+from shared_results.report import write_report
+from shared_results.scoring import ScoringOptions, score_all
+from shared_results.sweep import sweep, write_sweeps
+from shared_results.viewer import View, viewer_pages, write_viewer
 from shared_torch.devices import choose_device
 
 HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positives")

@@ -23,7 +23,7 @@ from retroln_nnunet.config import Config
 from shared_data.files import whole_file, write_table
 from shared_data.folds import natural_sort
 from shared_data.named_types import Range, StrPath
-from shared_data.pictures import draw_curves
+from shared_results.pictures import draw_curves
 
 
 class LandmarkTransform(BasicTransform):

@@ -15,13 +15,13 @@ import torch
 from sepnet.config import METHOD, ROOT, Config, Train, given_settings
 from sepnet.dataset import case_folders, fold_patients
 from sepnet.train import is_finished, member_settings, read_settings
-from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
-from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.files import read_table
 from shared_data.folds import fold_numbers
 from shared_data.named_types import Values
 from shared_data.settings import build
+from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_results.crossval_report import Study
 from shared_torch.devices import choose_device
 
 STUDY = Study(METHOD, "sepnet", ("dice", "hd95_mm", "assd_mm"), by_organ=True)

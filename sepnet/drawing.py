@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 
 from shared_data.named_types import Floats, Labels, Rgb
-from shared_data.organ_pictures import SIDE, organ_sheet
-from shared_data.pictures import magnified
+from shared_results.organ_pictures import SIDE, organ_sheet
+from shared_results.pictures import magnified
 
 
 def entropy_overlay(unit_yx: Floats, entropy_yx: Floats) -> Rgb:

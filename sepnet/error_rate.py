@@ -10,10 +10,10 @@ import SimpleITK as sitk
 
 from sepnet.members import ChainOptions, patients_of
 from sepnet.uncertainty import read_votes
-from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import run_script
 from shared_data.settings import parse_options
 from shared_data.volume import image_from, read_volume, to_lps
+from shared_results.error_rates import count_errors, error_table, write_error_rates
 
 
 def main(argv: Sequence[str] | None = None) -> None:

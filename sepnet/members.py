@@ -9,11 +9,11 @@ import torch
 from sepnet.checkpoint import load_network
 from sepnet.config import ROOT, Config, Device, Precision
 from sepnet.inference import ready
-from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences, set_options, with_changes
+from shared_results.ensembles import check_alike, find_members
 from shared_torch.devices import choose_device, choose_precision
 from shared_torch.engines import Engine, Network
 

@@ -20,17 +20,17 @@ from sepnet.drawing import case_sheet
 from sepnet.inference import segment as segment_slices
 from sepnet.members import Members, NetworkOptions, find_folds, load_members
 from sepnet.volumes import cropped, network_grid, onto_lps, transformed
-from shared_data.ensembles import EnsembleOptions, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.organs import list_organs, organs_found
-from shared_data.operating_point import OrganPoint, smallest_of_each
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
-from shared_data.stopwatch import Stopwatch
-from shared_data.sweep import without_islands
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import vote_entropy
+from shared_results.ensembles import EnsembleOptions, uncertainty_path, with_members
+from shared_results.operating_point import OrganPoint, smallest_of_each
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.predicting import Method, predict
+from shared_results.stopwatch import Stopwatch
+from shared_results.sweep import without_islands
 
 
 @dataclass(frozen=True, kw_only=True)

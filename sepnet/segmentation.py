@@ -18,13 +18,13 @@ from sepnet.inference import predict_slices
 from sepnet.members import (ChainOptions, NetworkOptions, check_table, find_checkpoints, load_members, patients_of,
                             read_case)
 from sepnet.volumes import onto_lps
-from shared_data.ensembles import check_members_unseen
 from shared_data.errors import run_script
 from shared_data.files import whole_file
 from shared_data.named_types import Labels
 from shared_data.settings import parse_options
-from shared_torch.checkpoints import trained_on
 from shared_data.volume import onto_scan, write_volume
+from shared_results.ensembles import check_members_unseen
+from shared_torch.checkpoints import trained_on
 
 STEPS = 100  # of a stored probability (authors)
 

@@ -29,8 +29,8 @@ from shared_data.files import check_free_space, clear_partials, only_run_in, wri
 from shared_data.folds import natural_sort
 from shared_data.metrics import dice, overgrown
 from shared_data.named_types import Floats, Values
-from shared_data.pictures import draw_curves
 from shared_data.settings import build, check_started, names_of, settings_of_run, to_plain
+from shared_results.pictures import draw_curves
 from shared_torch.checkpoints import load_strictly
 from shared_torch.devices import (Chosen, choose_device, choose_precision, compile_for_training, quickest_layout,
                                   start_fabric)

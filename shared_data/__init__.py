@@ -1,1 +1,1 @@
-"""The only code the projects share: settings, files, CT volumes, folds, metrics, phantoms, reports."""
+"""What the projects share about data: CT volumes, DICOM, contours, folds, metrics, phantoms; files and settings."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from shared_data.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
-from shared_data.crossval_report import Study
 from shared_data.errors import run_script
 from shared_data.named_types import Values
-from shared_data.point_choice import Point
 from shared_data.settings import build, given_options
+from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cross_validate, fold_options, gpu_places
+from shared_results.crossval_report import Study
+from shared_results.point_choice import Point
 from shared_torch.devices import choose_device
 from snet_neck_ln.config import METHOD, STEPS, Config, Train
 from snet_neck_ln.process_data.data_parser import fold_numbers, read_fold

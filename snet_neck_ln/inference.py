@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from shared_data.crop import centre_crop
 from shared_data.named_types import Floats, Labels, Progress
-from shared_data.views import View, mean_of_views
+from shared_results.views import View, mean_of_views
 from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
 from snet_neck_ln.config import Config

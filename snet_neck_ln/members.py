@@ -4,10 +4,10 @@ from typing import Protocol
 
 import torch
 
-from shared_data.ensembles import check_alike, find_members
 from shared_data.errors import InputError
 from shared_data.named_types import Values
 from shared_data.settings import with_changes
+from shared_results.ensembles import check_alike, find_members
 from shared_torch.devices import choose_device, choose_precision
 from shared_torch.engines import Network, NetworkOptions
 from snet_neck_ln.checkpoint import load_network

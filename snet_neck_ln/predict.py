@@ -15,19 +15,19 @@ import numpy as np
 import SimpleITK as sitk
 
 from shared_data.crop import undo_crop
-from shared_data.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_data.errors import run_script
 from shared_data.metrics import list_components
-from shared_data.operating_point import NodePoint, with_operating_point
-from shared_data.pictures import mask_sheet
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options, set_options
-from shared_data.stopwatch import Stopwatch
-from shared_data.sweep import without_small
-from shared_data.views import ViewOptions
 from shared_data.volume import geometry, onto_scan, to_lps
 from shared_data.votes import most_disputed, vote_entropy
+from shared_results.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
+from shared_results.operating_point import NodePoint, with_operating_point
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.pictures import mask_sheet
+from shared_results.predicting import Method, predict
+from shared_results.stopwatch import Stopwatch
+from shared_results.sweep import without_small
+from shared_results.views import ViewOptions
 from shared_torch.engines import Engine
 from snet_neck_ln.config import METHOD, ROOT, Device, Precision
 from snet_neck_ln.inference import logit, predict_members

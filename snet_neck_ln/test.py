@@ -14,26 +14,26 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import expit
 
-from shared_data.calibration import NOTE, histogram, write_calibration
 from shared_data.cohort import say_skipped
 from shared_data.crop import centre_crop, undo_crop
-from shared_data.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
-from shared_data.error_rates import count_errors, error_table, write_error_rates
 from shared_data.errors import InputError, run_script
 from shared_data.files import write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.metrics import detection, detection_by_size, dice, mean, spread, surface_distances
 from shared_data.named_types import Floats, Labels, Mask, Rgb, Row
-from shared_data.operating_point import NodePoint, with_operating_point
-from shared_data.pictures import contact_sheet, overlay, save_picture
-from shared_data.report import write_report
-from shared_data.scoring import ScoringOptions, score_all
 from shared_data.settings import build, load_config, note_differences, parse_options, set_options
-from shared_data.sweep import sweep, without_small, write_sweeps
-from shared_data.viewer import View, viewer_pages, write_viewer
-from shared_data.views import ViewOptions
 from shared_data.volume import onto_scan, write_volume
 from shared_data.votes import vote_entropy
+from shared_results.calibration import NOTE, histogram, write_calibration
+from shared_results.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
+from shared_results.error_rates import count_errors, error_table, write_error_rates
+from shared_results.operating_point import NodePoint, with_operating_point
+from shared_results.pictures import contact_sheet, overlay, save_picture
+from shared_results.report import write_report
+from shared_results.scoring import ScoringOptions, score_all
+from shared_results.sweep import sweep, without_small, write_sweeps
+from shared_results.viewer import View, viewer_pages, write_viewer
+from shared_results.views import ViewOptions
 from shared_torch.checkpoints import trained_on
 from shared_torch.engines import Engine
 from snet_neck_ln.config import METHOD, Config, Device, Precision

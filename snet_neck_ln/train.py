@@ -16,8 +16,8 @@ from shared_data.errors import run_script
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.named_types import Values
-from shared_data.pictures import draw_curves
 from shared_data.settings import check_started, given_options, names_of, settings_of_run, to_plain
+from shared_results.pictures import draw_curves
 from shared_torch.checkpoints import load_strictly
 from shared_torch.devices import choose_device, choose_precision, compile_for_training, start_fabric
 from shared_torch.loss_watch import LossWatch

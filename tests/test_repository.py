@@ -13,7 +13,8 @@ from shared_data.settings import parse_options
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = {"snet_neck_ln", "lung_nodule_nasnet", "retroln_nnunet", "focusnet_v2", "sepnet"}
-FILES = [path for folder in [*PROJECTS, "shared_data", "shared_torch"] for path in (ROOT / folder).rglob("*.py")]
+SHARED = ("shared_data", "shared_results", "shared_torch")  # each imports those before it alone
+FILES = [path for folder in [*PROJECTS, *SHARED] for path in (ROOT / folder).rglob("*.py")]
 
 
 def run(node):
@@ -39,8 +40,10 @@ def test_borders(path):
     names, owner = set(imported(path)), path.relative_to(ROOT).parts[0]
     assert not names & (PROJECTS - {owner})
     assert not names & {"torchvision", "timm", "pickle"}
-    if owner == "shared_data":
-        assert not names & {"torch", "keras", "tensorflow", "monai", "lightning_fabric", "shared_torch"}
+    if owner in SHARED:
+        assert not names & {"keras", "tensorflow", *SHARED[SHARED.index(owner) + 1:]}
+    if owner in SHARED[:2]:
+        assert not names & {"torch", "monai", "lightning_fabric"}
     if path.name in ("networks.py", "losses.py"):
         assert names <= {"torch", "keras", "math", "typing", "collections"}  # the last two: for annotations
     if path.name == "config.py":

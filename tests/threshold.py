@@ -8,9 +8,9 @@ import SimpleITK as sitk
 
 from shared_data.errors import run_script
 from shared_data.files import read_json
-from shared_data.predicting import Method, predict
-from shared_data.results import Prediction, ResultOptions
 from shared_data.settings import parse_options
+from shared_results.outputs import Prediction, ResultOptions
+from shared_results.predicting import Method, predict
 
 LOADED: list[Path] = []  # the networks that were loaded in this process
 

@@ -19,8 +19,8 @@ from monai.metrics import compute_average_surface_distance, compute_dice, comput
 
 from focusnet_v2.scoring import SCORES, summarise
 from shared_data.files import read_json, write_json
-from shared_data.human_level import HUMAN_LEVEL
 from shared_data.metrics import dice, surface_distances
+from shared_results.human_level import HUMAN_LEVEL
 
 OURS = {"Brainstem": "BrainStem", "Mandible": "Mandible", "Optic-Nerve-Lt": "OpticNerve_L",
         "Optic-Nerve-Rt": "OpticNerve_R", "Parotid-Lt": "Parotid_L", "Parotid-Rt": "Parotid_R",

@@ -1,7 +1,7 @@
 """The best, the median and the worst test slices of real nodules, for real_nodules.py."""
 import numpy as np
 
-from shared_data.pictures import contact_sheet, overlay, save_picture
+from shared_results.pictures import contact_sheet, overlay, save_picture
 
 SIDE = 64  # pixels about the middle
 EACH = 4

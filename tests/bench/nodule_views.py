@@ -17,7 +17,7 @@ import numpy as np
 from lung_nodule_nasnet.inference import on_windows
 from lung_nodule_nasnet.predict import prepare_network
 from lung_nodule_nasnet.windows import probability_map
-from shared_data.calibration import histogram, write_calibration
+from shared_results.calibration import histogram, write_calibration
 from tests.bench.lidc_crops import held_out, read_crops
 from tests.bench.real_nodules import CUTS, Slices, difference, interval, pooled_dice
 

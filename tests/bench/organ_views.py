@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from shared_data.metrics import bootstrap_interval, mean
-from shared_data.views import View, mean_of_views
+from shared_results.views import View, mean_of_views
 
 PROJECTS = {"sepnet": "sepnet", "focusnet": "focusnet_v2"}
 FLIPS = {"network alone": [View()], "and flipped along z": [View(), View((0,))],

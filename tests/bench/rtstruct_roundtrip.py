@@ -25,9 +25,9 @@ from shared_data.dicom import write_dicom_series
 from shared_data.dicom_seg import write_seg
 from shared_data.files import read_json
 from shared_data.metrics import dice, surface_distances
-from shared_data.pictures import contact_sheet, overlay, save_picture
 from shared_data.rtstruct import read_rtstruct, write_rtstruct
 from shared_data.volume import read_volume
+from shared_results.pictures import contact_sheet, overlay, save_picture
 
 
 TOOLS = Path(sys.executable).parent  # set by --tools

@@ -4,9 +4,9 @@ import pytest
 from focusnet_v2 import crossval, test, train
 from focusnet_v2.cases import cases_of
 from focusnet_v2.config import Config
-from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
+from shared_results.crossval import check_folds, made_from
 from shared_torch.checkpoints import trained_on
 
 

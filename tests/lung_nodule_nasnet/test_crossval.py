@@ -8,9 +8,9 @@ from lung_nodule_nasnet.config import Config
 from lung_nodule_nasnet.slice_idx import split_of
 from lung_nodule_nasnet.table import read_columns
 from lung_nodule_nasnet.training import build_sequences
-from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_table, write_json
+from shared_results.crossval import check_folds, made_from
 
 
 def test_one_command_scores_and_tells_of_all_patients(run_dir, prepared, tmp_path):

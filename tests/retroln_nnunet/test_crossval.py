@@ -7,10 +7,10 @@ from retroln_nnunet import crossval, test, train
 from retroln_nnunet.config import Config
 from retroln_nnunet.dataset import make_splits
 from retroln_nnunet.model import trained_on
-from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json
 from shared_data.settings import build, given_options
+from shared_results.crossval import check_folds, made_from
 
 
 def test_the_trained_folds_make_one_table(trained, folders, training, tmp_path):

@@ -4,9 +4,9 @@ import pytest
 from sepnet import crossval, segmentation, test, train
 from sepnet.config import Config
 from sepnet.dataset import case_folders
-from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json, write_table
+from shared_results.crossval import check_folds, made_from
 from shared_torch.checkpoints import trained_on
 
 

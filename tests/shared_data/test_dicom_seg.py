@@ -67,7 +67,7 @@ def test_an_empty_prediction_is_a_segmentation_too(ct, tmp_path):
 
 def test_importing_it_does_not_import_highdicom():
     done = subprocess.run([sys.executable, "-c",
-                           "import sys, shared_data.results; sys.exit('highdicom' in sys.modules)"])
+                           "import sys, shared_results.outputs; sys.exit('highdicom' in sys.modules)"])
     assert done.returncode == 0
 
 

@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from shared_data.crossval import check_folds, made_from
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json
+from shared_results.crossval import check_folds, made_from
 from snet_neck_ln import crossval, test
 from snet_neck_ln.config import Config
 from snet_neck_ln.crossval import plan

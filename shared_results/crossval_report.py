@@ -11,13 +11,13 @@ from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.named_types import Row
-from shared_data.operating_point import AVERAGED
-from shared_data.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
-from shared_data.report import write_report
-from shared_data.viewer import viewer_pages
+from shared_results.operating_point import AVERAGED
+from shared_results.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
+from shared_results.report import write_report
+from shared_results.viewer import viewer_pages
 
 if TYPE_CHECKING:
-    from shared_data.crossval import Fold
+    from shared_results.crossval import Fold
 
 WORST, PICTURES = 10, 4
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from shared_data.files import write_table
 from shared_data.named_types import Row
-from shared_data.pictures import contact_sheet, save_picture
-from shared_data.report import write_report
+from shared_results.pictures import contact_sheet, save_picture
+from shared_results.report import write_report
 
 PER_SHEET, WIDTH, AREA = 32, 1200, 300 * 300  # pixels of a sheet's width, and of an overlay in it
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from shared_data.files import write_json, write_table
-from shared_data.froc import Matched, bootstrap, cpm, draw_froc, froc_rows
 from shared_data.metrics import bootstrap_interval
 from shared_data.named_types import Row
-from shared_data.operating_point import NAME
-from shared_data.sweep import CUTS, large_enough
+from shared_results.froc import Matched, bootstrap, cpm, draw_froc, froc_rows
+from shared_results.operating_point import NAME
+from shared_results.sweep import CUTS, large_enough
 
 NOTE = ("Operating point: of the cuts and smallest components in sweep.csv the ones of the highest mean Dice over the "
         "held-out patients with something drawn. As the best of many on the same patients, 'chosen' flatters; 'chosen "

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from shared_data.colour_tables import COLOURS
-from shared_data.pages import write_page
-from shared_data.pictures import PREDICTION_RGB, REFERENCE_RGB
-from shared_data.worst_places import (
+from shared_results.pages import write_page
+from shared_results.pictures import PREDICTION_RGB, REFERENCE_RGB
+from shared_results.worst_places import (
     Box,
     Place,
     largest_parts,

@@ -17,17 +17,24 @@ import SimpleITK as sitk
 from tqdm import tqdm
 
 from shared_data.cohort import each_case, fingerprint, printable, say_skipped
-from shared_data.cohort_report import write_cohort
 from shared_data.ct_cases import Case, find_cases, is_list
 from shared_data.errors import InputError, Skipped, concerns_all, explained, told
 from shared_data.files import only_run_in, read_json, write_json
 from shared_data.named_types import Row
-from shared_data.results import Prediction, ResultOptions, check_results, viewer_content, viewer_path, write_prediction
-from shared_data.scoring import kept, stamp_of
 from shared_data.settings import CLUSTER
-from shared_data.stopwatch import Stopwatch
-from shared_data.viewer import SOFT_TISSUE_HU
 from shared_data.volume import SUFFIXES, read_ct, without_suffix
+from shared_results.cohort_report import write_cohort
+from shared_results.outputs import (
+    Prediction,
+    ResultOptions,
+    check_results,
+    viewer_content,
+    viewer_path,
+    write_prediction,
+)
+from shared_results.scoring import kept, stamp_of
+from shared_results.stopwatch import Stopwatch
+from shared_results.viewer import SOFT_TISSUE_HU
 
 # Options that say nothing of how a CT is segmented.
 ELSEWHERE = ("input", "output", "series", "workers", "viewer", *CLUSTER)

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from shared_data import viewer
-from shared_data.viewer import HU_OF_GREY, View, content_of, viewer_pages, write_viewer
+from shared_results import viewer
+from shared_results.viewer import HU_OF_GREY, View, content_of, viewer_pages, write_viewer
 from tests.browser import driven, needs_browser, unpacked
 
 SPACING = (3.0, 1.0, 2.0)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from shared_data.crossval import Fold, as_arguments, check_folds, chosen, cross_validate, gpu_places, made_from
-from shared_data.crossval_report import Study
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table
+from shared_results.crossval import Fold, as_arguments, check_folds, chosen, cross_validate, gpu_places, made_from
+from shared_results.crossval_report import Study
 
 STUDY = Study("Toy", "toy", ("dice",), pooled=(("nodes found", ("found",), ("nodes",)),))
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,7 +45,7 @@ rows = [f"{name},{float(name[1:]) / 10},{1 if name != 'P1' else 0},1" for name i
 CROSS = """
 import sys
 from pathlib import Path
-from shared_data.crossval import cross_validate
+from shared_results.crossval import cross_validate
 from tests.shared_data.test_crossval import STUDY, plan
 runs = Path(sys.argv[1])
 sys.exit(cross_validate(STUDY, [plan(runs, number) for number in range(1, 6)], runs / "crossval", None, []))

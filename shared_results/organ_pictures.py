@@ -7,7 +7,7 @@ import numpy as np
 
 from shared_data.colour_tables import COLOURS
 from shared_data.named_types import Floats, Labels, Rgb
-from shared_data.pictures import contact_sheet, magnified
+from shared_results.pictures import contact_sheet, magnified
 
 SIDE = 320  # pixels of width
 ENTRY = (20, 160)  # pixels of a legend's entry, y and x

@@ -10,17 +10,17 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.ct_cases import Case
 from shared_data.dicom import series_slices
 from shared_data.dicom_seg import write_seg
-from shared_data.ensembles import uncertainty_path
 from shared_data.errors import InputError
 from shared_data.files import write_json, write_table
 from shared_data.instances import ct_instances
 from shared_data.named_types import LabelNames, Rgb, Row
-from shared_data.pictures import save_picture
 from shared_data.rtstruct import write_rtstruct
 from shared_data.settings import Cluster, at_least
-from shared_data.stopwatch import Stopwatch
-from shared_data.viewer import Content, View, content_of, write_content
 from shared_data.volume import check_output, to_lps, without_suffix, write_volume
+from shared_results.ensembles import uncertainty_path
+from shared_results.pictures import save_picture
+from shared_results.stopwatch import Stopwatch
+from shared_results.viewer import Content, View, content_of, write_content
 
 Options = TypeVar("Options", bound="ResultOptions")
 

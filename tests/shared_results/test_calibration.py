@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from shared_data.calibration import BINS, Forecasts, drawn_alone, error, histogram, write_calibration
 from shared_data.files import read_table
+from shared_results.calibration import BINS, Forecasts, drawn_alone, error, histogram, write_calibration
 
 
 def test_a_hand_worked_histogram():

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from shared_data.named_types import Row, StrPath
-from shared_data.pages import write_page
+from shared_results.pages import write_page
 
 NAMES_A_CASE = ("case", "seriesuid")  # columns whose cells open the viewer of the case
 

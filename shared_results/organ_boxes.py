@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shared_data.files import whole_file
-from shared_data.human_level import Scores
 from shared_data.named_types import Row
 from shared_data.organ_names import identity
+from shared_results.human_level import Scores
 
 PANELS = {"dice": "Dice", "hd95_mm": "HD95, mm"}
 INCHES = 0.5  # of width for each organ

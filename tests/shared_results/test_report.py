@@ -4,14 +4,14 @@ import math
 import numpy as np
 import pytest
 
-from shared_data import organ_boxes
-from shared_data.human_level import human_level
-from shared_data.organ_boxes import _draw_panel as draw_panel
-from shared_data.organ_boxes import draw_organ_boxes
 from shared_data.organ_names import identity
-from shared_data.organ_pictures import COLOURS, SIDE, legend, organ_sheet
-from shared_data.pictures import contact_sheet, draw_curves, overlay, save_picture
-from shared_data.report import write_report
+from shared_results import organ_boxes
+from shared_results.human_level import human_level
+from shared_results.organ_boxes import _draw_panel as draw_panel
+from shared_results.organ_boxes import draw_organ_boxes
+from shared_results.organ_pictures import COLOURS, SIDE, legend, organ_sheet
+from shared_results.pictures import contact_sheet, draw_curves, overlay, save_picture
+from shared_results.report import write_report
 from tests.browser import driven, needs_browser
 
 

@@ -12,12 +12,12 @@ import pytest
 import SimpleITK as sitk
 from distributed import LocalCluster
 
-from shared_data import predicting
 from shared_data.ct_cases import find_cases
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError, one_line
 from shared_data.files import only_run_in, read_json, read_table, write_json
 from shared_data.volume import read_volume, write_volume
+from shared_results import predicting
 from tests.threshold import LOADED, main
 
 @pytest.fixture

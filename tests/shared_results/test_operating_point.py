@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_data.crossval_report import read_scores
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json
 from shared_data.metrics import detection, dice
-from shared_data.operating_point import NodePoint, OrganPoint, smallest_of_each, with_operating_point
-from shared_data.point_choice import Point, choose_for_nodes, choose_for_organs, count
-from shared_data.sweep import CUTS, SIZES_ML, sweep, sweep_organs, without_islands, without_small, write_sweeps
+from shared_results.crossval_report import read_scores
+from shared_results.operating_point import NodePoint, OrganPoint, smallest_of_each, with_operating_point
+from shared_results.point_choice import Point, choose_for_nodes, choose_for_organs, count
+from shared_results.sweep import CUTS, SIZES_ML, sweep, sweep_organs, without_islands, without_small, write_sweeps
 
 VOXEL_ML = 0.004
 FACTS = {"method": "nodes", "tta": False}

@@ -9,10 +9,10 @@ import SimpleITK as sitk
 from shared_data.colour_tables import write_colour_tables
 from shared_data.dicom import write_dicom_series
 from shared_data.errors import InputError
-from shared_data.results import ResultOptions, check_results, write_results
 from shared_data.rtstruct import read_rtstruct
 from shared_data.settings import parse_options
 from shared_data.volume import read_mask, read_volume
+from shared_results.outputs import ResultOptions, check_results, write_results
 
 NAMES = {1: "brain stem", 2: "Parotid_L"}
 

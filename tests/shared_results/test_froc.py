@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from shared_data.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
+from shared_results.froc import FALSE_POSITIVES_PER_SCAN, bootstrap, cpm, froc_curve, match, sensitivities
 
 
 def test_hits_double_hits_and_excluded_findings():

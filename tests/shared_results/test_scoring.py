@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shared_data.errors import InputError
-from shared_data.scoring import ScoringOptions, kept, score_each, stamp_of
+from shared_results.scoring import ScoringOptions, kept, score_each, stamp_of
 
 
 @dataclass(frozen=True, kw_only=True)

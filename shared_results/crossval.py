@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shared_data.cohort import fingerprint
-from shared_data.crossval_report import Study, write_study
 from shared_data.errors import InputError
 from shared_data.files import only_run_in, read_json, write_json
 from shared_data.named_types import Dataclass, StrPath, Values
 from shared_data.processes import die_with_parent
 from shared_data.settings import at_least, build
+from shared_results.crossval_report import Study, write_study
 
 Options = TypeVar("Options", bound=Dataclass)
 

@@ -1,0 +1,1 @@
+"""What becomes of the networks' output in every project: masks written, scored, gathered over folds, shown."""
