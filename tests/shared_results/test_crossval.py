@@ -46,7 +46,7 @@ CROSS = """
 import sys
 from pathlib import Path
 from shared_results.crossval import cross_validate
-from tests.shared_data.test_crossval import STUDY, plan
+from tests.shared_results.test_crossval import STUDY, plan
 runs = Path(sys.argv[1])
 sys.exit(cross_validate(STUDY, [plan(runs, number) for number in range(1, 6)], runs / "crossval", None, []))
 """
