@@ -39,7 +39,7 @@ $(error PREPARE_ARGS, CROP_ARGS and SPLIT_ARGS are for preparing: give DATA=fold
 endif
 endif
 
-.PHONY: help demo demo-all test-all test-faults bench clean \
+.PHONY: help demo demo-all test-all test-faults bench compare clean \
 	$(foreach verb,prepare train crossval score predict test faults demo installed,$(PROJECTS:%=$(verb)-%))
 
 help:
@@ -56,6 +56,7 @@ help:
 	@echo "make test-<project>    its tests"
 	@echo "make test-faults       bad files, full disks, kills while preparing, training, scoring, predicting: counts"
 	@echo "make bench             benchmarks, as ratios"
+	@echo "make compare DATA=open-kbp [ARGS='--minutes 90']  networks for organs on real patients at equal cost: hours"
 	@echo "make clean             remove the environments"
 	@echo "ARGS=--help shows the options of a script"
 
@@ -120,6 +121,10 @@ lint: $(filter-out installed-lung,$(PROJECTS:%=installed-%)) .venv/.installed-te
 bench: $(PROJECTS:%=installed-%) .venv/.installed-tests
 	@.venv/bin/python -m tests.bench.run $(ARGS)
 	@.venv-keras/bin/python -m tests.bench.run $(ARGS)
+
+compare: $(filter-out installed-lung,$(PROJECTS:%=installed-%)) .venv/.installed-tests
+	@.venv/bin/python -m tests.bench.real_oar --data $(or $(DATA),$(error DATA=open-kbp: name a clone of OpenKBP)) \
+		--runs-dir $(or $(RUNS),runs/compare) $(ARGS)
 
 clean:
 	rm -rf .venv .venv-keras
