@@ -11,6 +11,7 @@ from focusnet_v2.networks import build_network
 from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint
 from shared_data.errors import InputError
 from shared_data.named_types import StrPath
+from shared_data.options import shown
 from shared_data.settings import config_from_dict, note_constants
 from shared_torch import checkpoints
 from shared_torch.checkpoints import load_strictly
@@ -67,9 +68,10 @@ def load_stage(config: Config, stage: str, network: torch.nn.Module, part: bool 
     if not path.exists():
         raise InputError(f"{path}: no such file. Finish stage {stage} first, or run train.py.")
     state = load_checkpoint(path)
-    kept = config_from_dict(Config, state["config"], path)
-    for name in ("organs", "spacing_xyz", "resample_axes", "width", "val_fold"):
-        if getattr(kept, name) != getattr(config, name):
-            raise InputError(f"{path}: made with {name} {getattr(kept, name)} (now {getattr(config, name)}). "
-                             "Use the same, or another --run-dir.")
+    earlier = config_from_dict(Config, state["config"], path)
+    of_network = ("box_zyx", "ae_width", "code_length") if stage == "autoencoder" else ("width",)
+    for name in ("organs", "spacing_xyz", "resample_axes", "val_fold", *of_network):
+        if getattr(earlier, name) != getattr(config, name):
+            raise InputError(f"{path}: made with {name} {shown(getattr(earlier, name))} (now "
+                             f"{shown(getattr(config, name))}). Use the same, or another --run-dir.")
     load_strictly(network, {**(network.state_dict() if part else {}), **state["model"]}, path)

@@ -10,12 +10,14 @@ import torch
 from focusnet_v2.config import Config
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
-from shared_data.named_types import Array, Box, Geometry, Labels, Progress
+from shared_data.named_types import Array, Box, Geometry, Labels, Progress, Shape
 from shared_data.volume import geometry
 from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, choose_engine
 
 Network = Callable[[torch.Tensor], Any]  # a tensor of logits, or FocusNet's dict
+Outputs = dict[str, torch.Tensor]  # of a network, as FocusNet names them
+Look = Callable[[Shape, Outputs], object]  # gets the first voxel (z, y, x) of a window in the CT, and the outputs there
 Maps = dict[str, Any]  # what `predict_volume` gives
 Bring = Callable[[Array, Box], tuple[Array, Box]]  # of (map, box): (values on another grid, their box there)
 MAPS = ("probability", "heatmap", "small")  # of a prediction, summed over members
@@ -49,8 +51,9 @@ def window_starts(depth: int, window: int, step: int) -> list[int]:
 
 @torch.inference_mode()
 def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torch.device,
-                   progress: Progress = iter) -> Maps:
-    """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
+                   progress: Progress = iter, look: Look | None = None) -> Maps:
+    """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say;
+    look is shown the outputs of each.
 
     Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
     None where the network has none, all means over the windows, "counted" (n_small,): a box of the organ counted}.
@@ -65,6 +68,9 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
     for first in progress(window_starts(shape[0], config.patch_zyx[0], config.window_step)):
         window = slice(first, first + config.patch_zyx[0])
         outputs = run(network, volume[None, None, window].to(device), config)
+        if look:
+            look((first - short, *start[1:]), outputs)
+        outputs["probability"] = outputs.pop("logits").softmax(1)
         for name in ("probability", "heatmap"):
             if name in outputs:
                 sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape))[:, window] += outputs[name][0].cpu()
@@ -85,14 +91,16 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
             **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
 
 
-def run(network: Network, image: torch.Tensor, config: Config) -> dict[str, torch.Tensor]:
-    """Outputs of a network in float32, "probability" in place of "logits"; S-Net has no others."""
+def run(network: Network, image: torch.Tensor, config: Config) -> Outputs:
+    """Outputs of a network in float32."""
     with autocast(image.device, config.precision):
-        outputs = network(image)
-    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
-    outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
-    logits = outputs.pop("logits")
-    return {**outputs, "probability": logits.softmax(1)}
+        outputs = by_name(network(image))
+    return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
+
+
+def by_name(outputs: Outputs | torch.Tensor) -> Outputs:
+    """What FocusNet or S-Net, which has logits alone, gives."""
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
 def fuse(prediction: Maps, config: Config, shape: Sequence[int] | None = None,

@@ -20,8 +20,8 @@ def build_network(config: "Config", stage: str = "adversarial") -> Any:  # noqa:
         return SNet(config.n_classes, config.width)
     if stage == "autoencoder":
         return ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
-    inputs = config.sos_inputs if stage == "adversarial" else None
-    return FocusNet(config.n_classes, config.width, config.n_small, inputs, config.box_zyx)
+    branches = (config.sos_inputs, config.box_zyx) if stage == "adversarial" else (None,)
+    return FocusNet(config.n_classes, config.width, config.n_small, *branches)
 
 
 class FocusNet(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from focusnet_v2.config import Config, Prepare, Volumes, given_settings
+from focusnet_v2.config import BACKGROUND_WEIGHT, STEPS, Config, Prepare, PrepareOptions, Volumes, default_weights
 from focusnet_v2.grids import to_network_grid
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
@@ -23,8 +23,10 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
+from shared_data.named_types import Values
+from shared_data.organs import read_label_table
 from shared_data.rois import labels_of, read_rois
-from shared_data.settings import build, keep_config, names_of
+from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
 
@@ -38,6 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_config(config, config.prepared_dir / "config.json", names_of(Volumes),
                     openkbp.CONSTANTS if config.layout == "openkbp" else None, Prepare)
         return prepare_cohort(cases, config)
+
+
+def given_settings(argv: Sequence[str] | None, description: str | None) -> Values:
+    """The options given, a label table among them as the settings `organs`, `small` and `alpha`."""
+    settings = given_options(PrepareOptions, argv, description, STEPS)
+    if path := settings.pop("label_table", None):
+        table = read_label_table(path)
+        organs, small, weights = table["organs"], table["small"], table["weights"]
+        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(organs, small)
+        settings = {"organs": organs, "small": small, "alpha": alpha, **settings}
+    return settings
 
 
 def find_cases(config: Config) -> Sequence[tuple[str | None, Path]]:
