@@ -27,7 +27,7 @@ def load_checkpoint(path: StrPath) -> dict[str, Any]:
     """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
     state = checkpoints.load_checkpoint(path, PROJECT)
     if state.get("stage") not in STAGES:
-        raise InputError(f"{path}: holds no model of a stage. Take another checkpoint.")
+        raise InputError(f"{path}: holds no model of any stage. Name another checkpoint.")
     return state
 
 
@@ -56,7 +56,7 @@ def load_network(path: StrPath) -> tuple[torch.nn.Module, Config, str]:
 
 def refuse_autoencoder(stage: str, path: StrPath) -> None:
     if stage == "autoencoder":
-        raise InputError(f"{path}: the auto-encoder, which segments nothing. Name a checkpoint of another stage.")
+        raise InputError(f"{path}: the auto-encoder, which segments nothing. Name another stage's checkpoint.")
 
 
 def load_stage(config: Config, stage: str, network: torch.nn.Module, part: bool = False) -> None:

@@ -40,8 +40,8 @@ class Volumes:
 class Table:
     """What else a label table says: taken over from preparation, unless training is given something else."""
 
-    small: tuple[str, ...] | None = None  # organs to be located first; unset: the layout's
-    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
+    small: tuple[str, ...] | None = None  # organs with a heatmap and a branch of their own; unset: the layout's
+    alpha: tuple[float, ...] | None = None  # class weights of the focal loss, background first; unset: the layout's
 
 
 @dataclass(frozen=True)
@@ -147,20 +147,20 @@ class Run(Prepared):
 
 @dataclass(frozen=True)
 class EveryStage(Run):  # beside how the cases were prepared
-    small: tuple[str, ...] | None = None  # organs to be located first; unset: as prepared
+    small: tuple[str, ...] | None = None  # organs with a heatmap and a branch of their own; unset: as prepared
     val_fold: int | None = None  # validate on this patient fold, from 1, of the train and valid cases (ours)
-    patches_per_case: int = 1  # in an epoch; the auto-encoder's: masks of each small organ (authors)
+    patches_per_case: int = 1  # drawn from each case in an epoch; auto-encoder: of each small organ (authors)
     validate_every: int = 1  # epochs between validations over whole cases
     seed: int = 2019  # of weights, sampling and augmentation (ours)
     precision: Precision = "auto"  # of training; auto: bf16-mixed where the device has it, else 32-true
 
 
 @dataclass(frozen=True)
-class Patches(Seen):  # of CTs: what all stages but the auto-encoder's learn from
+class Patches(Seen):  # of CTs, from which all stages but the auto-encoder learn
     min_slices: int = 75  # shorter volumes are padded at the low end (authors)
     batch_size: int = 1  # patches in one update, over all devices (authors)
     augment: bool = True  # zoom and rotate patches (authors)
-    zoom: float = 0.1  # largest change of size (authors)
+    zoom: float = 0.1  # largest relative change of size (authors)
     rotate_z: float = 5.0  # degrees, largest turn in plane (authors)
     rotate_xy: float = 10.0  # degrees, largest turn about the other axes (authors)
     affine_order: Literal["named", "original"] = "named"  # original: matrix made for (z, y, x), used as (x, y, z)
@@ -169,7 +169,7 @@ class Patches(Seen):  # of CTs: what all stages but the auto-encoder's learn fro
 
 
 @dataclass(frozen=True)
-class FrozenParts:  # of networks that learn on with what earlier stages taught
+class FrozenParts:  # of networks that build on an earlier stage
     original_bn_drift: bool = False  # let batch-norm statistics of frozen parts drift, as the authors' code
 
 
@@ -182,16 +182,16 @@ class Shapes:  # of small organs
 
 @dataclass(frozen=True)
 class Heatmaps:
-    heatmap_sigma: float = 5.0  # voxels (authors)
+    heatmap_sigma: float = 5.0  # of the Gaussian around a centre, voxels (authors)
     heatmap_offsets: Literal["centred", "original"] = "centred"  # original: the peak one voxel off along y and x
 
 
 @dataclass(frozen=True)
 class MainNetwork:
-    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: prepared
+    alpha: tuple[float, ...] | None = None  # class weights of the focal loss, background first; unset: as prepared
     undrawn: Literal["marginal", "original"] = "marginal"  # one class with the background; original: none is (authors)
     dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
-    wide_zoom_xy: float = 0.2  # largest change of size in plane, in place of --zoom (authors)
+    wide_zoom_xy: float = 0.2  # largest relative change of size in plane, in place of --zoom (authors)
 
 
 @dataclass(frozen=True)
@@ -234,14 +234,14 @@ class TrainAdversarial(Shapes, FrozenParts, Patches, EveryStage):  # stage adver
     adv_epochs: int = 300  # (authors)
     adv_lr: float = 2e-4  # of the branches' Adam, weight decay 1e-4 (authors)
     adv_critic_lr: float = 2e-4  # of the critic's, weight decay 1e-4 (authors)
-    adv_code_weight: float = 5.0  # of the codes' distance; what it amounts to depends on the auto-encoder (authors)
+    adv_code_weight: float = 5.0  # of the distance between codes, whose size depends on the auto-encoder (authors)
     adv_top_share: float = 0.9  # share of patches from the highest slices, where the small organs are (authors)
-    adv_top_offsets: int = 10  # number of those first slices (authors)
+    adv_top_offsets: int = 10  # how many positions count as highest (authors)
     shape_constraint: bool = True  # --no-shape-constraint: focal and Dice loss only
     textbook_focal: bool = False  # log-sigmoid(-z) in the branches' focal loss where the authors have (1 - z)
     sos_inputs: Literal["raw", "all"] = "raw"  # what a branch sees: the image (authors' code), or 66 channels (paper)
-    heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
-    small_threshold: float = 0.5  # probability that makes a small organ (authors)
+    heatmap_threshold: float = 0.6  # a box counts only where the heatmap's peak exceeds this (authors)
+    small_threshold: float = 0.5  # voxels above this probability belong to a small organ (authors)
 
 
 @dataclass(frozen=True)

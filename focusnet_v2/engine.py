@@ -115,12 +115,12 @@ def launch(config: Config) -> Fabric:
     return start_fabric(config, device, choose_precision(config.precision, device))
 
 
-def prepared_settings(given: Values) -> Config:
+def prepared_settings(options: Values) -> Config:
     """The Config of the options given to the whole chain, organs as the cases were prepared with, if they are."""
-    path = given.get("prepared_dir", Config.prepared_dir) / "config.json"
+    path = options.get("prepared_dir", Config.prepared_dir) / "config.json"
     if path.exists():
-        given = as_prepared(Config, given, path, names_of(Volumes), names_of(Table))
-    config = build(Config, given)
+        options = as_prepared(Config, options, path, names_of(Volumes), names_of(Table))
+    config = build(Config, options)
     if config.small:
         check_boxes(config)
     return config
@@ -133,12 +133,12 @@ def check_boxes(config: Config) -> None:
                          f"{shown(config.box_zyx)}.")
 
 
-def read_settings(stage: type[Stage], given: Values) -> Config:
+def read_settings(stage: type[Stage], options: Values) -> Config:
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
     of_others = set(names_of(Train)).difference(names_of(stage.options))
     free = {*names_of(Run), *of_others, "localisation", f"{STAGES[stage.name]}_epochs"}
-    config = settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
-                             names_of(Volumes), names_of(Table))
+    config = settings_of_run(Config, options, f"{stage.name}/last.pt", free,
+                             lambda path: load_checkpoint(path)["config"], names_of(Volumes), names_of(Table))
     if stage.name == "adversarial":
         check_boxes(config)
     return config
@@ -158,8 +158,8 @@ def train_stage(stage_class: type[Stage], config: Config, fabric: Fabric) -> Non
     """All epochs of a stage, from the start or from last.pt."""
     folder = config.run_dir / stage_class.name
     if stage_class.name != "backbone" and not config.small:
-        raise InputError(f"stage {stage_class.name}: the label table has no small organs, which it is about. "
-                         "train_backbone.py is all there is to train.")
+        raise InputError(f"stage {stage_class.name}: the label table has no small organs to train it on. "
+                         "train_backbone.py is the only stage to run.")
     with only_run_in(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             clear_partials(folder)
@@ -178,16 +178,16 @@ def _train(stage, config, fabric, folder):
     assert isinstance(order, Order)
     loader = cast(Loader, fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     networks, optimizers = set_up(stage, fabric)
-    # Whoever taught a stage of this run taught the network.
-    seen = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
+    # Whoever an earlier stage of this run learnt from has taught this network, too.
+    patients = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
     if config.resume:
         state = load_checkpoint(folder / "last.pt")
         for name, network in networks.items():
             load_strictly(network.module, state[name], folder / "last.pt")
-        for optimizer, kept in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(kept)
+        for optimizer, optimizer_state in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(optimizer_state)
         history, best = state["history"], state["best"]
-        seen |= set(state.get("trained_on", []))
+        patients |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(folder / "config.json", to_plain(config))
         board = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
@@ -214,7 +214,7 @@ def _train(stage, config, fabric, folder):
         best = max(best, score)
         if fabric.is_global_zero:
             state = {"stage": stage.name, "config": to_plain(config), "constants": CONSTANTS, "history": history,
-                     "best": best, "trained_on": natural_sort(seen),
+                     "best": best, "trained_on": natural_sort(patients),
                      **{name: network.module.state_dict() for name, network in networks.items()}}
             save_epoch(folder, state, [optimizer.state_dict() for optimizer in optimizers], is_best, board)
         fabric.barrier()
@@ -268,8 +268,8 @@ def save_epoch(folder: Path, state: dict[str, Any], optimizers: Sequence[dict[st
     row = history[-1]
     if is_best:
         save_checkpoint(folder / "best.pt", **state)
-    columns = list(dict.fromkeys(name for each in history for name in each))
-    rows = [{name: each.get(name, math.nan) for name in columns} for each in history]
+    columns = list(dict.fromkeys(name for earlier in history for name in earlier))
+    rows = [{name: earlier.get(name, math.nan) for name in columns} for earlier in history]
     write_table(folder / "history.csv", rows)
     scores = [name for name in columns if name.startswith("val_") and name != "val_loss"]
     if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation

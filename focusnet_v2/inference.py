@@ -162,8 +162,8 @@ def heatmap_peaks(prediction: Maps) -> list[tuple[float, Array]] | None:
     """[(peak value, its voxel (z, y, x) on the network's grid)] for each small organ; None without heatmaps."""
     if prediction["heatmap"] is None:
         return None
-    return [(float(one.max()), np.add(np.unravel_index(one.argmax(), one.shape), prediction["start"]))
-            for one in prediction["heatmap"]]
+    return [(float(heatmap.max()), np.add(np.unravel_index(heatmap.argmax(), heatmap.shape), prediction["start"]))
+            for heatmap in prediction["heatmap"]]
 
 
 def predict_members(networks: Sequence[Network], hu_zyx: Array, config: Config, device: torch.device,
@@ -191,18 +191,18 @@ def predict_members(networks: Sequence[Network], hu_zyx: Array, config: Config, 
     return {**total, "counted": (n_counted > 0) & (2 * n_counted >= len(networks))}, np.stack(votes)
 
 
-def _sum(one, other):
+def _sum(total, part):
     """Of two maps, the first changed in place; None is nothing."""
-    if one is None or other is None:
-        return other if one is None else one
-    one += other
-    return one
+    if total is None or part is None:
+        return part if total is None else total
+    total += part
+    return total
 
 
-def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk.Image, config: Config,
+def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, resampled: sitk.Image, config: Config,
                device: torch.device, progress: Progress = iter,
                look: Callable[[Maps], object] | None = None) -> dict[str, Any]:
-    """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
+    """Labels on a whole CT's grid by one network, or by several together; ct: in LPS, resampled: the same on the
     network's grid; look: gets what `predict_members` says.
 
     Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
@@ -210,22 +210,22 @@ def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk
     labels (members, z, y, x), or None}.
     """
     networks = [networks] if callable(networks) else networks
-    prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(resampled), config, device, progress)
     if look:
         look(prediction)
-    first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
-    kept: Geometry = {**geometry(seen), "origin_xyz": list(first)}
+    first = resampled.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
+    part_grid: Geometry = {**geometry(resampled), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)
-    labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, kept, ct, box))
-    place = seen.TransformContinuousIndexToPhysicalPoint
+    labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, part_grid, ct, box))
+    place = resampled.TransformContinuousIndexToPhysicalPoint
     return {"main": labels[0], "final": labels[1], "counted": prediction["counted"],
-            "votes": None if votes is None else np.stack([_onto_ct(vote, kept, ct) for vote in votes]),
+            "votes": None if votes is None else np.stack([_onto_ct(vote, part_grid, ct) for vote in votes]),
             "peaks": peaks and [(value, place([float(i) for i in voxel[::-1]])) for value, voxel in peaks]}
 
 
-def _onto_ct(labels_zyx, kept, ct):
-    """Labels on a part of a CT's network grid, `kept` its geometry, as labels on the whole CT's own."""
+def _onto_ct(labels_zyx, part_grid, ct):
+    """Labels on a part of a CT's network grid, `part_grid` its geometry, as labels on the whole CT's own."""
     whole = np.zeros(ct.GetSize()[::-1], np.uint8)
-    values, box = onto_grid(labels_zyx, kept, ct, interpolator=sitk.sitkNearestNeighbor)
+    values, box = onto_grid(labels_zyx, part_grid, ct, interpolator=sitk.sitkNearestNeighbor)
     whole[box] = values
     return whole

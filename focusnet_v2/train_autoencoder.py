@@ -30,8 +30,8 @@ class Autoencoder(Stage):
         self.dataset = MaskDataset(load_cases(config, "train"), config, config.ae_jitter_zyx)
         self.masks = MaskDataset(load_cases(config, "valid"), config)
         if not len(self.dataset):
-            raise InputError(f"{config.prepared_dir}: no training case has a small organ. The shape prior needs some; "
-                             "use --no-shape-constraint.")
+            raise InputError(f"{config.prepared_dir}: no training case has a small organ, so there is no shape to "
+                             "learn. Leave this stage out: train.py or adv_train.py with --no-shape-constraint.")
 
     def rates(self, epoch: int) -> list[float]:
         return [self.config.ae_lr]

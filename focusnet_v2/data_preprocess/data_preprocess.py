@@ -72,10 +72,10 @@ def prepare_cohort(cases: Sequence[tuple[str | None, Path]], config: Config) -> 
             skipped[folder.name] = outcome.reason
             continue
         organs += outcome["organs"]
-        missing = [name for name in config.organs if name not in outcome["organs"]]
-        said = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("ignored", outcome["ignored"]))
-                if names]
-        for line in (*said, *outcome["notes"]):
+        noteworthy = {"missing": [name for name in config.organs if name not in outcome["organs"]],
+                      "ignored": outcome["ignored"]}
+        remarks = [f"{what} {', '.join(names)}" for what, names in noteworthy.items() if names]
+        for line in (*remarks, *outcome["notes"]):
             print(f"{printable(folder.name)}: {line}")
     if not organs:
         raise all_skipped(config.data_dir, skipped)
@@ -130,7 +130,7 @@ def find_files(folder: Path, config: Config) -> tuple[Path, dict[str, Path], lis
         return files.pop("ct"), files, []
     found = files_by_stem(folder, "img")
     if len(found) != 1:
-        raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). One is needed.")
+        raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). Keep exactly one.")
     inside = folder / "structures"
     if not inside.is_dir():
         raise InputError(f"{folder}: no folder named structures. Put the organs' masks there.")
@@ -138,13 +138,13 @@ def find_files(folder: Path, config: Config) -> tuple[Path, dict[str, Path], lis
     for organ in config.organs:
         masks = files_by_stem(inside, organ)
         if len(masks) > 1:
-            raise InputError(f"{inside}: {organ} stands there {len(masks)} times. Keep one.")
+            raise InputError(f"{inside}: {len(masks)} masks of {organ}. Keep one.")
         if masks:
             structures[organ] = masks[0]
     others = natural_sort(path.name for path in inside.iterdir()
                           if path.name[0] != "." and path not in structures.values())
     if not structures:
-        raise InputError(f"{inside}: none of {', '.join(config.organs)}. Name the masks like this, one organ in each.")
+        raise InputError(f"{inside}: none of {', '.join(config.organs)}. Name each organ's mask like this.")
     return found[0], structures, [ascii(name)[1:-1] if not name.isprintable() else name for name in others]
 
 
@@ -167,7 +167,7 @@ def merge_structures(ct: sitk.Image, structures: Mapping[str, Path],
         if inside.any():
             drawn.append(organ)
     if not drawn:
-        raise InputError(f"{path.parent}: every mask is empty. Name at least one organ's voxels.")
+        raise InputError(f"{path.parent}: every mask is empty. At least one organ must be drawn.")
     labels = sitk.GetImageFromArray(merged)
     labels.CopyInformation(ct)
     return labels, drawn
