@@ -11,20 +11,21 @@ from lightning_fabric import Fabric
 
 from focusnet_v2.augment import augment
 from focusnet_v2.checkpoint import load_stage
-from focusnet_v2.config import Config
+from focusnet_v2.config import Config, TrainAdversarial
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Optimizers, Stage, Terms, run_script_of
+from focusnet_v2.inference import Outputs
 from focusnet_v2.losses import critic_loss, segmenter_loss
 from focusnet_v2.networks import build_network, cut_boxes
 from shared_data.errors import run_script
 from shared_data.named_types import Row
 
 
-Outputs = tuple[torch.Tensor, ...]  # of the auto-encoder
+Judgement = tuple[torch.Tensor, ...]  # outputs of the auto-encoder for masks
 
 
 class Adversarial(Stage):
-    name = "adversarial"
+    name, options = "adversarial", TrainAdversarial
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -48,39 +49,59 @@ class Adversarial(Stage):
     def step(self, fabric: Fabric, networks: Networks, optimizers: Optimizers, batch: Batch) -> Terms:
         """One update of the branches, then one of the critic."""
         batch = augment(batch, self.config)
-        outputs = networks["model"](batch["image"])
-        logits, target = outputs["small"].float(), self.targets(batch["label"], outputs["corners"])
-        known = batch["small"] > 0  # the case has the organ, and the patch its centre
-        share = 1.0 if known.any() else 0.0  # nothing to learn from this patch: a loss of 0, on all of it
-        chosen = known if known.any() else torch.ones_like(known)
-        logits, target = logits[chosen][:, None], target[chosen][:, None]
+        organs = batch["small"] > 0
+        share = 1.0 if organs.any() else 0.0  # nothing to learn from this patch: a loss of 0, on all of it
+        logits, target = self.in_boxes(networks["model"](batch["image"]), batch["label"],
+                                       organs if organs.any() else torch.ones_like(organs))
         critic = networks.get("critic")
-        judged: tuple[Outputs | None, Outputs | None] = (None, None)
+        judged: tuple[Judgement, Judgement] | tuple[None, None] = (None, None)
         if critic:
             critic.requires_grad_(False)
             judged = halves(critic.module(torch.cat([logits.sigmoid(), target])))
-        terms = segmenter_loss(logits, target, *judged, textbook=self.config.textbook_focal,
-                               code_weight=self.config.adv_code_weight)
-        terms = {name: share * term for name, term in terms.items()}
+        terms = {name: share * term for name, term in self.branch_terms(logits, target, *judged).items()}
         self.update(fabric, terms, optimizers[:1])
         if not critic:
             return terms
         critic.requires_grad_(True)
         learnt = halves(critic(torch.cat([logits.detach().sigmoid(), target])))
-        of_critic = {f"critic_{name}": share * term for name, term in critic_loss(logits, target, *learnt).items()}
+        of_critic = {name: share * term for name, term in critic_terms(logits, target, *learnt).items()}
         self.update(fabric, of_critic, optimizers[1:])
         return {**terms, **of_critic}
 
-    def targets(self, label: torch.Tensor, corners: torch.Tensor) -> torch.Tensor:
-        """The masks (B, n_small, *box_zyx) of the small organs in their boxes."""
-        return torch.stack([cut_boxes(label == organ, corners[:, i], self.config.box_zyx)[:, 0]
-                            for i, organ in enumerate(self.config.small_labels)], dim=1).float()
+    def terms(self, networks: Networks, outputs: Outputs, batch: Batch) -> Terms | None:
+        """While validating: what `step` adds up; None for a window without the centre of a small organ."""
+        organs = batch["small"] > 0
+        if not organs.any():
+            return None
+        logits, target = self.in_boxes(outputs, batch["label"], organs)
+        if "critic" not in networks:
+            return self.branch_terms(logits, target)
+        judged = halves(networks["critic"].module(torch.cat([logits.sigmoid(), target])))
+        return {**self.branch_terms(logits, target, *judged), **critic_terms(logits, target, *judged)}
+
+    def in_boxes(self, outputs: Outputs, label: torch.Tensor,
+                 organs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits of the branches, masks in their boxes), both (n, 1, *box_zyx), of the small organs that are True in
+        `organs` (B, n_small)."""
+        target = torch.stack([cut_boxes(label == organ, outputs["corners"][:, i], self.config.box_zyx)[:, 0]
+                              for i, organ in enumerate(self.config.small_labels)], dim=1).float()
+        return outputs["small"].float()[organs][:, None], target[organs][:, None]
+
+    def branch_terms(self, logits: torch.Tensor, target: torch.Tensor, of_prediction: Judgement | None = None,
+                     of_target: Judgement | None = None) -> Terms:
+        return segmenter_loss(logits, target, of_prediction, of_target, textbook=self.config.textbook_focal,
+                              code_weight=self.config.adv_code_weight)
 
     def score(self, row: Row) -> float:
         return row["val_small_dice"]
 
 
-def halves(outputs: Iterable[torch.Tensor]) -> tuple[Outputs, Outputs]:
+def critic_terms(logits: torch.Tensor, target: torch.Tensor, of_prediction: Judgement, of_target: Judgement) -> Terms:
+    terms = critic_loss(logits, target, of_prediction, of_target)
+    return {f"critic_{name}": term for name, term in terms.items()}
+
+
+def halves(outputs: Iterable[torch.Tensor]) -> tuple[Judgement, Judgement]:
     """What the critic says of the predictions, and of the true masks, which it saw in one batch."""
     of_prediction, of_target = zip(*(tensor.chunk(2) for tensor in outputs))
     return of_prediction, of_target

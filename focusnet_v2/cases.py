@@ -38,8 +38,8 @@ def assign_parts(names: Sequence[str], config: CropConfig,
         if {part for _, part in pairs} == set(PARTS):
             return pairs, None
     if len(names) < 3:
-        raise InputError(f"{counted(len(names), 'usable case')}; train, valid and test need one each. Prepare at least "
-                         "3, or name --cases-csv.")
+        raise InputError(f"{counted(len(names), 'usable case')}; train, valid and test need at least one each. "
+                         "Prepare 3 or more, or give --cases-csv.")
     others, test = hold_out(names, HELD_OUT)
     train, valid = hold_out(others, HELD_OUT)
     note = "not PDDCA's cases, or too few of them: split by name, a fifth each for test and validation"
@@ -80,9 +80,9 @@ def check_table(config: Config) -> None:
     """Raise InputError when the cases were prepared with another label table than the network has; say when their
     voxels are others."""
     path = config.prepared_dir / "config.json"
-    kept = load_config(Config, path)
-    check_same_organs(config.organs, kept.organs, path)
-    note_differences(kept, config, ("spacing_xyz", "resample_axes"), path)
+    prepared = load_config(Config, path)
+    check_same_organs(config.organs, prepared.organs, path)
+    note_differences(prepared, config, ("spacing_xyz", "resample_axes"), path)
 
 
 def cases_of(config: Config, part: str) -> list[str]:
@@ -108,7 +108,8 @@ def read_presence(config: Config) -> dict[str, list[int]]:
     """{case: [1 or 0 for each class]}"""
     rows = read_prepared(config, "presence.csv", ["case", *config.classes])
     if any(row[name] not in ("0", "1") for row in rows for name in config.classes):
-        raise InputError(f"{config.prepared_dir / 'presence.csv'}: something else than 0 and 1. Run crop_data.py.")
+        raise InputError(f"{config.prepared_dir / 'presence.csv'}: holds values other than 0 and 1. Run crop_data.py "
+                         "again.")
     return {row["case"]: [int(row[name]) for name in config.classes] for row in rows}
 
 

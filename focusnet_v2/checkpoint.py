@@ -11,6 +11,7 @@ from focusnet_v2.networks import build_network
 from focusnet_v2.original_checkpoint import guess_kind, load_original_checkpoint
 from shared_data.errors import InputError
 from shared_data.named_types import StrPath
+from shared_data.options import shown
 from shared_data.settings import config_from_dict, note_constants
 from shared_torch import checkpoints
 from shared_torch.checkpoints import load_strictly
@@ -26,7 +27,7 @@ def load_checkpoint(path: StrPath) -> dict[str, Any]:
     """The state of one of our checkpoints. Raises InputError for a damaged file or another project's."""
     state = checkpoints.load_checkpoint(path, PROJECT)
     if state.get("stage") not in STAGES:
-        raise InputError(f"{path}: holds no model of a stage. Take another checkpoint.")
+        raise InputError(f"{path}: holds no model of any stage. Name another checkpoint.")
     return state
 
 
@@ -55,7 +56,7 @@ def load_network(path: StrPath) -> tuple[torch.nn.Module, Config, str]:
 
 def refuse_autoencoder(stage: str, path: StrPath) -> None:
     if stage == "autoencoder":
-        raise InputError(f"{path}: the auto-encoder, which segments nothing. Name a checkpoint of another stage.")
+        raise InputError(f"{path}: the auto-encoder, which segments nothing. Name another stage's checkpoint.")
 
 
 def load_stage(config: Config, stage: str, network: torch.nn.Module, part: bool = False) -> None:
@@ -67,9 +68,10 @@ def load_stage(config: Config, stage: str, network: torch.nn.Module, part: bool 
     if not path.exists():
         raise InputError(f"{path}: no such file. Finish stage {stage} first, or run train.py.")
     state = load_checkpoint(path)
-    kept = config_from_dict(Config, state["config"], path)
-    for name in ("organs", "spacing_xyz", "resample_axes", "width", "val_fold"):
-        if getattr(kept, name) != getattr(config, name):
-            raise InputError(f"{path}: made with {name} {getattr(kept, name)} (now {getattr(config, name)}). "
-                             "Use the same, or another --run-dir.")
+    earlier = config_from_dict(Config, state["config"], path)
+    of_network = ("box_zyx", "ae_width", "code_length") if stage == "autoencoder" else ("width",)
+    for name in ("organs", "spacing_xyz", "resample_axes", "val_fold", *of_network):
+        if getattr(earlier, name) != getattr(config, name):
+            raise InputError(f"{path}: made with {name} {shown(getattr(earlier, name))} (now "
+                             f"{shown(getattr(config, name))}). Use the same, or another --run-dir.")
     load_strictly(network, {**(network.state_dict() if part else {}), **state["model"]}, path)

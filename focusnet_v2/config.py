@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from shared_data import openkbp
-from shared_data.named_types import Values
-from shared_data.organs import check_organs, read_label_table
-from shared_data.settings import Cluster, Device, Precision, at_least, given_options, require
+from shared_data.organs import check_organs
+from shared_data.settings import Cluster, Device, Precision, at_least, require
 
 ROOT = Path(__file__).resolve().parents[1]
 METHOD = "FocusNet v2"
@@ -41,8 +40,8 @@ class Volumes:
 class Table:
     """What else a label table says: taken over from preparation, unless training is given something else."""
 
-    small: tuple[str, ...] | None = None  # those of the organs to be located first; unset: the layout's
-    alpha: tuple[float, ...] | None = None  # weight of each class in the focal loss, background first; unset: authors'
+    small: tuple[str, ...] | None = None  # organs with a heatmap and a branch of their own; unset: the layout's
+    alpha: tuple[float, ...] | None = None  # class weights of the focal loss, background first; unset: the layout's
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Prepare(Organs, Prepared, Cluster):
-    """What data_preprocess.py reads."""
-
+class Prepare(Organs, Prepared, Cluster):  # what data_preprocess.py reads
     data_dir: Path = ROOT / "data" / "raw" / "focusnet_v2"  # cohort: <case>/img.nrrd, <case>/structures/*.nrrd
     rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
     workers: int = 2  # processes that prepare cases
@@ -138,11 +135,10 @@ class CropConfig(Crop, Organs):
 
 @dataclass(frozen=True)
 class Run(Prepared):
-    """Where a network is trained: what may change when a run goes on with --resume."""
+    """Where a stage is trained: what may change when it goes on with --resume."""
 
     run_dir: Path | None = None  # a folder for each stage; unset: runs/focusnet_v2, a fold's fold<val_fold> in it
     resume: bool = False  # go on from last.pt of the stage's folder
-    localisation: Literal["SOL", "joint"] = "SOL"  # train.py: both one after the other, or at once
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
@@ -150,41 +146,71 @@ class Run(Prepared):
 
 
 @dataclass(frozen=True)
-class Train(Seen, Table, Run):
-    """What the stages read, beside how the cases were prepared."""
-
+class EveryStage(Run):  # beside how the cases were prepared
+    small: tuple[str, ...] | None = None  # organs with a heatmap and a branch of their own; unset: as prepared
     val_fold: int | None = None  # validate on this patient fold, from 1, of the train and valid cases (ours)
+    patches_per_case: int = 1  # drawn from each case in an epoch; auto-encoder: of each small organ (authors)
+    validate_every: int = 1  # epochs between validations over whole cases
+    seed: int = 2019  # of weights, sampling and augmentation (ours)
+    precision: Precision = "auto"  # of training; auto: bf16-mixed where the device has it, else 32-true
 
-    # Patches of every stage
+
+@dataclass(frozen=True)
+class Patches(Seen):  # of CTs, from which all stages but the auto-encoder learn
     min_slices: int = 75  # shorter volumes are padded at the low end (authors)
-    patches_per_case: int = 1  # in an epoch (authors)
     batch_size: int = 1  # patches in one update, over all devices (authors)
     augment: bool = True  # zoom and rotate patches (authors)
-    zoom: float = 0.1  # largest change of size (authors)
-    wide_zoom_xy: float = 0.2  # the same in plane, while the main network learns (authors)
+    zoom: float = 0.1  # largest relative change of size (authors)
     rotate_z: float = 5.0  # degrees, largest turn in plane (authors)
     rotate_xy: float = 10.0  # degrees, largest turn about the other axes (authors)
     affine_order: Literal["named", "original"] = "named"  # original: matrix made for (z, y, x), used as (x, y, z)
-    heatmap_sigma: float = 5.0  # voxels (authors)
-    heatmap_offsets: Literal["centred", "original"] = "centred"  # original: the peak one voxel off along y and x
-    original_bn_drift: bool = False  # let batch-norm statistics of frozen parts drift, as the authors' code
-    validate_every: int = 1  # epochs between validations over whole cases
-    seed: int = 2019  # of weights, sampling and augmentation (ours)
+    width: int = 32  # channels at full resolution, divisible by 8 (paper)
+    window_step: int = 20  # slices between windows of patch_zyx (authors)
 
-    # Stage backbone: the main network
+
+@dataclass(frozen=True)
+class FrozenParts:  # of networks that build on an earlier stage
+    original_bn_drift: bool = False  # let batch-norm statistics of frozen parts drift, as the authors' code
+
+
+@dataclass(frozen=True)
+class Shapes:  # of small organs
+    box_zyx: tuple[int, int, int] = (8, 64, 64)  # voxels around a small organ, each divisible by 8 (authors)
+    ae_width: int = 64  # channels of the auto-encoder's first layer (authors)
+    code_length: int = 512  # of the auto-encoder's code (authors)
+
+
+@dataclass(frozen=True)
+class Heatmaps:
+    heatmap_sigma: float = 5.0  # of the Gaussian around a centre, voxels (authors)
+    heatmap_offsets: Literal["centred", "original"] = "centred"  # original: the peak one voxel off along y and x
+
+
+@dataclass(frozen=True)
+class MainNetwork:
+    alpha: tuple[float, ...] | None = None  # class weights of the focal loss, background first; unset: as prepared
     undrawn: Literal["marginal", "original"] = "marginal"  # one class with the background; original: none is (authors)
     dice_weight: float = 0.2  # of adaptive Dice beside the focal loss (authors)
+    wide_zoom_xy: float = 0.2  # largest relative change of size in plane, in place of --zoom (authors)
+
+
+@dataclass(frozen=True)
+class TrainBackbone(MainNetwork, Patches, EveryStage):  # stage backbone: the main network
     backbone_epochs: int = 600  # (authors)
     backbone_lr: float = 0.1  # of SGD with momentum 0.9, weight decay 5e-4 (authors)
     backbone_warmup: int = 5  # epochs (authors)
     backbone_milestones: tuple[int, int] = (200, 400)  # epochs after which the rate is divided by 10 (authors)
 
-    # Stage SOL: the heatmaps, on the frozen main network
+
+@dataclass(frozen=True)
+class TrainSOL(Heatmaps, FrozenParts, Patches, EveryStage):  # stage SOL: the heatmaps, on the frozen main network
     sol_epochs: int = 300  # (authors)
     sol_lr: float = 4e-4  # of Adam, weight decay 5e-4 (authors)
     sol_milestones: tuple[int, int] = (100, 200)  # epochs after which the rate is divided by 4 (authors)
 
-    # Stage backbone_heatmap: both at once, instead of the two above
+
+@dataclass(frozen=True)
+class TrainJoint(MainNetwork, Heatmaps, Patches, EveryStage):  # stage backbone_heatmap: both at once
     joint_epochs: int = 600  # (authors)
     joint_heatmap_weight: float = 2.0  # of the heatmaps' squared error (authors)
     joint_lr: float = 0.1  # of SGD, the main network, scheduled as in stage backbone (authors)
@@ -192,37 +218,35 @@ class Train(Seen, Table, Run):
     joint_milestones: tuple[int, int] = (200, 400)  # epochs after which it is divided by 10, the head's by 4 (authors)
     joint_head_lr: float = 4e-4  # of Adam, the heatmap head (authors)
 
-    # Stage autoencoder: the shape prior
+
+@dataclass(frozen=True)
+class TrainAutoencoder(Shapes, EveryStage):  # stage autoencoder: the shape prior
     ae_epochs: int = 300  # (ours)
     ae_lr: float = 2e-4  # of Adam (authors' rate for the critic)
     ae_weight_decay: float = 1e-4  # (authors' for the critic); in small boxes it outweighs the gradient: give 0
     ae_batch: int = 8  # masks in one update (ours)
     ae_jitter_zyx: tuple[int, int, int] = (2, 16, 16)  # voxels, largest shift of the box from the true centre (ours)
 
-    # Stage adversarial: the branches, with the auto-encoder as critic
+
+@dataclass(frozen=True)
+class TrainAdversarial(Shapes, FrozenParts, Patches, EveryStage):  # stage adversarial: the branches
+    localisation: Literal["SOL", "joint"] = "SOL"  # heatmaps after the main network (SOL), or both at once (joint)
     adv_epochs: int = 300  # (authors)
     adv_lr: float = 2e-4  # of the branches' Adam, weight decay 1e-4 (authors)
     adv_critic_lr: float = 2e-4  # of the critic's, weight decay 1e-4 (authors)
-    adv_code_weight: float = 5.0  # of the codes' distance; what it amounts to depends on the auto-encoder (authors)
+    adv_code_weight: float = 5.0  # of the distance between codes, whose size depends on the auto-encoder (authors)
     adv_top_share: float = 0.9  # share of patches from the highest slices, where the small organs are (authors)
-    adv_top_offsets: int = 10  # number of those first slices (authors)
+    adv_top_offsets: int = 10  # how many positions count as highest (authors)
     shape_constraint: bool = True  # --no-shape-constraint: focal and Dice loss only
     textbook_focal: bool = False  # log-sigmoid(-z) in the branches' focal loss where the authors have (1 - z)
-
-    # Networks
-    width: int = 32  # channels at full resolution, divisible by 8 (paper)
     sos_inputs: Literal["raw", "all"] = "raw"  # what a branch sees: the image (authors' code), or 66 channels (paper)
-    box_zyx: tuple[int, int, int] = (8, 64, 64)  # voxels around a small organ, each divisible by 8 (authors)
-    ae_width: int = 64  # channels of the auto-encoder's first layer (authors)
-    code_length: int = 512  # (authors)
+    heatmap_threshold: float = 0.6  # a box counts only where the heatmap's peak exceeds this (authors)
+    small_threshold: float = 0.5  # voxels above this probability belong to a small organ (authors)
 
-    # Inference
-    window_step: int = 20  # slices between windows of patch_zyx (authors)
-    heatmap_threshold: float = 0.6  # a box counts only above this peak (authors)
-    small_threshold: float = 0.5  # probability that makes a small organ (authors)
 
-    # Machine
-    precision: Precision = "auto"  # of training; auto: bf16-mixed where the device has it, else 32-true
+@dataclass(frozen=True)
+class Train(TrainBackbone, TrainSOL, TrainJoint, TrainAutoencoder, TrainAdversarial):
+    """What train.py reads: the settings of all stages."""
 
 
 @dataclass(frozen=True)
@@ -257,8 +281,6 @@ class Config(Train, Crop, Prepare):
         require(self, "width", self.width >= 8 and self.width % 8 == 0, "must be divisible by 8")
         require(self, "box_zyx", all(n >= 8 and n % 8 == 0 for n in self.box_zyx), "must be divisible by 8")
         self.check_seen()
-        require(self, "patch_zyx", all(n >= box for n, box in zip(self.patch_zyx, self.box_zyx)),
-                "must not be smaller than --box-zyx")
         require(self, "window_step", self.window_step <= self.patch_zyx[0], "must not exceed the patch's slices")
         require(self, "min_slices", self.min_slices >= self.patch_zyx[0], "must not be below the patch's slices")
         require(self, "alpha", len(self.alpha) == self.n_classes, f"must be {self.n_classes} numbers: background, "
@@ -271,17 +293,6 @@ class PrepareOptions(Prepare):
 
 
 STEPS = {"data_preprocess.py": PrepareOptions, "crop_data.py": Crop, "train.py": Train}
-
-
-def given_settings(argv: Sequence[str] | None, description: str | None) -> Values:
-    """data_preprocess.py's options, a label table among them as the settings `organs`, `small` and `alpha`."""
-    given = given_options(PrepareOptions, argv, description, STEPS)
-    if path := given.pop("label_table", None):
-        table = read_label_table(path)
-        organs, small, weights = table["organs"], table["small"], table["weights"]
-        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(organs, small)
-        given = {"organs": organs, "small": small, "alpha": alpha, **given}
-    return given
 
 
 def default_weights(organs: Sequence[str], small: Collection[str]) -> tuple[float, ...]:

@@ -35,17 +35,17 @@ class Options(FoldOptions, Train):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options, given = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
+    options, settings = fold_options(Options, given_options(Options, argv, __doc__, STEPS))
     runs = options.runs_dir or ROOT / "runs" / "focusnet_v2"
     cases = fold_patients(read_prepared(options, "cases.csv", ["case", "part"]))
     numbers = chosen(options.folds, fold_numbers(cases, options.prepared_dir), options.prepared_dir)
-    folds = [plan(number, given, runs / f"fold{number}") for number in numbers]
+    folds = [plan(number, settings, runs / f"fold{number}") for number in numbers]
     n_gpus = torch.cuda.device_count() if choose_device(options.device).type == "cuda" else 0
     return cross_validate(STUDY, folds, runs / "crossval", options.parallel, gpu_places(n_gpus, options.devices))
 
 
-def plan(number: int, given: Values, run: Path) -> Fold:
-    settings = {**given, "val_fold": number, "run_dir": run}
+def plan(number: int, settings: Values, run: Path) -> Fold:
+    settings = {**settings, "val_fold": number, "run_dir": run}
     stages = chain(prepared_settings(settings))
     finished = True
     for stage in stages:
@@ -53,8 +53,9 @@ def plan(number: int, given: Values, run: Path) -> Fold:
         finished &= config.resume and is_finished(stage, config)
     learnt_from, held_out = (cases_of(config, part) for part in ("train", "valid"))
     checkpoint = run / stages[-1].name / "best.pt"
+    for_test = {name: settings[name] for name in OF_TEST if name in settings}
     test = {"run_dir": run, "checkpoint": checkpoint, "prepared_dir": config.prepared_dir, "split": "valid",
-            "sweep": True, "output_dir": run / "valid", **{name: given[name] for name in OF_TEST if name in given}}
+            "sweep": True, "output_dir": run / "valid", **for_test}
     return Fold(number, None if finished else as_arguments(settings), as_arguments(test), run / "valid",
                 checkpoint.parent, (checkpoint,), tuple(learnt_from), {name: name for name in held_out})
 

@@ -14,7 +14,7 @@ from focusnet_v2.config import Config
 from focusnet_v2.grids import cut, unit
 from focusnet_v2.heatmaps import heatmaps, organ_centres
 from shared_data.errors import InputError
-from shared_data.named_types import Floats, Labels
+from shared_data.named_types import Array, Floats, Labels
 from shared_data.volume import check_same_grid, read_volume
 
 When = tuple[int, int]  # (epoch, index)
@@ -105,20 +105,27 @@ class PatchDataset(Dataset[dict[str, Any]]):
         config, case = self.config, self.cases[when[1] % len(self.cases)]
         rng = np.random.default_rng([config.seed, *when])
         start, shape = draw_start(rng, case["image"].shape, config, self.top_share), config.patch_zyx
-        centres = case["centres"] - start
-        inside = ((centres >= 0) & (centres < shape)).all(1)  # False for NaN
-        present = np.array(case["presence"], np.float32)
-        if config.undrawn == "marginal":
-            present[0] = 1
-        item = {"image": torch.from_numpy(unit(cut(case["image"], start, shape))[None]),
-                "label": torch.from_numpy(cut(case["label"], start, shape)[None].copy()),
-                "presence": torch.from_numpy(present), "theta": torch.from_numpy(
-                    draw_theta(rng, config, self.in_plane_zoom).astype(np.float32)),
-                "small": torch.from_numpy(present[list(config.small_labels)] * inside), "case": case["case"]}
-        if self.with_heatmap:
-            item["heatmap"] = torch.from_numpy(
-                heatmaps(centres, shape, config.heatmap_sigma, config.heatmap_offsets))
-        return item
+        theta = draw_theta(rng, config, self.in_plane_zoom).astype(np.float32)
+        return {"image": torch.from_numpy(unit(cut(case["image"], start, shape))[None]),
+                "theta": torch.from_numpy(theta), "case": case["case"],
+                **targets_at(case, start, shape, config, self.with_heatmap)}
+
+
+def targets_at(case: Case, start: Sequence[int] | Array, shape: Sequence[int], config: Config,
+               with_heatmap: bool) -> dict[str, torch.Tensor]:
+    """What a part of a case, from the voxel `start`, teaches: "label", "presence", "small" and "heatmap" as in
+    `PatchDataset`."""
+    centres = case["centres"] - start
+    inside = ((centres >= 0) & (centres < shape)).all(1)  # False for NaN
+    present = np.array(case["presence"], np.float32)
+    if config.undrawn == "marginal":
+        present[0] = 1
+    targets = {"label": torch.from_numpy(cut(case["label"], start, shape)[None].copy()),
+               "presence": torch.from_numpy(present),
+               "small": torch.from_numpy(present[list(config.small_labels)] * inside)}
+    if with_heatmap:
+        targets["heatmap"] = torch.from_numpy(heatmaps(centres, shape, config.heatmap_sigma, config.heatmap_offsets))
+    return targets
 
 
 def draw_start(rng: np.random.Generator, shape_zyx: Sequence[int], config: Config, top_share: float = 0.0) -> Labels:

@@ -21,8 +21,9 @@ def case_sheet(ct: sitk.Image, label_maps: Mapping[str, Labels], config: Config,
     places = [*np.linspace(first, last, tiles + 1)[1:-1], small.argmax() if small.any() else last]
     chosen = sorted({int(round(k)) for k in places})
     low, high = WINDOW_HU
-    seen = np.argwhere((hu[chosen] > low).any(0) | sum((labels[chosen] > 0).any(0) for labels in label_maps.values()))
-    y, x = [slice(*ends) for ends in zip(seen.min(0), seen.max(0) + 1)] if len(seen) else [slice(None)] * 2
+    patient = (hu[chosen] > low).any(0) | sum((labels[chosen] > 0).any(0) for labels in label_maps.values())
+    pixels = np.argwhere(patient)
+    y, x = [slice(*ends) for ends in zip(pixels.min(0), pixels.max(0) + 1)] if len(pixels) else [slice(None)] * 2
     unit = {k: (hu[k, y, x].astype(np.float32) - low) / (high - low) for k in chosen}
     label_maps = {caption: labels[:, y, x] for caption, labels in label_maps.items()}
     return organ_sheet(unit, label_maps, chosen, dict(enumerate(config.classes)), aspect=y_mm / x_mm)

@@ -2,7 +2,8 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,17 +13,21 @@ from lightning_fabric.wrappers import _FabricModule
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from focusnet_v2.augment import augment
 from focusnet_v2.cases import cases_of
 from focusnet_v2.checkpoint import load_checkpoint, save_checkpoint
-from focusnet_v2.config import STAGES, STEPS, Config, Run, Table, Train, Volumes
+from focusnet_v2.config import (STAGES, Config, Crop, EveryStage, PrepareOptions, Run, Table, Train, TrainAdversarial,
+                                TrainAutoencoder, TrainBackbone, TrainJoint, TrainSOL, Volumes)
 from focusnet_v2.dataset import Case, Loader, MaskDataset, Order, PatchDataset, build_loader
 from focusnet_v2.grids import CONSTANTS
-from focusnet_v2.validation import validate_volumes
+from focusnet_v2.inference import Outputs, by_name
+from focusnet_v2.validation import Terms, validate_volumes
 from shared_data.errors import InputError
 from shared_data.files import check_free_space, clear_partials, only_run_in, write_json, write_table
 from shared_data.folds import natural_sort
 from shared_data.named_types import Row, Values
-from shared_data.settings import as_prepared, build, check_started, given_options, names_of, settings_of_run, to_plain
+from shared_data.options import given_options, shown
+from shared_data.settings import as_prepared, build, check_started, names_of, settings_of_run, to_plain
 from shared_results.pictures import draw_curves
 from shared_torch.checkpoints import load_strictly, trained_on
 from shared_torch.devices import choose_device, choose_precision, compile_for_training, quickest_layout, start_fabric
@@ -31,19 +36,23 @@ from shared_torch.loss_watch import LossWatch
 Networks = dict[str, _FabricModule]  # by their names in `Stage.networks`
 Optimizers = Sequence[torch.optim.Optimizer]
 Batch = dict[str, Any]
-Terms = dict[str, torch.Tensor]  # of a loss
-OF_THE_LAST = ("shape_constraint", "textbook_focal", "sos_inputs")  # what the stage adversarial alone looks at
+
+# Whose a setting is that another stage's script does not read.
+SCRIPTS = {"data_preprocess.py": PrepareOptions, "crop_data.py": Crop, "train_backbone.py": TrainBackbone,
+           "train_SOL.py": TrainSOL, "train_backbone_heatmap.py": TrainJoint, "train_autoencoder.py": TrainAutoencoder,
+           "adv_train.py": TrainAdversarial}
 
 
 class Stage:
     """One stage of training: what learns, from what, with which loss, optimiser and schedule.
 
-    A subclass sets `name` and, in __init__, `networks` {name: module}, "model" being the one that is kept for the next
-    stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name, optimiser)]; `cases` to validate
-    on. It gives the rates and the loss, and what of the rest it does otherwise.
+    A subclass sets `name`, `options`, the settings it reads, and, in __init__, `networks` {name: module}, "model" being
+    the one that is kept for the next stage; `frozen` modules; `dataset`; `batch_size`; `optimizers` [(network's name,
+    optimiser)]; `cases` to validate on. It gives the rates and the loss, and what of the rest it does otherwise.
     """
 
     name = ""
+    options: type[EveryStage]
     config: Config
     networks: dict[str, torch.nn.Module]
     frozen: Sequence[torch.nn.Module] = ()
@@ -59,13 +68,20 @@ class Stage:
         """Learning rate of each optimiser in this epoch, counted from 0."""
         raise NotImplementedError
 
-    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
-        """The named, weighted terms of a batch."""
+    def terms(self, networks: Networks, outputs: Outputs, batch: Batch) -> Terms | None:
+        """The named, weighted terms of the loss of a batch, or of a window while validating; None: nothing to learn."""
         raise NotImplementedError
 
-    def validate(self, fabric: Fabric, network: torch.nn.Module) -> dict[str, float]:
-        """{"val_...": score} of the model in eval mode."""
-        return validate_volumes(fabric, network, self.cases, self.config)
+    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
+        """The terms of a batch in training."""
+        batch = augment(batch, self.config)
+        return self.terms(networks, by_name(networks["model"](batch["image"])), batch) or {}
+
+    def validate(self, fabric: Fabric, networks: Networks) -> dict[str, float]:
+        """{"val_loss", "val_...": score}, all networks in eval mode."""
+        assert isinstance(self.dataset, PatchDataset)
+        return validate_volumes(fabric, networks["model"].module, self.cases, self.config,
+                                partial(self.terms, networks), self.dataset.with_heatmap)
 
     def score(self, row: Row) -> float:
         """What the best epoch has most of; NaN when nothing could be validated."""
@@ -88,7 +104,7 @@ class Stage:
 
 def run_script_of(stage: type[Stage], argv: Sequence[str] | None, description: str | None) -> None:
     """main() of a stage's script."""
-    config = read_settings(stage, given_options(Train, argv, description, STEPS))
+    config = read_settings(stage, given_options(stage.options, argv, description, SCRIPTS))
     train_stage(stage, config, launch(config))
 
 
@@ -99,26 +115,33 @@ def launch(config: Config) -> Fabric:
     return start_fabric(config, device, choose_precision(config.precision, device))
 
 
-def prepared_settings(given: Values) -> Config:
-    """The Config of the options given, organs as the cases were prepared with, if they are."""
-    kept = given.get("prepared_dir", Config.prepared_dir) / "config.json"
-    if kept.exists():
-        given = as_prepared(Config, given, kept, names_of(Volumes), names_of(Table))
-    return build(Config, given)
+def prepared_settings(options: Values) -> Config:
+    """The Config of the options given to the whole chain, organs as the cases were prepared with, if they are."""
+    path = options.get("prepared_dir", Config.prepared_dir) / "config.json"
+    if path.exists():
+        options = as_prepared(Config, options, path, names_of(Volumes), names_of(Table))
+    config = build(Config, options)
+    if config.small:
+        check_boxes(config)
+    return config
 
 
-def read_settings(stage: type[Stage], given: Values) -> Config:
+def check_boxes(config: Config) -> None:
+    """Raise InputError when the boxes of the branches do not fit into the patches."""
+    if any(side > of_patch for side, of_patch in zip(config.box_zyx, config.patch_zyx)):
+        raise InputError(f"--patch-zyx {shown(config.patch_zyx)} must not be smaller than --box-zyx "
+                         f"{shown(config.box_zyx)}.")
+
+
+def read_settings(stage: type[Stage], options: Values) -> Config:
     """The stage's Config: from the options given, or, with `resume`, as its folder keeps it."""
-    free = (*names_of(Run), *settings_of_others(stage), f"{STAGES[stage.name]}_epochs")
-    return settings_of_run(Config, given, f"{stage.name}/last.pt", free, lambda path: load_checkpoint(path)["config"],
-                           names_of(Volumes), names_of(Table))
-
-
-def settings_of_others(stage: type[Stage]) -> list[str]:
-    """Names of the settings that only other stages look at."""
-    prefixes = {prefix for name, prefix in STAGES.items() if name != stage.name}
-    names = [field.name for field in fields(Config) if field.name.split("_")[0] in prefixes]
-    return names if stage.name == "adversarial" else [*names, *OF_THE_LAST]
+    of_others = set(names_of(Train)).difference(names_of(stage.options))
+    free = {*names_of(Run), *of_others, "localisation", f"{STAGES[stage.name]}_epochs"}
+    config = settings_of_run(Config, options, f"{stage.name}/last.pt", free,
+                             lambda path: load_checkpoint(path)["config"], names_of(Volumes), names_of(Table))
+    if stage.name == "adversarial":
+        check_boxes(config)
+    return config
 
 
 def is_finished(stage: type[Stage], config: Config) -> bool:
@@ -135,8 +158,8 @@ def train_stage(stage_class: type[Stage], config: Config, fabric: Fabric) -> Non
     """All epochs of a stage, from the start or from last.pt."""
     folder = config.run_dir / stage_class.name
     if stage_class.name != "backbone" and not config.small:
-        raise InputError(f"stage {stage_class.name}: the label table has no small organs, which it is about. "
-                         "train_backbone.py is all there is to train.")
+        raise InputError(f"stage {stage_class.name}: the label table has no small organs to train it on. "
+                         "train_backbone.py is the only stage to run.")
     with only_run_in(folder) if fabric.is_global_zero else nullcontext():
         if fabric.is_global_zero:
             clear_partials(folder)
@@ -155,16 +178,16 @@ def _train(stage, config, fabric, folder):
     assert isinstance(order, Order)
     loader = cast(Loader, fabric.setup_dataloaders(loader, use_distributed_sampler=False))
     networks, optimizers = set_up(stage, fabric)
-    # Whoever taught a stage of this run taught the network.
-    seen = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
+    # Whoever an earlier stage of this run learnt from has taught this network, too.
+    patients = set(cases_of(config, "train")).union(*map(trained_on, config.run_dir.glob("*/best.pt")))
     if config.resume:
         state = load_checkpoint(folder / "last.pt")
         for name, network in networks.items():
             load_strictly(network.module, state[name], folder / "last.pt")
-        for optimizer, kept in zip(optimizers, state["optimizers"]):
-            optimizer.load_state_dict(kept)
+        for optimizer, optimizer_state in zip(optimizers, state["optimizers"]):
+            optimizer.load_state_dict(optimizer_state)
         history, best = state["history"], state["best"]
-        seen |= set(state.get("trained_on", []))
+        patients |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(folder / "config.json", to_plain(config))
         board = SummaryWriter(folder / "tensorboard", purge_step=len(history) + 1)
@@ -182,15 +205,16 @@ def _train(stage, config, fabric, folder):
         row |= train_one_epoch(stage, fabric, networks, optimizers, loader,
                                f"{stage.name} {epoch + 1}/{n_epochs}", config.original_bn_drift)
         if (epoch + 1) % config.validate_every == 0 or epoch + 1 == n_epochs:
-            networks["model"].eval()
-            row |= stage.validate(fabric, networks["model"].module)
+            for network in networks.values():
+                network.eval()
+            row |= stage.validate(fabric, networks)
         history.append(row)
         score = stage.score(row) if any(name.startswith("val_") for name in row) else math.nan
         is_best = score > best or best == -math.inf  # the latest, until one could be validated
         best = max(best, score)
         if fabric.is_global_zero:
             state = {"stage": stage.name, "config": to_plain(config), "constants": CONSTANTS, "history": history,
-                     "best": best, "trained_on": natural_sort(seen),
+                     "best": best, "trained_on": natural_sort(patients),
                      **{name: network.module.state_dict() for name, network in networks.items()}}
             save_epoch(folder, state, [optimizer.state_dict() for optimizer in optimizers], is_best, board)
         fabric.barrier()
@@ -244,10 +268,10 @@ def save_epoch(folder: Path, state: dict[str, Any], optimizers: Sequence[dict[st
     row = history[-1]
     if is_best:
         save_checkpoint(folder / "best.pt", **state)
-    columns = list(dict.fromkeys(name for each in history for name in each))
-    rows = [{name: each.get(name, math.nan) for name in columns} for each in history]
+    columns = list(dict.fromkeys(name for earlier in history for name in earlier))
+    rows = [{name: earlier.get(name, math.nan) for name in columns} for earlier in history]
     write_table(folder / "history.csv", rows)
-    scores = [name for name in columns if name.startswith("val_")]
+    scores = [name for name in columns if name.startswith("val_") and name != "val_loss"]
     if scores and math.isfinite(row.get(scores[0], math.nan)):  # a second's work: only after a validation
         losses = [name for name in columns if name not in ("epoch", "lr", *scores)]
         draw_curves(rows, folder / "curves.png", {"loss": losses, **{name: [name] for name in scores}})

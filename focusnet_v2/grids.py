@@ -106,7 +106,7 @@ def _body(hu_zyx, spacing_xyz):
     step = np.maximum(1, np.round(COUCH_MM / 2 / np.array(spacing_xyz[::-1]))).astype(int)
     solid = hu_zyx[tuple(slice(None, None, n) for n in step)] > BODY_HU
     radius = np.maximum(1, np.round(COUCH_MM / (step * spacing_xyz[::-1]))).astype(int)
-    ball = sum((np.arange(-r, r + 1).reshape([-1 if axis == other else 1 for other in range(3)]) / r) ** 2
+    ball = sum((np.arange(-r, r + 1).reshape([-1 if i == axis else 1 for i in range(3)]) / r) ** 2
                for axis, r in enumerate(radius)) <= 1
     ends = (radius[0],) * 2  # a body goes on below and above the CT
     core = ndimage.binary_erosion(np.pad(solid, (ends, (0, 0), (0, 0)), "edge"), ball)[ends[0]:-ends[0]]
@@ -125,11 +125,11 @@ def unit(hu: Array) -> Floats:
     return (hu.astype(np.float32) + 100) / 1000
 
 
-def onto_grid(array_zyx: Array, kept: Geometry, target: sitk.Image, box: Box | None = None,
+def onto_grid(array_zyx: Array, grid: Geometry, target: sitk.Image, box: Box | None = None,
               interpolator: int = sitk.sitkLinear) -> tuple[Array, Box]:
-    """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, kept: its
+    """(values on the voxels of `target` that lie within the part, their slices): an array on a part of a CT, grid: its
     `geometry`, target: an image in the same directions; box: only so much of the array (slices)."""
-    part = image_from(array_zyx, kept)
+    part = image_from(array_zyx, grid)
     box = box or tuple(slice(0, n) for n in array_zyx.shape)
     corners = [target.TransformPhysicalPointToContinuousIndex(part.TransformContinuousIndexToPhysicalPoint(at))
                for at in ([side.start - 0.5 for side in box[::-1]], [side.stop - 0.5 for side in box[::-1]])]

@@ -10,12 +10,14 @@ import torch
 from focusnet_v2.config import Config
 from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
-from shared_data.named_types import Array, Box, Geometry, Labels, Progress
+from shared_data.named_types import Array, Box, Geometry, Labels, Progress, Shape
 from shared_data.volume import geometry
 from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, choose_engine
 
 Network = Callable[[torch.Tensor], Any]  # a tensor of logits, or FocusNet's dict
+Outputs = dict[str, torch.Tensor]  # of a network, as FocusNet names them
+Look = Callable[[Shape, Outputs], object]  # gets the first voxel (z, y, x) of a window in the CT, and the outputs there
 Maps = dict[str, Any]  # what `predict_volume` gives
 Bring = Callable[[Array, Box], tuple[Array, Box]]  # of (map, box): (values on another grid, their box there)
 MAPS = ("probability", "heatmap", "small")  # of a prediction, summed over members
@@ -49,8 +51,9 @@ def window_starts(depth: int, window: int, step: int) -> list[int]:
 
 @torch.inference_mode()
 def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torch.device,
-                   progress: Progress = iter) -> Maps:
-    """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say.
+                   progress: Progress = iter, look: Look | None = None) -> Maps:
+    """What a network sees in the `seen_box` of a CT on its grid, HU (z, y, x); progress wraps the windows, tqdm say;
+    look is shown the outputs of each.
 
     Returns {"start", first voxel of the crop, "probability" (C, z, y, x), "heatmap" and "small" (n_small, z, y, x),
     None where the network has none, all means over the windows, "counted" (n_small,): a box of the organ counted}.
@@ -65,6 +68,9 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
     for first in progress(window_starts(shape[0], config.patch_zyx[0], config.window_step)):
         window = slice(first, first + config.patch_zyx[0])
         outputs = run(network, volume[None, None, window].to(device), config)
+        if look:
+            look((first - short, *start[1:]), outputs)
+        outputs["probability"] = outputs.pop("logits").softmax(1)
         for name in ("probability", "heatmap"):
             if name in outputs:
                 sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape))[:, window] += outputs[name][0].cpu()
@@ -85,14 +91,16 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
             **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
 
 
-def run(network: Network, image: torch.Tensor, config: Config) -> dict[str, torch.Tensor]:
-    """Outputs of a network in float32, "probability" in place of "logits"; S-Net has no others."""
+def run(network: Network, image: torch.Tensor, config: Config) -> Outputs:
+    """Outputs of a network in float32."""
     with autocast(image.device, config.precision):
-        outputs = network(image)
-    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
-    outputs = {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
-    logits = outputs.pop("logits")
-    return {**outputs, "probability": logits.softmax(1)}
+        outputs = by_name(network(image))
+    return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
+
+
+def by_name(outputs: Outputs | torch.Tensor) -> Outputs:
+    """What FocusNet or S-Net, which has logits alone, gives."""
+    return outputs if isinstance(outputs, dict) else {"logits": outputs}
 
 
 def fuse(prediction: Maps, config: Config, shape: Sequence[int] | None = None,
@@ -154,8 +162,8 @@ def heatmap_peaks(prediction: Maps) -> list[tuple[float, Array]] | None:
     """[(peak value, its voxel (z, y, x) on the network's grid)] for each small organ; None without heatmaps."""
     if prediction["heatmap"] is None:
         return None
-    return [(float(one.max()), np.add(np.unravel_index(one.argmax(), one.shape), prediction["start"]))
-            for one in prediction["heatmap"]]
+    return [(float(heatmap.max()), np.add(np.unravel_index(heatmap.argmax(), heatmap.shape), prediction["start"]))
+            for heatmap in prediction["heatmap"]]
 
 
 def predict_members(networks: Sequence[Network], hu_zyx: Array, config: Config, device: torch.device,
@@ -183,18 +191,18 @@ def predict_members(networks: Sequence[Network], hu_zyx: Array, config: Config, 
     return {**total, "counted": (n_counted > 0) & (2 * n_counted >= len(networks))}, np.stack(votes)
 
 
-def _sum(one, other):
+def _sum(total, part):
     """Of two maps, the first changed in place; None is nothing."""
-    if one is None or other is None:
-        return other if one is None else one
-    one += other
-    return one
+    if total is None or part is None:
+        return part if total is None else total
+    total += part
+    return total
 
 
-def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk.Image, config: Config,
+def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, resampled: sitk.Image, config: Config,
                device: torch.device, progress: Progress = iter,
                look: Callable[[Maps], object] | None = None) -> dict[str, Any]:
-    """Labels on a whole CT's grid by one network, or by several together; ct, seen: the CT in LPS, and the same on the
+    """Labels on a whole CT's grid by one network, or by several together; ct: in LPS, resampled: the same on the
     network's grid; look: gets what `predict_members` says.
 
     Returns {"main", "final": labels (z, y, x) of the main network, and after the branches, "counted": as in
@@ -202,22 +210,22 @@ def segment_ct(networks: Sequence[Network] | Network, ct: sitk.Image, seen: sitk
     labels (members, z, y, x), or None}.
     """
     networks = [networks] if callable(networks) else networks
-    prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(seen), config, device, progress)
+    prediction, votes = predict_members(networks, sitk.GetArrayViewFromImage(resampled), config, device, progress)
     if look:
         look(prediction)
-    first = seen.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
-    kept: Geometry = {**geometry(seen), "origin_xyz": list(first)}
+    first = resampled.TransformContinuousIndexToPhysicalPoint([float(i) for i in prediction["start"][::-1]])
+    part_grid: Geometry = {**geometry(resampled), "origin_xyz": list(first)}
     peaks = heatmap_peaks(prediction)
-    labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, kept, ct, box))
-    place = seen.TransformContinuousIndexToPhysicalPoint
+    labels = fuse(prediction, config, ct.GetSize()[::-1], lambda array, box: onto_grid(array, part_grid, ct, box))
+    place = resampled.TransformContinuousIndexToPhysicalPoint
     return {"main": labels[0], "final": labels[1], "counted": prediction["counted"],
-            "votes": None if votes is None else np.stack([_onto_ct(vote, kept, ct) for vote in votes]),
+            "votes": None if votes is None else np.stack([_onto_ct(vote, part_grid, ct) for vote in votes]),
             "peaks": peaks and [(value, place([float(i) for i in voxel[::-1]])) for value, voxel in peaks]}
 
 
-def _onto_ct(labels_zyx, kept, ct):
-    """Labels on a part of a CT's network grid, `kept` its geometry, as labels on the whole CT's own."""
+def _onto_ct(labels_zyx, part_grid, ct):
+    """Labels on a part of a CT's network grid, `part_grid` its geometry, as labels on the whole CT's own."""
     whole = np.zeros(ct.GetSize()[::-1], np.uint8)
-    values, box = onto_grid(labels_zyx, kept, ct, interpolator=sitk.sitkNearestNeighbor)
+    values, box = onto_grid(labels_zyx, part_grid, ct, interpolator=sitk.sitkNearestNeighbor)
     whole[box] = values
     return whole

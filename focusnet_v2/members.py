@@ -43,7 +43,7 @@ def load_members(options: NetworkOptions, changes: Values) -> tuple[list[Network
     stages = [stage for _, _, stage in loaded]
     for path, stage in zip(checkpoints, stages):
         if stage != stages[0]:
-            raise InputError(f"{path}: of stage {stage}, {checkpoints[0]} of {stages[0]}. Ensembles need the "
-                             "same.")
+            raise InputError(f"{path}: of stage {stage}, {checkpoints[0]} of {stages[0]}. Ensembles need the same "
+                             "stage.")
     config = with_changes(loaded[0][1], {**changes, "precision": choose_precision(options.precision, device)})
     return [ready(network, options.engine, config, device) for network, _, _ in loaded], config, stages[0], device

@@ -20,8 +20,8 @@ def build_network(config: "Config", stage: str = "adversarial") -> Any:  # noqa:
         return SNet(config.n_classes, config.width)
     if stage == "autoencoder":
         return ShapeAutoencoder(config.box_zyx, config.ae_width, config.code_length)
-    inputs = config.sos_inputs if stage == "adversarial" else None
-    return FocusNet(config.n_classes, config.width, config.n_small, inputs, config.box_zyx)
+    branches = (config.sos_inputs, config.box_zyx) if stage == "adversarial" else (None,)
+    return FocusNet(config.n_classes, config.width, config.n_small, *branches)
 
 
 class FocusNet(nn.Module):
@@ -47,19 +47,20 @@ class FocusNet(nn.Module):
     def main(self, image: Tensor) -> tuple[Tensor, ...]:
         """(logits, heatmap, and what branches of "all" inputs look at, too: features, stem features)."""
         features, stem = self.backbone.features(image)
-        seen = (features, stem) if self.sos_inputs == "all" else ()
-        return self.backbone.head(features), self.localise(features), *seen
+        context = (features, stem) if self.sos_inputs == "all" else ()
+        return self.backbone.head(features), self.localise(features), *context
 
     def branched(self, image: Tensor, branch: Callable[[int, Tensor], Tensor], logits: Tensor, heatmap: Tensor,
-                 *seen: Tensor) -> dict[str, Tensor]:
+                 *context: Tensor) -> dict[str, Tensor]:
         """The outputs, from those of `main`; branch: (number of a small organ, its box) -> logits."""
         outputs = {"logits": logits, "heatmap": heatmap}
         if self.branches:
             outputs["corners"] = box_corners(heatmap, self.box_zyx)
-            outputs["small"] = torch.cat(
-                [branch(i, cut_boxes(torch.cat([*seen, heatmap[:, i:i + 1], image], dim=1).detach() if seen else image,
-                                     outputs["corners"][:, i], self.box_zyx))
-                 for i in range(len(self.branches))], dim=1)
+            small = []
+            for i in range(len(self.branches)):
+                inputs = torch.cat([*context, heatmap[:, i:i + 1], image], dim=1).detach() if context else image
+                small.append(branch(i, cut_boxes(inputs, outputs["corners"][:, i], self.box_zyx)))
+            outputs["small"] = torch.cat(small, dim=1)
         return outputs
 
 

@@ -71,8 +71,8 @@ def segment(loaded: tuple[list[Network], Config, torch.device], ct: sitk.Image, 
     """The `Prediction` of a CT as read."""
     networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
-    seen = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
-    result = segment_ct(networks, ct, sitk.Cast(sitk.Round(seen), sitk.sitkInt16), config, device,
+    resampled = to_network_grid(sitk.Cast(ct, sitk.sitkFloat32), config)
+    result = segment_ct(networks, ct, sitk.Cast(sitk.Round(resampled), sitk.sitkInt16), config, device,
                         partial(watch.network, unit="window"))
     smallest_ml = smallest_of_each(options, config.organs, METHOD)
     result["final"] = without_islands(result["final"], math.prod(ct.GetSpacing()) / 1000, smallest_ml)

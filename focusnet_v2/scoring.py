@@ -56,8 +56,8 @@ def organ_histograms(prediction: Mapping[str, Any], labels: np.ndarray, config: 
     probabilities."""
     maps = dict(enumerate(prediction["probability"]))
     maps |= {config.small_labels[i]: prediction["small"][i] for i in np.flatnonzero(prediction["counted"])}
-    seen = cut(labels, prediction["start"], maps[0].shape)
-    return np.stack([histogram(maps[label], seen == label) for label in range(1, config.n_classes)])
+    reference = cut(labels, prediction["start"], maps[0].shape)
+    return np.stack([histogram(maps[label], reference == label) for label in range(1, config.n_classes)])
 
 
 def place_of(ct: sitk.Image, mask: Mask) -> Sequence[float]:
@@ -69,9 +69,9 @@ def summarise(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     """[{"organ", mean and standard deviation of each score over the rows where it is finite, how many these are}]"""
     summary = []
     for organ in dict.fromkeys(row["organ"] for row in rows):
-        row = {"organ": organ}
+        total: Row = {"organ": organ}
         for name in names:
-            scores = spread([other[name] for other in rows if other["organ"] == organ])
-            row |= {name: scores["mean"], f"{name}_std": scores["std"], f"n_{name}": scores["n"]}
-        summary.append(row)
+            scores = spread([row[name] for row in rows if row["organ"] == organ])
+            total |= {name: scores["mean"], f"{name}_std": scores["std"], f"n_{name}": scores["n"]}
+        summary.append(total)
     return summary

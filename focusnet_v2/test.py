@@ -116,13 +116,13 @@ def score_case(name: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
     prediction and a picture are written."""
     networks, config, _, device = loaded
     folder, out = config.prepared_dir / "resampled" / name, options.output_dir
-    facts, seen = kept_facts(folder), read_volume(folder / "image.nrrd")
+    facts, resampled = kept_facts(folder), read_volume(folder / "image.nrrd")
     if facts is None:
         raise InputError(f"{folder / 'case.json'}: damaged. Run data_preprocess.py again.")
     forecasts = []
     image = read_mask(folder / "reference.nrrd", range(1, config.n_classes))
     reference = sitk.GetArrayFromImage(image)
-    result = segment_ct(networks, image, seen, config, device,
+    result = segment_ct(networks, image, resampled, config, device,
                         partial(tqdm, desc=name, unit="window", leave=False,
                                 disable=None if options.alone else True),
                         lambda prediction: forecasts.append(organ_histograms(
@@ -131,7 +131,7 @@ def score_case(name: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
     swept = sweep_organs(result["final"], reference, config.organs, voxel_ml) if options.sweep else []
     result["final"] = without_islands(result["final"], voxel_ml, smallest_of_each(options, config.organs, METHOD))
     write_volume(onto_scan(result["final"], facts["scan"]), out / "predictions" / f"{name}.nrrd")
-    ct = on_grid_of(seen, image)
+    ct = on_grid_of(resampled, image)
     save_picture(out / "overlays" / f"{name}.png", case_sheet(
         ct, {"reference": reference, "prediction": result["final"]}, config))
     rows = score_organs(name, reference, result["final"], image.GetSpacing(), dict(enumerate(config.organs, 1)))
@@ -152,10 +152,10 @@ def score_case(name: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
             [{"case": name, **row} for row in swept])
 
 
-def on_grid_of(seen: sitk.Image, image: sitk.Image) -> sitk.Image:
+def on_grid_of(resampled: sitk.Image, image: sitk.Image) -> sitk.Image:
     """The prepared CT on the grid of the scan it comes from, for pictures."""
     hu = np.full(image.GetSize()[::-1], AIR_HU, np.int16)
-    values, box = onto_grid(sitk.GetArrayViewFromImage(seen), geometry(seen), image)
+    values, box = onto_grid(sitk.GetArrayViewFromImage(resampled), geometry(resampled), image)
     hu[box] = values
     picture = sitk.GetImageFromArray(hu)
     picture.CopyInformation(image)

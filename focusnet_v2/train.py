@@ -18,12 +18,12 @@ from shared_data.settings import given_options
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    given = given_options(Train, argv, __doc__, STEPS)
-    config = prepared_settings(given)
+    options = given_options(Train, argv, __doc__, STEPS)
+    config = prepared_settings(options)
     fabric = launch(config)
     for stage in chain(config):
         last = config.run_dir / stage.name / "last.pt"
-        settings = read_settings(stage, {**given, "resume": last.exists()})
+        settings = read_settings(stage, {**options, "resume": last.exists()})
         if settings.resume and is_finished(stage, settings):
             if fabric.is_global_zero:
                 print(f"stage {stage.name}: finished before")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from focusnet_v2.augment import augment
 from focusnet_v2.checkpoint import load_stage
-from focusnet_v2.config import Config
+from focusnet_v2.config import Config, TrainSOL
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
+from focusnet_v2.inference import Outputs
 from focusnet_v2.losses import heatmap_loss
 from focusnet_v2.networks import build_network
 from shared_data.errors import run_script
@@ -19,7 +19,7 @@ from shared_data.named_types import Row
 
 
 class SOL(Stage):
-    name = "SOL"
+    name, options = "SOL", TrainSOL
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -34,10 +34,9 @@ class SOL(Stage):
     def rates(self, epoch: int) -> list[float]:
         return [self.config.sol_lr * 0.25 ** sum(epoch >= milestone for milestone in self.config.sol_milestones)]
 
-    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
-        batch = augment(batch, self.config)
-        heatmap = networks["model"](batch["image"])["heatmap"].float()
-        return {"heatmap": heatmap_loss(heatmap, batch["heatmap"], batch["presence"][:, self.config.small_labels])}
+    def terms(self, networks: Networks, outputs: Outputs, batch: Batch) -> Terms:
+        presence = batch["presence"][:, self.config.small_labels]
+        return {"heatmap": heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], presence)}
 
     def score(self, row: Row) -> float:
         return -row["val_centre_mm"]

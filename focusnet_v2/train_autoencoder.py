@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.nn import functional as F
 
-from focusnet_v2.config import Config
+from focusnet_v2.config import Config, TrainAutoencoder
 from focusnet_v2.dataset import MaskDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
 from focusnet_v2.networks import build_network
@@ -19,7 +19,7 @@ from shared_data.metrics import dice
 
 
 class Autoencoder(Stage):
-    name = "autoencoder"
+    name, options = "autoencoder", TrainAutoencoder
 
     def __init__(self, config: Config) -> None:
         self.config, self.batch_size = config, config.ae_batch
@@ -30,8 +30,8 @@ class Autoencoder(Stage):
         self.dataset = MaskDataset(load_cases(config, "train"), config, config.ae_jitter_zyx)
         self.masks = MaskDataset(load_cases(config, "valid"), config)
         if not len(self.dataset):
-            raise InputError(f"{config.prepared_dir}: no training case has a small organ. The shape prior needs some; "
-                             "use --no-shape-constraint.")
+            raise InputError(f"{config.prepared_dir}: no training case has a small organ, so there is no shape to "
+                             "learn. Leave this stage out: train.py or adv_train.py with --no-shape-constraint.")
 
     def rates(self, epoch: int) -> list[float]:
         return [self.config.ae_lr]
@@ -41,16 +41,20 @@ class Autoencoder(Stage):
         return {"reconstruction": F.mse_loss(reconstruction, batch["mask"])}
 
     @torch.inference_mode()
-    def validate(self, fabric: Fabric, network: torch.nn.Module) -> dict[str, float]:
-        """Dice of the masks of the validation cases, each organ's mean, then over organs."""
-        scores = torch.zeros(len(self.masks.masks), self.config.n_small, device=fabric.device)
-        for i in range(fabric.global_rank, len(scores), fabric.world_size):
+    def validate(self, fabric: Fabric, networks: Networks) -> dict[str, float]:
+        """Mean squared error of the masks of the validation cases, in boxes on their centres; Dice, each organ's mean,
+        then over organs."""
+        network = networks["model"].module
+        rows = torch.zeros(len(self.masks.masks), 1 + self.config.n_small, device=fabric.device)
+        for i in range(fabric.global_rank, len(rows), fabric.world_size):
             mask = self.masks[0, i]["mask"].to(fabric.device)
             reconstruction, *_ = network(mask[None])
-            scores[i] = float("nan")
-            scores[i, self.masks.masks[i][1]] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
-        scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))  # each mask is one process'
-        return {"val_dice": scores.nanmean(0).nanmean().item()}
+            rows[i] = float("nan")
+            rows[i, 0] = F.mse_loss(reconstruction, mask[None])
+            organ = 1 + self.masks.masks[i][1]
+            rows[i, organ] = dice(mask.cpu().numpy() > 0.5, (reconstruction[0] > 0.5).cpu().numpy())
+        rows = torch.as_tensor(fabric.all_reduce(rows, reduce_op="sum"))  # each mask is one process'
+        return {"val_loss": rows[:, 0].mean().item(), "val_dice": rows[:, 1:].nanmean(0).nanmean().item()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from focusnet_v2.augment import augment
-from focusnet_v2.config import Config
+from focusnet_v2.config import Config, TrainBackbone
 from focusnet_v2.dataset import Case, PatchDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
+from focusnet_v2.inference import Outputs
 from focusnet_v2.losses import backbone_loss, merge_undrawn
 from focusnet_v2.networks import SNet, build_network, leave_out
 from shared_data.errors import run_script
 
 
 class Backbone(Stage):
-    name = "backbone"
+    name, options = "backbone", TrainBackbone
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -33,9 +33,8 @@ class Backbone(Stage):
     def rates(self, epoch: int) -> list[float]:
         return [sgd_rate(epoch, self.config.backbone_lr, self.config.backbone_warmup, self.config.backbone_milestones)]
 
-    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
-        batch = augment(batch, self.config)
-        return main_terms(networks["model"](batch["image"]), batch, self.config)
+    def terms(self, networks: Networks, outputs: Outputs, batch: Batch) -> Terms:
+        return main_terms(outputs["logits"], batch, self.config)
 
 
 def main_terms(logits: torch.Tensor, batch: Batch, config: Config) -> Terms:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 
-from focusnet_v2.augment import augment
-from focusnet_v2.config import Config
+from focusnet_v2.config import Config, TrainJoint
 from focusnet_v2.dataset import PatchDataset, load_cases
 from focusnet_v2.engine import Batch, Networks, Stage, Terms, run_script_of
+from focusnet_v2.inference import Outputs
 from focusnet_v2.losses import heatmap_loss
 from focusnet_v2.networks import build_network
 from focusnet_v2.train_backbone import leave_out_untaught, main_terms, sgd, sgd_rate
@@ -18,7 +18,7 @@ from shared_data.errors import run_script
 
 
 class Joint(Stage):
-    name = "backbone_heatmap"
+    name, options = "backbone_heatmap", TrainJoint
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -36,9 +36,8 @@ class Joint(Stage):
         return [sgd_rate(epoch, config.joint_lr, config.joint_warmup, config.joint_milestones),
                 config.joint_head_lr * 0.25 ** sum(epoch >= milestone for milestone in config.joint_milestones)]
 
-    def loss_terms(self, networks: Networks, batch: Batch) -> Terms:
-        config, batch = self.config, augment(batch, self.config)
-        outputs = networks["model"](batch["image"])
+    def terms(self, networks: Networks, outputs: Outputs, batch: Batch) -> Terms:
+        config = self.config
         error = heatmap_loss(outputs["heatmap"].float(), batch["heatmap"], batch["presence"][:, config.small_labels])
         return {**main_terms(outputs["logits"], batch, config), "heatmap": config.joint_heatmap_weight * error}
 

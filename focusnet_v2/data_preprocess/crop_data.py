@@ -32,13 +32,13 @@ LANDMARKS = (("BrainStem",), ("Parotid_R", "Parotid_L"), ("OpticNerve_L", "Optic
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    given = given_options(Crop, argv, __doc__, STEPS)
-    folder = given.get("prepared_dir", Crop.prepared_dir) / "resampled"
-    facts = {path.parent.name: kept for path in folder.glob("*/case.json") if (kept := kept_facts(path.parent))}
+    options = given_options(Crop, argv, __doc__, STEPS)
+    folder = options.get("prepared_dir", Crop.prepared_dir) / "resampled"
+    facts = {path.parent.name: case for path in folder.glob("*/case.json") if (case := kept_facts(path.parent))}
     names = natural_sort(facts)
     if not names:
         raise InputError(f"{folder}: no resampled case. Run data_preprocess.py first.")
-    config = build(CropConfig, as_prepared(Config, given, folder.parent / "config.json", names_of(Volumes),
+    config = build(CropConfig, as_prepared(Config, options, folder.parent / "config.json", names_of(Volumes),
                                            names_of(Table)))
     published = {name: facts[name]["part"] for name in names if facts[name]["part"]}
     pairs, note = assign_parts(names, config, published)
@@ -74,12 +74,12 @@ def crop_cohort(pairs: Sequence[Pair], config: CropConfig) -> int:
             print(f"{name}: {notes[name]}")
     pairs = [(name, part) for name, part in pairs if name not in skipped]
     for part in ("train", "valid"):
-        if part not in {other for _, other in pairs}:
+        if part not in {assigned for _, assigned in pairs}:
             raise all_skipped(f"{config.prepared_dir}, {part}", skipped)
     write_table(config.prepared_dir / "presence.csv", rows)
     write_table(config.prepared_dir / "cases.csv",
                 [{"case": name, "part": part, "note": notes.get(name, "")} for name, part in pairs])
-    counts = {part: sum(other == part for _, other in pairs) for part in ("train", "valid", "test")}
+    counts = {part: sum(assigned == part for _, assigned in pairs) for part in ("train", "valid", "test")}
     print(", ".join(f"{count} {part}" for part, count in counts.items())
           + f" cases: {config.prepared_dir / 'cases.csv'}")
     if absent := [name for name in config.organs if not any(row[name] for row in rows)]:
@@ -125,9 +125,9 @@ def kept_crop(target: Path, made_with: dict[str, Any], constants: dict[str, Any]
     """crop.json of a case cropped from these very files with these settings and constants, if any are recorded; else
     None."""
     try:
-        kept = read_json(target / "crop.json")
-        same = kept["made_with"] == made_with and kept.get("constants", constants) == constants
-        return kept if same and len(kept["presence"]) == n_classes else None
+        crop = read_json(target / "crop.json")
+        same = crop["made_with"] == made_with and crop.get("constants", constants) == constants
+        return crop if same and len(crop["presence"]) == n_classes else None
     except (InputError, OSError, KeyError, TypeError):
         return None
 

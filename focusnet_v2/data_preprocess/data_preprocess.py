@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
-from focusnet_v2.config import Config, Prepare, Volumes, given_settings
+from focusnet_v2.config import BACKGROUND_WEIGHT, STEPS, Config, Prepare, PrepareOptions, Volumes, default_weights
 from focusnet_v2.grids import to_network_grid
 from shared_data import openkbp
 from shared_data.cohort import (all_skipped, check_apart, check_case_name, each_case, fingerprint, printable,
@@ -23,8 +23,10 @@ from shared_data.colour_tables import write_colour_tables
 from shared_data.errors import InputError, Skipped, one_line, run_script
 from shared_data.files import only_run_in, read_json, whole_folder, write_json
 from shared_data.folds import natural_sort
+from shared_data.named_types import Values
+from shared_data.organs import read_label_table
 from shared_data.rois import labels_of, read_rois
-from shared_data.settings import build, keep_config, names_of
+from shared_data.settings import build, given_options, keep_config, names_of
 from shared_data.structure_sets import find_rtstruct
 from shared_data.volume import SUFFIXES, check_same_grid, geometry, read_ct, read_mask, to_lps, write_volume
 
@@ -38,6 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_config(config, config.prepared_dir / "config.json", names_of(Volumes),
                     openkbp.CONSTANTS if config.layout == "openkbp" else None, Prepare)
         return prepare_cohort(cases, config)
+
+
+def given_settings(argv: Sequence[str] | None, description: str | None) -> Values:
+    """The options given, a label table among them as the settings `organs`, `small` and `alpha`."""
+    settings = given_options(PrepareOptions, argv, description, STEPS)
+    if path := settings.pop("label_table", None):
+        table = read_label_table(path)
+        organs, small, weights = table["organs"], table["small"], table["weights"]
+        alpha = (BACKGROUND_WEIGHT, *weights) if weights else default_weights(organs, small)
+        settings = {"organs": organs, "small": small, "alpha": alpha, **settings}
+    return settings
 
 
 def find_cases(config: Config) -> Sequence[tuple[str | None, Path]]:
@@ -59,10 +72,10 @@ def prepare_cohort(cases: Sequence[tuple[str | None, Path]], config: Config) -> 
             skipped[folder.name] = outcome.reason
             continue
         organs += outcome["organs"]
-        missing = [name for name in config.organs if name not in outcome["organs"]]
-        said = [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("ignored", outcome["ignored"]))
-                if names]
-        for line in (*said, *outcome["notes"]):
+        noteworthy = {"missing": [name for name in config.organs if name not in outcome["organs"]],
+                      "ignored": outcome["ignored"]}
+        remarks = [f"{what} {', '.join(names)}" for what, names in noteworthy.items() if names]
+        for line in (*remarks, *outcome["notes"]):
             print(f"{printable(folder.name)}: {line}")
     if not organs:
         raise all_skipped(config.data_dir, skipped)
@@ -117,7 +130,7 @@ def find_files(folder: Path, config: Config) -> tuple[Path, dict[str, Path], lis
         return files.pop("ct"), files, []
     found = files_by_stem(folder, "img")
     if len(found) != 1:
-        raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). One is needed.")
+        raise InputError(f"{folder}: {len(found)} files named img.nrrd (or {' '.join(SUFFIXES)}). Keep exactly one.")
     inside = folder / "structures"
     if not inside.is_dir():
         raise InputError(f"{folder}: no folder named structures. Put the organs' masks there.")
@@ -125,13 +138,13 @@ def find_files(folder: Path, config: Config) -> tuple[Path, dict[str, Path], lis
     for organ in config.organs:
         masks = files_by_stem(inside, organ)
         if len(masks) > 1:
-            raise InputError(f"{inside}: {organ} stands there {len(masks)} times. Keep one.")
+            raise InputError(f"{inside}: {len(masks)} masks of {organ}. Keep one.")
         if masks:
             structures[organ] = masks[0]
     others = natural_sort(path.name for path in inside.iterdir()
                           if path.name[0] != "." and path not in structures.values())
     if not structures:
-        raise InputError(f"{inside}: none of {', '.join(config.organs)}. Name the masks like this, one organ in each.")
+        raise InputError(f"{inside}: none of {', '.join(config.organs)}. Name each organ's mask like this.")
     return found[0], structures, [ascii(name)[1:-1] if not name.isprintable() else name for name in others]
 
 
@@ -154,7 +167,7 @@ def merge_structures(ct: sitk.Image, structures: Mapping[str, Path],
         if inside.any():
             drawn.append(organ)
     if not drawn:
-        raise InputError(f"{path.parent}: every mask is empty. Name at least one organ's voxels.")
+        raise InputError(f"{path.parent}: every mask is empty. At least one organ must be drawn.")
     labels = sitk.GetImageFromArray(merged)
     labels.CopyInformation(ct)
     return labels, drawn

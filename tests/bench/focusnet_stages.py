@@ -8,13 +8,11 @@ and Dice before and after the branches, with and without the constraint: mean, s
 Stopped, it goes on.
 """
 import argparse
-import os
 import shutil
 import statistics
 from pathlib import Path
 
 from focusnet_v2 import demo, test, train
-from focusnet_v2.adv_train import main as adv_main
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from shared_data.files import read_json
 from shared_data.metrics import mean
@@ -51,10 +49,7 @@ def measure(folder, settings):
     for stage in ("backbone", "SOL"):
         if not (without / stage).exists():
             shutil.copytree(folder / "with" / stage, without / stage)
-    if not (without / "finished").exists():
-        resume = ["--resume"] if (without / "adversarial" / "last.pt").exists() else []
-        adv_main([*settings, "--run-dir", str(without), "--no-shape-constraint", *resume])
-        os.close(os.open(without / "finished", os.O_CREAT))
+    train.main([*settings, "--run-dir", str(without), "--no-shape-constraint"])  # the finished stages stay
     both = {}
     for name in ("with", "without"):
         test.main(["--run-dir", str(folder / name)])

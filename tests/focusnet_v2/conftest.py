@@ -1,4 +1,5 @@
 """A small phantom cohort, prepared, and the whole chain trained for two epochs, once for all tests of FocusNet."""
+import itertools
 import json
 import os
 
@@ -9,6 +10,7 @@ from fill import fill_entries
 from focusnet_v2 import train
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from shared_data.phantoms import write_pddca_cohort
+from shared_data.settings import names_of
 
 torch.set_num_threads(1)  # tensors this small gain nothing from more
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,6 +55,16 @@ def prepared(raw, tmp_path_factory):
 def training(prepared):
     """Options of every stage for a run of seconds."""
     return ["--prepared-dir", str(prepared), *TINY]
+
+
+@pytest.fixture(scope="session")
+def of_stage():
+    """Function of a stage and a command line of train.py: the part of it that the stage's own script takes."""
+    def part(stage, words):
+        options = itertools.accumulate(words, lambda option, word: word if word.startswith("--") else option)
+        return [word for word, option in zip(words, options)
+                if option.removeprefix("--").replace("-", "_") in names_of(stage.options)]
+    return part
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ def test_unprepared_or_damaged_cases_are_named(config, tmp_path):
         load_cases(replace(config, prepared_dir=tmp_path), "train")
     (tmp_path / "presence.csv").write_text((config.prepared_dir / "presence.csv").read_text().replace(",1,", ",2,"))
     (tmp_path / "cases.csv").write_text((config.prepared_dir / "cases.csv").read_text())
-    with pytest.raises(InputError, match="something else than 0 and 1"):
+    with pytest.raises(InputError, match="values other than 0 and 1"):
         load_cases(replace(config, prepared_dir=tmp_path), "train")
     (tmp_path / "presence.csv").write_text((config.prepared_dir / "presence.csv").read_text())
     with pytest.raises(InputError, match="image.nrrd: no such file"):

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 import torch
 
 from focusnet_v2 import predict, test, train, train_backbone
-from focusnet_v2.config import Config, given_settings
+from focusnet_v2.config import Config
 from focusnet_v2.data_preprocess import crop_data, data_preprocess
 from focusnet_v2.losses import backbone_loss, merge_undrawn
 from focusnet_v2.networks import SNet, leave_out
@@ -129,9 +129,8 @@ def test_a_patch_larger_than_what_was_cropped_is_one_line(openkbp, tmp_path):
 def test_the_rule_of_before_is_an_option(openkbp, tmp_path):
     prepared, _ = openkbp
     train_backbone.main(["--prepared-dir", str(prepared), "--patch-zyx", "8", "32", "32", "--min-slices", "12",
-                         "--box-zyx", "8", "16", "16", "--window-step", "8", "--width", "8",
-                         "--backbone-epochs", "1", "--backbone-warmup", "0", "--undrawn", "original", "--device", "cpu",
-                         "--run-dir", str(tmp_path)])
+                         "--window-step", "8", "--width", "8", "--backbone-epochs", "1", "--backbone-warmup", "0",
+                         "--undrawn", "original", "--device", "cpu", "--run-dir", str(tmp_path)])
     state = torch.load(tmp_path / "backbone" / "best.pt", weights_only=True)
     assert (state["model"]["head.bias"] > -10).all() and state["config"]["undrawn"] == "original"
 
@@ -163,7 +162,8 @@ def test_five_organs_of_ones_own_need_no_code(five, training, raw, tmp_path):
     assert [row["organ"] for row in listed] == list(FIVE["organs"]) and "peak" in listed[4]
 
 
-def test_a_checkpoint_of_another_table_is_refused(five, run_dir, training):
+def test_a_checkpoint_of_another_table_is_refused(five, run_dir, training, of_stage):
+    training = of_stage(train_backbone.Backbone, training)
     with pytest.raises(InputError, match="config.json: made with the organs Mandible, .*; the network's are BrainStem"):
         test.main(["--run-dir", str(run_dir), "--prepared-dir", str(five / "prepared"), "--device", "cpu"])
     with pytest.raises(InputError, match="unknown option --organs .a setting of data_preprocess.py."):
@@ -186,4 +186,4 @@ def test_settings_of_before_keep_their_meaning():
     (["--organs", "A", "B", "--alpha", "1", "1"], "must be 3 numbers: background, A, B")])
 def test_impossible_organs_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        build(Config, given_settings(options, ""))
+        build(Config, data_preprocess.given_settings(options, ""))

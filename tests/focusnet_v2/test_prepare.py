@@ -191,7 +191,7 @@ def test_splits(tmp_path):
     assert {name for name, part in parts if part == "valid"} == {name for name, part in parts if part == "test"}
     parts, note = assign_parts(PDDCA[:5], Config())  # of the training list only
     assert {part for _, part in parts} == {"train", "valid", "test"} and "split by name" in note
-    with pytest.raises(InputError, match="1 usable case; train, valid and test need one each"):
+    with pytest.raises(InputError, match="1 usable case; train, valid and test need at least one each"):
         assign_parts(["P1"], Config())
     table = tmp_path / "own.csv"
     pairs = [("a", "train"), ("b", "valid"), ("c", "test")]

@@ -1,27 +1,40 @@
 """Training learns, every stage resumes after kill -9 as if nothing had been, and the chain skips what is finished."""
+import re
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
-from focusnet_v2 import adv_train, train, train_autoencoder, train_backbone, train_backbone_heatmap, train_SOL
-from focusnet_v2.grids import unit
-from focusnet_v2.losses import backbone_loss
+from focusnet_v2 import adv_train, engine, train, train_autoencoder, train_backbone, train_backbone_heatmap, train_SOL
+from focusnet_v2.adv_train import Adversarial
+from focusnet_v2.config import STAGES, Config, Run, Train
+from focusnet_v2.dataset import load_cases
+from focusnet_v2.grids import cut, seen_box, unit
+from focusnet_v2.inference import window_starts
+from focusnet_v2.losses import backbone_loss, merge_undrawn
 from focusnet_v2.networks import SNet
-from focusnet_v2.train_backbone import sgd_rate
+from focusnet_v2.train_autoencoder import Autoencoder
+from focusnet_v2.train_backbone import Backbone, sgd_rate
+from focusnet_v2.train_backbone_heatmap import Joint
+from focusnet_v2.train_SOL import SOL
 from shared_data.errors import InputError
 from shared_data.files import read_table
 from shared_data.phantoms_head import head
+from shared_data.settings import load_config, names_of
 from shared_data.volume import write_volume
+from shared_torch.checkpoints import load_strictly
 from tests.faults.attempt import attempt
 
-STAGES = ("backbone", "SOL", "autoencoder", "adversarial")
-SCRIPTS = {"backbone": train_backbone, "SOL": train_SOL, "autoencoder": train_autoencoder, "adversarial": adv_train}
+CHAIN = ("backbone", "SOL", "autoencoder", "adversarial")
+SCRIPTS = {"backbone": (train_backbone, Backbone), "SOL": (train_SOL, SOL),
+           "autoencoder": (train_autoencoder, Autoencoder), "adversarial": (adv_train, Adversarial)}
+ALL_SCRIPTS = [*SCRIPTS.values(), (train_backbone_heatmap, Joint)]
 
 
 def history(folder):
@@ -62,7 +75,7 @@ def test_two_phantom_cases_are_learned_by_heart():
 
 
 def test_the_run_folder_holds_what_the_readme_says(run_dir):
-    for stage in STAGES:
+    for stage in CHAIN:
         names = {path.name for path in (run_dir / stage).iterdir() if path.name[0] != "."}
         assert names == {"config.json", "history.csv", "curves.png", "tensorboard", "last.pt", "best.pt"}
         rows = history(run_dir / stage)
@@ -80,9 +93,9 @@ def test_frozen_parts_stay_as_they_were(run_dir):
     assert any(key.startswith("branches.2.") for key in last)
 
 
-def test_the_authors_drift_of_the_statistics_is_an_option(training, run_dir, tmp_path):
+def test_the_authors_drift_of_the_statistics_is_an_option(training, of_stage, run_dir, tmp_path):
     shutil.copytree(run_dir / "backbone", tmp_path / "backbone")
-    train_SOL.main([*training, "--run-dir", str(tmp_path), "--original-bn-drift"])
+    train_SOL.main([*of_stage(SOL, training), "--run-dir", str(tmp_path), "--original-bn-drift"])
     backbone, sol = weights(tmp_path / "backbone" / "best.pt"), weights(tmp_path / "SOL" / "last.pt")
     drifted = {key for key, tensor in backbone.items() if not tensor.equal(sol[f"backbone.{key}"])}
     assert drifted and all("running" in key or "num_batches" in key for key in drifted)
@@ -105,31 +118,31 @@ def test_the_chain_killed_in_every_stage_equals_the_uninterrupted(training, tmp_
     options = [*training, *(word for name in epochs for word in (name, "3")), "--width", "8"]
     train.main([*options, "--run-dir", str(tmp_path / "whole")])
     options += ["--run-dir", str(tmp_path / "killed")]
-    for stage in STAGES:
+    for stage in CHAIN:
         table = tmp_path / "killed" / stage / "last.pt"
         killed = attempt("focusnet_v2.train", options, kill_when=lambda _, table=table: table.exists())
         assert killed.code == -signal.SIGKILL
         assert len(history(table.parent)) < 3
     assert attempt("focusnet_v2.train", options).code == 0
-    for stage in STAGES:
+    for stage in CHAIN:
         assert history(tmp_path / "killed" / stage) == history(tmp_path / "whole" / stage)
         for name in ("last.pt", "best.pt"):
             assert same_weights(tmp_path / "killed" / stage / name, tmp_path / "whole" / stage / name)
 
 
-def test_each_stage_has_a_script_that_resumes(training, run_dir, tmp_path):
+def test_each_stage_has_a_script_that_resumes(training, of_stage, run_dir, tmp_path):
     shutil.copytree(run_dir, tmp_path / "run")
-    for stage, script in SCRIPTS.items():
+    for stage, (script, what) in SCRIPTS.items():
         prefix = {"backbone": "backbone", "SOL": "sol", "autoencoder": "ae", "adversarial": "adv"}[stage]
         with pytest.raises(InputError, match=f"{stage}: holds a run already. Add --resume"):
-            script.main([*training, "--run-dir", str(tmp_path / "run")])
+            script.main([*of_stage(what, training), "--run-dir", str(tmp_path / "run")])
         script.main(["--run-dir", str(tmp_path / "run"), "--resume", f"--{prefix}-epochs", "3"])
         assert len(history(tmp_path / "run" / stage)) == 3
 
 
-def test_the_joint_stage_killed_equals_the_uninterrupted(training, tmp_path):
+def test_the_joint_stage_killed_equals_the_uninterrupted(training, of_stage, tmp_path):
     options = [*training, "--localisation", "joint", "--joint-epochs", "3", "--run-dir"]
-    train_backbone_heatmap.main([*options, str(tmp_path / "whole")])
+    train_backbone_heatmap.main(of_stage(Joint, [*options, str(tmp_path / "whole")]))
     stage = tmp_path / "killed" / "backbone_heatmap"
     killed = attempt("focusnet_v2.train", [*options, str(tmp_path / "killed")],
                      kill_when=lambda _: (stage / "last.pt").exists())
@@ -139,10 +152,10 @@ def test_the_joint_stage_killed_equals_the_uninterrupted(training, tmp_path):
     assert same_weights(stage / "last.pt", tmp_path / "whole" / stage.name / "last.pt")
 
 
-def test_localisation_together_with_the_main_network(training, tmp_path):
+def test_localisation_together_with_the_main_network(training, of_stage, tmp_path):
     options = [*training, "--run-dir", str(tmp_path), "--localisation", "joint", "--no-shape-constraint",
                "--sos-inputs", "all", "--textbook-focal", "--affine-order", "original", "--heatmap-offsets", "original"]
-    train_backbone_heatmap.main(options)
+    train_backbone_heatmap.main(of_stage(Joint, options))
     before = weights(tmp_path / "backbone_heatmap" / "best.pt")
     train.main(options)
     assert {path.parent.name for path in tmp_path.glob("*/best.pt")} == {"backbone_heatmap", "adversarial"}
@@ -155,7 +168,7 @@ def test_localisation_together_with_the_main_network(training, tmp_path):
 def test_two_processes_train_the_whole_chain(training, tmp_path):
     subprocess.run([sys.executable, "-m", "focusnet_v2.train", *training, "--run-dir", str(tmp_path), "--devices", "2"],
                    check=True, capture_output=True, timeout=120)
-    for stage in STAGES:
+    for stage in CHAIN:
         assert len(history(tmp_path / stage)) == 2
 
 
@@ -183,7 +196,8 @@ def test_cohorts_without_some_or_all_small_organs_are_trained_on(raw, prepare, t
     assert len(history(tmp_path / "none" / "adversarial")) == 2
 
 
-def test_a_run_is_neither_changed_nor_started_in_the_middle(training, run_dir, tmp_path):
+def test_a_run_is_neither_changed_nor_started_in_the_middle(training, of_stage, run_dir, tmp_path):
+    training = of_stage(SOL, training)
     with pytest.raises(InputError, match="sol_lr 0.0004 .now 0.1."):
         train_SOL.main(["--run-dir", str(run_dir), "--resume", "--sol-lr", "0.1"])
     with pytest.raises(InputError, match="no last.pt to go on from"):
@@ -218,3 +232,95 @@ def test_impossible_settings_are_refused(training, tmp_path, options, message):
 def test_a_gpu_that_is_not_there_is_refused(training, tmp_path):
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: "):
         train.main([*training, "--device", "cuda", "--run-dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize("script, stage", ALL_SCRIPTS)
+def test_a_stage_takes_what_it_reads_and_refuses_the_rest(training, of_stage, tmp_path, capsys, script, stage):
+    with pytest.raises(SystemExit):
+        script.main(["--help"])
+    offered = set(re.findall(r"^  --([\w-]+)", capsys.readouterr().out, re.MULTILINE))
+    assert {name.replace("-", "_") for name in offered} == set(names_of(stage.options))
+    options = [*of_stage(stage, training), "--run-dir", str(tmp_path)]
+    for option, owners in (("--ae-lr 1", "train_autoencoder.py"), ("--no-shape-constraint", "adv_train.py"),
+                           ("--undrawn original", "train_backbone.py and train_backbone_heatmap.py"),
+                           ("--heatmap-sigma 2", "train_SOL.py and train_backbone_heatmap.py"),
+                           ("--crop-side 8", "crop_data.py")):
+        if script.__name__.split(".")[-1] + ".py" not in owners:
+            name = option.split()[0]
+            with pytest.raises(InputError, match=rf"^unknown option {name} \(a setting of {owners}\)\. Valid: "):
+                script.main([*options, *option.split()])
+    assert not any(tmp_path.iterdir())
+
+
+class Noted:
+    """A Config that notes which of its settings are asked for."""
+
+    def __init__(self, config, asked):
+        self._config, self._asked = config, asked
+
+    def __getattr__(self, name):
+        self._asked.add(name)
+        return getattr(self._config, name)
+
+
+BY_THE_LOOP = {*names_of(Run), "batch_size", "validate_every", "seed", "precision", "original_bn_drift",
+               "small"}  # the last as n_small and small_labels
+OF_THE_BACKGROUND = {"undrawn"}  # whether it counts as present, in every patch; only the main network asks
+
+
+@pytest.mark.parametrize("stage", [stage for _, stage in ALL_SCRIPTS])
+def test_a_stage_reads_its_options_and_no_others(run_dir, tmp_path, monkeypatch, stage):
+    shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns(stage.name))
+    changes = {"run_dir": tmp_path / "run", "heatmap_threshold": 0.0}  # so that every box counts
+    config = load_config(Config, run_dir / "backbone" / "config.json", changes)
+    asked = set()
+    monkeypatch.setattr(engine, "replace", lambda config, **changes: Noted(replace(config, **changes), asked))
+    engine.train_stage(stage, config, engine.launch(config))
+    options = set(names_of(stage.options))
+    assert asked & set(names_of(Train)) <= options | OF_THE_BACKGROUND
+    assert options - asked <= BY_THE_LOOP | {f"{STAGES[stage.name]}_epochs"}
+
+
+def test_the_validation_loss_is_recorded_and_chooses_nothing(run_dir):
+    for stage in CHAIN:
+        rows = history(run_dir / stage)
+        assert all(np.isfinite(float(row["val_loss"])) for row in rows)
+        state = torch.load(run_dir / stage / "best.pt", weights_only=True)
+        column, sign = {"SOL": ("val_centre_mm", -1), "adversarial": ("val_small_dice", 1)}.get(stage, ("val_dice", 1))
+        scores = [sign * float(row[column]) for row in rows]
+        assert scores[len(state["history"]) - 1] == max(scores)
+
+
+def test_the_validation_loss_is_the_training_loss_of_every_window(run_dir, tmp_path):
+    """Of the main network: the windows cut from the case by hand, through the loss that training takes."""
+    config = load_config(Config, run_dir / "backbone" / "config.json")
+    stage = Backbone(config)
+    load_strictly(stage.networks["model"], weights(run_dir / "backbone" / "last.pt"), "last.pt")
+    network = stage.networks["model"].eval()
+    expected = []
+    for case in load_cases(config, "valid"):
+        (_, y, x), (depth, *plane) = seen_box(case["image"], config)
+        losses = []
+        for z in window_starts(depth, config.patch_zyx[0], config.window_step):
+            start, shape = (z + len(case["image"]) - depth, y, x), (config.patch_zyx[0], *plane)
+            image, label = (torch.from_numpy(np.ascontiguousarray(part))[None, None] for part in (
+                unit(cut(case["image"], start, shape, "edge")), cut(case["label"], start, shape)))
+            presence = torch.tensor([[1, *case["presence"][1:]]], dtype=torch.float32)
+            with torch.inference_mode():
+                logits = merge_undrawn(network(image), presence)
+                losses.append(sum(backbone_loss(logits, label, config.alpha, presence, config.dice_weight).values()))
+        expected.append(float(sum(losses)) / len(losses))
+    recorded = float(history(run_dir / "backbone")[-1]["val_loss"])
+    assert recorded == pytest.approx(np.mean(expected), rel=0.02)  # the recorded one: in the precision of training
+
+
+def test_a_run_begun_without_a_validation_loss_goes_on(run_dir, tmp_path):
+    shutil.copytree(run_dir / "backbone", tmp_path / "backbone")
+    path = tmp_path / "backbone" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    for row in state["history"]:
+        row.pop("val_loss")
+    torch.save(state, path)
+    train_backbone.main(["--run-dir", str(tmp_path), "--resume", "--backbone-epochs", "3"])
+    losses = [float(row["val_loss"]) for row in history(tmp_path / "backbone")]
+    assert np.isnan(losses[:2]).all() and np.isfinite(losses[2])
