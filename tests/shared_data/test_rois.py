@@ -57,7 +57,7 @@ def test_what_nodes_are_called(name, is_node):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[]", "no mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"),
+    ("[]", "not a mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"),
     ('{"node": 3}', "needs a name"), ('{"node": [3]}', "needs a name"), ("{", "not valid JSON")])
 def test_bad_mappings_are_one_line(tmp_path, content, message):
     (tmp_path / "rois.json").write_text(content)

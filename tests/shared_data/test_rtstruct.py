@@ -216,8 +216,8 @@ def same_names(structures):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change, message", [
-    (lambda s: setattr(s, "PatientID", "other"), "of patient other, the CT of phantom"),
-    (other_frame, "of frame of reference 1.2.3, the CT of"), (nan, "'one' has a point that is no number"),
+    (lambda s: setattr(s, "PatientID", "other"), "of patient other, but the CT is of phantom"),
+    (other_frame, "of frame of reference 1.2.3, but the CT is of"), (nan, "'one' has a point that is no number"),
     (many_rois, "10000 ROIs; at most 1000"), (odd_numbers, "of ROI 'two' cannot be read"),
     (askew, "'one' are not parallel to the CT's slices"), (no_contours, "no closed contour .*one .no contours.; two"),
     (same_names, "two ROIs are called 'one'"), (lambda s: s.__delattr__("ROIContourSequence"), "no contours"),
@@ -264,7 +264,7 @@ def test_a_structure_set_cut_short_anywhere_is_refused(case):
 def test_files_that_are_no_structure_sets(case, tmp_path):
     ct, files, _, _ = case
     (tmp_path / "text").write_text("hello")
-    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "no DICOM"), (tmp_path / "no", "no such")):
+    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "not a DICOM"), (tmp_path / "no", "no such")):
         with pytest.raises(InputError, match=message):
             read_rtstruct(path, ct)
 

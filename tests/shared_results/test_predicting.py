@@ -249,7 +249,7 @@ def test_a_full_disk_stops_the_run(ct, folder, run, monkeypatch):
     ("m.nii.gz", ["--input", "list.csv"], "a single file for several"), ("m.nii.gz", [], "a single file for several"),
     ("out", ["--input", "empty.csv"], "empty.csv: no CT in it"), ("out", ["--input", "hole.csv"], "without a path"),
     ("out", ["--input", "none"], "none: no such file or folder"),
-    ("m.nii.gz", ["--input", "cts/P1.nii.gz", "--format", "mha"], "--format mha: the name"),
+    ("m.nii.gz", ["--input", "cts/P1.nii.gz", "--format", "mha"], "--format mha: for one CT the name"),
     ("out", ["--checkpoint", "none.json"], "none.json: no such file"),
     ("out", ["--input", "bare"], "bare: no CT in it")])
 def test_impossible_wishes_are_one_line(ct, folder, run, monkeypatch, output, more, message):
