@@ -1,4 +1,4 @@
-"""Settings from the authors' INI files (config/train.txt)."""
+"""Read settings from the authors' INI files (config/train.txt)."""
 import configparser
 import re
 import typing
@@ -8,7 +8,7 @@ from sepnet.config import Config
 from shared_data.errors import InputError
 from shared_data.named_types import Values
 
-# Their keys -> our fields. Keys spelled as a field of ours are taken too.
+# Their keys -> our fields. Keys that are fields of ours are read as well.
 KEYS = {
     "base_chns": "base_channels", "base_feature_number": "base_channels", "n_class": "n_classes",
     "class_num": "n_classes", "num_classes": "n_classes", "droprate": "dropout", "drop_rate": "dropout",
@@ -26,9 +26,9 @@ VALUES = {
 
 
 def read_ini(path: Path) -> Values:
-    """{field of Config: value} of an INI file; sections do not matter. Keys without a counterpart are printed.
+    """{field of Config: value} of an INI file; sections do not matter, keys without a counterpart are printed.
 
-    Raises InputError for a file that is none, or a value that does not fit.
+    Raises InputError when it is not an INI file, or a value does not fit.
     """
     parser = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
     try:

@@ -1,4 +1,4 @@
-"""Checkpoints, and the networks in them."""
+"""Save and load checkpoints, and the networks in them."""
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +13,16 @@ from shared_torch import checkpoints
 from shared_torch.checkpoints import load_strictly, read_checkpoint
 
 PROJECT = "sepnet"
-SHIPPED = Path(__file__).parent / "weights" / "openkbp.pt"  # learnt from real patients, see README.md beside it
+SHIPPED = Path(__file__).parent / "weights" / "openkbp.pt"  # trained on real patients, see README.md beside it
 save_checkpoint = partial(checkpoints.save_checkpoint, project=PROJECT)
 load_checkpoint = partial(checkpoints.load_checkpoint, project=PROJECT)
 
 
 def load_network(path: StrPath) -> tuple[EncoderDecoder, Config]:
-    """(network in eval mode, its Config) of our checkpoint or the authors'; theirs gets the default settings."""
+    """(network in eval mode, its Config) of a checkpoint of ours or the authors'; theirs gets default settings.
+
+    Raises InputError for a damaged file, another project's, and tensors that do not fit.
+    """
     loaded = read_checkpoint(path)
     if "project" not in loaded:
         tensors = loaded["model"] if isinstance(loaded.get("model"), dict) else loaded

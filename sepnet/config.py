@@ -1,4 +1,4 @@
-"""Every setting of SepNet: edit the defaults here, or give `--name value` to the scripts that prepare and train."""
+"""Every setting of SepNet: edit the defaults here, or pass `--name value` to the scripts that prepare and train."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,8 @@ Loss = Literal["attention_exp_dice", "exp_dice", "soft_dice", "focal", "focal_di
 Transform = Literal["multi_thresh_1", "multi_thresh_2", "multi_thresh_3", "single_window"]
 Points = tuple[float, ...]
 
-# Control points of the intensity functions, HU and value by turns. Folders and checkpoints that do not record theirs
-# were made with these: to change them, give the settings of the same names.
+# Control points of the intensity functions: HU, value, HU, value, ... Folders and checkpoints that do not record theirs
+# were made with these, so do not edit them: change the settings of the same names.
 CONTROL_POINTS = {
     "multi_thresh_1": (-500.0, 0.0, -100.0, 0.1, 400.0, 0.8, 1500.0, 1.0),
     "multi_thresh_2": (-500.0, 0.0, -100.0, 0.2, 200.0, 0.8, 1500.0, 1.0),
@@ -31,27 +31,27 @@ STRUCTSEG = {"organs": ("brain stem", "eye L", "eye R", "lens L", "lens R", "opt
                         "inner ear L", "inner ear R", "middle ear L", "middle ear R", "TM joint L", "TM joint R",
                         "spinal cord", "mandible L", "mandible R"),
              "weights": (100, 100, 100, 50, 50, 80, 80, 50, 80, 80, 80, 50, 50, 70, 70, 70, 70, 60, 60, 100, 100, 100)}
-# Names of the labels 1, 2, ... and their weights in the score, by layout: StructSeg 2019, task 1; OpenKBP has none.
+# By layout: names of the labels 1, 2, ... and their weights in the score (StructSeg 2019, task 1; OpenKBP has none).
 TABLES: dict[str, dict[str, Any]] = {"structseg": STRUCTSEG, "openkbp": {"organs": openkbp.ORGANS, "weights": None}}
 
 
 @dataclass(frozen=True)
 class Volumes:
-    """What decides how the prepared volumes look: kept with them, taken over by training, recorded with a network.
+    """What shapes the prepared volumes: kept with them, taken over by training, recorded with a network.
 
-    The comment behind a field is its help text; in brackets where the value comes from.
+    The comment behind a field is its help text; brackets name the source of the value.
     """
 
     layout: Literal["structseg", "openkbp"] = "structseg"  # of data_dir; openkbp: a clone of OpenKBP
     organs: tuple[str, ...] | None = None  # names of the labels 1, 2, ...; unset: the layout's
-    n_classes: int | None = None  # background and organs; unset: as many as there are (StructSeg: 23)
-    split: float = 0.8  # share of patients for training, where data_dir is not split already (ours)
+    n_classes: int | None = None  # background included; unset: from the organs (StructSeg: 23)
+    split: float = 0.8  # share of patients for training, if data_dir is not already split (ours)
     crop_size: int = 256  # side of the centre crop, voxels, divisible by 8 (paper)
-    resample: bool = False  # resample to spacing_zyx first (authors: optional)
+    resample: bool = False  # resample to spacing_zyx before cropping (authors: optional)
     spacing_zyx: tuple[float, float, float] = (3.0, 1.0, 1.0)  # mm, used with --resample (authors)
-    plain_window: bool = False  # write single_window too, to compare with
+    plain_window: bool = False  # also write single_window, for comparison
 
-    # Intensity functions: 0 below the first point, straight lines between them, the last value from the last point on.
+    # Intensity functions: 0 below the first point, linear between points, the last value from the last point on.
     multi_thresh_1: Points = CONTROL_POINTS["multi_thresh_1"]  # HU value HU value ... (authors, documented)
     multi_thresh_2: Points = CONTROL_POINTS["multi_thresh_2"]  # the same (the author's later code on the same data)
     multi_thresh_3: Points = CONTROL_POINTS["multi_thresh_3"]  # the same (the author's later code on the same data)
@@ -60,25 +60,24 @@ class Volumes:
 
 @dataclass(frozen=True)
 class Prepare(Volumes, Cluster):
-    """What preprocess.py reads."""
+    """Settings of preprocess.py."""
 
-    data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, or train/ and valid/ of those
+    data_dir: Path = ROOT / "data" / "raw" / "sepnet"  # cohort: <patient>/data.nii.gz, flat or below train/ and valid/
     prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # cropped and transformed volumes
-    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: the challenge's, or 1
-    rois: Path | None = None  # JSON {organ: ROI names or patterns} of RTSTRUCTs; unset: common spellings
-    workers: int = 2  # processes that prepare
+    weights: tuple[float, ...] | None = None  # of the organs in the weighted score; unset: the challenge's, or 1
+    rois: Path | None = None  # JSON {organ: names or patterns of ROIs} for RTSTRUCTs; unset: common spellings
+    workers: int = 2  # processes that prepare cases
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where and for how long a network is trained: what may change when a run goes on with --resume."""
+    """Where and for how long a network is trained: settings that may change with --resume."""
 
     prepared_dir: Path = Prepare.prepared_dir  # cropped and transformed volumes
-    run_dir: Path | None = None  # config, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
-    epochs: int = 400  # (authors)
-    resume: bool = False  # go on from last.pt of the run folder
-    window_batch: int = 1  # windows in one pass (ours)
-
+    run_dir: Path | None = None  # settings, checkpoints, results; unset: runs/sepnet/<network>/<transform>_alpha<alpha>
+    epochs: int = 400  # of steps_per_epoch updates (authors)
+    resume: bool = False  # continue from last.pt in the run folder
+    window_batch: int = 1  # windows per forward pass (ours)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
@@ -88,51 +87,51 @@ class Run:
 
 @dataclass(frozen=True)
 class Train(Run):
-    """What train.py reads, beside how the cases were prepared."""
+    """Settings of train.py, beside those that preparation kept."""
 
-    weights: tuple[float, ...] | None = None  # of each organ in the weighted score; unset: as prepared
-    precision: Precision = "auto"  # auto: bf16-mixed where the device has it, else 32-true
+    weights: tuple[float, ...] | None = None  # of the organs in the weighted score; unset: as prepared
+    precision: Precision = "auto"  # auto: bf16-mixed if the device supports it, else 32-true
 
     # Training
-    val_fold: int | None = None  # validate on this patient fold, from 1, in place of the prepared split (ours)
+    val_fold: int | None = None  # patient fold to validate on, from 1, instead of the prepared split (ours)
     transform: Transform = "multi_thresh_1"  # intensity function (authors)
     patch_zyx: tuple[int, int, int] = (16, 120, 120)  # voxels, divisible by 8 (paper)
-    batch_size: int = 4  # patches in one update, of different patients, over all devices (authors)
-    steps_per_epoch: int = 100  # updates in an epoch (authors)
-    loss: Loss = "attention_exp_dice"  # (paper)
-    alpha: float = 0.5  # attention_exp_dice: small values stress hard voxels; members with 1 too (paper)
-    undrawn: Literal["marginal", "original"] = "marginal"  # original: the background is never taught (authors)
-    normalisation: Literal["original", "paper"] = "original"  # of the log-Dice: the authors' code, or the formula
+    batch_size: int = 4  # patches per update, each of another patient, over all devices (authors)
+    steps_per_epoch: int = 100  # updates per epoch (authors)
+    loss: Loss = "attention_exp_dice"  # loss function (paper)
+    alpha: float = 0.5  # of attention_exp_dice: small values stress hard voxels; some members have 1 (paper)
+    undrawn: Literal["marginal", "original"] = "marginal"  # original: the published loss alone (authors)
+    normalisation: Literal["original", "paper"] = "original"  # of the log-Dice, as in the authors' code or the paper
     lr: float = 1e-3  # learning rate of Adam (authors)
-    lr_factor: float = 0.9  # learning rate x this ... (authors)
-    lr_every: int = 10  # ... after so many epochs (authors)
+    lr_factor: float = 0.9  # factor on the learning rate ... (authors)
+    lr_every: int = 10  # ... every so many epochs (authors)
     weight_decay: float = 1e-8  # of Adam (authors)
     augment: bool = False  # zoom and rotate patches (authors: optional)
-    zooms: tuple[float, float, float] = (0.8, 1.0, 1.2)  # one of these (authors)
+    zooms: tuple[float, float, float] = (0.8, 1.0, 1.2)  # factors to choose from (authors)
     rotate_degrees: float = 15.0  # largest angle, about a random axis (authors)
     validate_every: int = 1  # epochs between validations over whole cases (authors)
     seed: int = 2019  # of weights, sampling and augmentation (ours)
-    all_members: bool = False  # the six members of the ensemble, one after the other
+    all_members: bool = False  # train all six members of the ensemble, one after the other
 
     # Network
-    network: Literal["sepnet", "unet"] = "sepnet"  # or the 3-D U-Net it is compared with
+    network: Literal["sepnet", "unet"] = "sepnet"  # unet: the 3-D U-Net that the paper compares with
     separate_direction: Literal["axial", "sagittal", "coronal"] = "axial"  # plane of the (1, 3, 3) kernels (paper)
-    base_channels: int = 24  # width (authors)
+    base_channels: int = 24  # width of the network (authors)
     dropout: float = 0.5  # at the bottleneck (authors)
     channel_dropout: float = 0.1  # before the classifier (authors)
 
     # Inference
-    window_slices: int = 16  # slices the network sees at a time, divisible by 8 (authors)
+    window_slices: int = 16  # slices per window, divisible by 8 (authors)
     window_step: int = 2  # slices between windows (authors)
 
 
 @dataclass(frozen=True)
 class Config(Train, Prepare):
-    """Every setting, as checkpoints keep them."""
+    """All settings, as checkpoints keep them."""
 
     UNRECORDED = CONTROL_POINTS
 
-    if TYPE_CHECKING:  # never None once they are filled in
+    if TYPE_CHECKING:  # never None after __post_init__
         run_dir: Path = ROOT
         organs: tuple[str, ...] = ()
         n_classes: int = 0
@@ -174,12 +173,12 @@ class Config(Train, Prepare):
                     "must be HU and value by turns, at least twice, HU rising")
 
     def control_points(self, name: str | None = None) -> Points:
-        """Of the intensity function `transform`, or of that name."""
+        """Control points of the intensity function `name`, by default `transform`."""
         return getattr(self, name or self.transform)
 
     def _fill_in_organs(self):
-        """The layout's table where nothing else is said, as many of its organs as there are classes, unnamed ones of
-        weight 0 beyond."""
+        """Fill in organs, weights and n_classes from the layout's table; n_classes alone takes its first organs, and
+        adds unnamed ones of weight 0 if there are more classes."""
         table = TABLES[self.layout]
         organs, weights = self.organs or table["organs"], self.weights or ()
         if not self.organs and self.n_classes:
@@ -207,7 +206,7 @@ STEPS = {"preprocess.py": PrepareOptions, "train.py": Train}
 
 def given_settings(argv: Sequence[str] | None, description: str | None,
                    options_class: type[Dataclass] = PrepareOptions) -> Values:
-    """The options given, a label table among them as the settings `organs` and `weights`."""
+    """The options given, with a label table turned into the settings `organs` and `weights`. Raises InputError."""
     given = given_options(options_class, argv, description, STEPS)
     if path := given.pop("label_table", None):
         table = read_label_table(path)

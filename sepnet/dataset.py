@@ -1,4 +1,4 @@
-"""Prepared cases, held in memory, to batches of patches."""
+"""From prepared cases, held in memory, to batches of patches."""
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared_data.folds import fold_parts
 from shared_data.named_types import Array, Floats, Labels
 from shared_data.volume import read_volume
 
-Loader = DataLoader[dict[str, Any]]  # batches of what `PatchDataset` gives
+Loader = DataLoader[dict[str, Any]]  # items of `PatchDataset`
 
 
 class Case(TypedDict):
@@ -30,14 +30,14 @@ class Case(TypedDict):
 
 
 def build_loader(config: Config, rank: int = 0, world_size: int = 1) -> Loader:
-    """Batches of patches of the training cases, `steps_per_epoch` of them; each process gets its share of a batch."""
+    """`steps_per_epoch` batches of patches of the training cases; each process gets its share of every batch."""
     patches = PatchDataset(load_cases(config, "train"), config, rank, world_size)
     return DataLoader(patches, batch_size=None, sampler=Steps(config.steps_per_epoch), num_workers=config.workers,
                       persistent_workers=config.workers > 0, pin_memory=torch.cuda.is_available())
 
 
 def load_cases(config: Config, part: str) -> list[Case]:
-    """[{"patient", "image" (z, y, x) float32, "label" (z, y, x) uint8, "spacing_zyx" in mm}] of a part."""
+    """The cases of a part. Raises InputError if there is none."""
     folders = case_folders(config, part)
     if not folders:
         raise InputError(f"{config.prepared_dir / 'cases.csv'}: no {part} case in it. Run preprocess.py again.")
@@ -45,8 +45,8 @@ def load_cases(config: Config, part: str) -> list[Case]:
 
 
 def case_folders(config: Config, part: str) -> list[Path]:
-    """Folders of the prepared cases of a part. With `val_fold` train and valid are those of a patient fold, made of
-    both; test cases stay apart."""
+    """Folders of the prepared cases of a part. With `val_fold`, "train" and "valid" are the parts of a patient fold
+    made from both; test cases stay apart."""
     rows = read_table(config.prepared_dir / "cases.csv", ["case", "part"])
     names = [row["case"] for row in rows if row["part"] == part]
     if config.val_fold and part != "test":
@@ -62,7 +62,7 @@ def fold_patients(rows: Iterable[Mapping[str, str]]) -> list[str]:
 
 
 def load_case(folder: Path, transform: str) -> Case:
-    """One case of `load_cases`. Raises InputError when a file of it is gone or damaged."""
+    """A prepared case, with the intensity function `transform`. Raises InputError for a missing or damaged file."""
     if transform == "single_window" and not (folder / "single_window.nii.gz").exists():
         raise InputError(f"{folder}: no single_window.nii.gz. Run preprocess.py --plain-window into a new folder.")
     image, label = read_volume(folder / f"{transform}.nii.gz"), read_volume(folder / "label.nii.gz")
@@ -71,8 +71,8 @@ def load_case(folder: Path, transform: str) -> Case:
 
 
 class Steps(Sampler[tuple[int, int]]):
-    """(epoch, step) of one epoch. No set_epoch(): Fabric would call it with its own count, which forgets a resumed
-    run."""
+    """(epoch, step) for each step of `epoch`. No set_epoch(): Fabric would call it with its own count, which ignores
+    resuming."""
 
     def __init__(self, n_steps: int) -> None:
         self.n_steps, self.epoch = n_steps, 0
@@ -85,8 +85,8 @@ class Steps(Sampler[tuple[int, int]]):
 
 
 class PatchDataset(Dataset[dict[str, Any]]):
-    """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "drawn" (B, C), "patient" names}: one patch each
-    of different patients. What is drawn depends on the seed, the epoch, the step and nothing else."""
+    """(epoch, step) -> {"image" (B, 1, Z, Y, X), "label" (B, Z, Y, X), "drawn" (B, C), "patient" names}: one patch from
+    each of B patients, chosen by seed, epoch and step alone."""
 
     def __init__(self, cases: Sequence[Case], config: Config, rank: int = 0, world_size: int = 1) -> None:
         self.cases, self.config, self.rank, self.world_size = cases, config, rank, world_size
@@ -106,14 +106,14 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
 
 def drawn_classes(case: Case, n_classes: int) -> Floats:
-    """(C,) of 0 and 1: which classes somebody drew in a case; the background always counts."""
+    """(C,) of 0 and 1: which classes were drawn in a case; the background always is."""
     flags = np.isin(np.arange(n_classes), case["label"])
     flags[0] = True
     return flags.astype(np.float32)
 
 
 def draw_patch(case: Case, rng: np.random.Generator, config: Config) -> list[Array]:
-    """(image, label) of `patch_zyx` somewhere in the case; zeros beyond its edges."""
+    """(image, label) patches at a random place of the case; zeros beyond its edges."""
     shape, patch = case["image"].shape, config.patch_zyx
     start = [int(rng.integers(0, max(0, length - side) + 1)) for length, side in zip(shape, patch)]
     if config.augment:
@@ -126,9 +126,9 @@ def draw_patch(case: Case, rng: np.random.Generator, config: Config) -> list[Arr
 
 
 def zoomed_and_rotated(case: Case, centre: Floats, rng: np.random.Generator, config: Config) -> list[Array]:
-    """(image, label) patches around `centre` (voxels), read from the whole volume; angles are true ones, in mm."""
+    """(image, label) patches around `centre` (voxels), sampled from the whole volume; rotated in mm, not in voxels."""
     zoom, angle = rng.choice(config.zooms), np.radians(rng.uniform(-1, 1) * config.rotate_degrees)
-    first, second = rng.choice(3, 2, replace=False)  # axes of the plane that turns
+    first, second = rng.choice(3, 2, replace=False)  # axes of the plane of rotation
     rotation = np.eye(3)
     rotation[[first, second], [first, second]] = np.cos(angle)
     rotation[first, second], rotation[second, first] = -np.sin(angle), np.sin(angle)

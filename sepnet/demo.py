@@ -1,7 +1,8 @@
-"""SepNet from nothing to pictures on a phantom cohort: python demo.py
+"""The whole of SepNet on a phantom cohort, from CTs to pictures: python demo.py
 
-Small slices, a narrow network, two members; everything lands in demo/sepnet. With voxels of 4 mm some organs are
-a handful of voxels: the paper's formula of the loss finds them sooner than the authors' code, which smooths with 22.
+Small slices, a narrow network, two members; everything is written to demo/sepnet. At 4 mm some organs have only a
+handful of voxels: the loss as the paper writes it finds them sooner than that of the authors' code, which smooths by
+22.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from shared_data.settings import parse_options
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path = ROOT / "demo" / "sepnet"  # the default is made anew; another must be empty
+    folder: Path = ROOT / "demo" / "sepnet"  # the default is emptied first; any other must be empty
     patients: int = 20  # phantom patients: 16 to train on, 4 to score
     epochs: int = 12  # of 30 updates, for each member
     size: int = 48  # pixels along x and y, divisible by 16

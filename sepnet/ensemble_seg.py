@@ -1,6 +1,6 @@
 """Several models -> one: python ensemble_seg.py --results-dir ../runs/sepnet/results
 
-Takes every <results>/<member>/<patient>/probability.npz of segmentation.py; writes
+Reads every <results>/<member>/<patient>/probability.npz of segmentation.py; writes
 <results>/ensemble/<patient>/segmentation.nii.gz.
 """
 import zipfile
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def member_folders(results_dir: Path, patient: str) -> list[Path]:
-    """<member>/<patient> folders that hold a segmentation, without the ensemble's. Raises InputError for none."""
+    """The <member>/<patient> folders with a segmentation, except the ensemble's. Raises InputError if there is none."""
     found = sorted(path.parent for path in results_dir.glob(f"*/{patient}/segmentation.nii.gz")
                    if path.parent.parent.name != "ensemble")
     if not found:
@@ -37,7 +37,7 @@ def member_folders(results_dir: Path, patient: str) -> list[Path]:
 
 
 def read_probability(path: Path) -> Array:
-    """The array (class, z, y, x) of a probability.npz."""
+    """The array (class, z, y, x) in a probability.npz. Raises InputError for a missing or damaged file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["probability"]
@@ -48,7 +48,7 @@ def read_probability(path: Path) -> Array:
 
 
 def fuse(scores: Iterable[Array]) -> Labels:
-    """Arg-max over classes of the members' summed scores (class, ...), each truncated to whole numbers (authors)."""
+    """Arg-max over classes of the members' summed scores (class, ...), each truncated to integers (authors)."""
     return reduce(np.add, (score.astype(np.int32) for score in scores)).argmax(0).astype(np.uint8)
 
 

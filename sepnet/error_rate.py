@@ -1,6 +1,6 @@
 """Error rate per level of uncertainty: python error_rate.py --results-dir ../runs/sepnet/results
 
-Takes the members' and the ensemble's segmentations and the references; writes <results>/error_rate.csv and .png.
+Reads the segmentations of members and ensemble, and the references; writes <results>/error_rate.csv and .png.
 """
 from collections import Counter
 from collections.abc import Sequence

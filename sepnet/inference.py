@@ -1,4 +1,4 @@
-"""The networks over a CT, window by window."""
+"""Run networks over a CT, window by window."""
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -13,7 +13,7 @@ from shared_torch.engines import Compiled, Engine, Network, choose_engine
 
 
 def ready(network: EncoderDecoder, engine: Engine, config: Config, device: torch.device) -> Network:
-    """A network for `predict_slices`: on the device, or compiled by the `Engine`."""
+    """A network for `predict_slices`: moved to the device, or compiled by OpenVINO."""
     if choose_engine(engine, device.type) == "torch":
         return network.to(device)
     compiled = Compiled(partial(torch.jit.trace, network, torch.zeros(1, 1, 16, 16, 16), check_trace=False),
@@ -22,17 +22,17 @@ def ready(network: EncoderDecoder, engine: Engine, config: Config, device: torch
 
 
 def window_starts(depth: int, window: int, step: int) -> list[int]:
-    """First slices of the windows: `step` apart, the last one flush with the end (authors)."""
+    """First slices of the windows: `step` apart, the last window flush with the end (authors)."""
     return [*range(0, depth - window, step), max(0, depth - window)]
 
 
 @torch.inference_mode()
 def predict_slices(network: Network, volume_zyx: Floats, config: Config, device: torch.device, step: int | None = None,
                    progress: Progress = iter) -> Iterator[torch.Tensor]:
-    """Yield (C, n, Y, X) probabilities, summed over windows and not divided, for all slices in runs of n, in order.
+    """Yield probabilities (C, n, Y, X), summed over windows but not divided, of runs of n slices, in order.
 
-    Only the slices under the current windows are in memory. step: slices between windows (config.window_step);
-    progress: wraps the batches of windows, tqdm say.
+    Only the slices under the current windows are in memory. step: slices between windows, by default
+    config.window_step; progress: wraps the batches of windows, e.g. in a progress bar.
     """
     depth, window = len(volume_zyx), config.window_slices
     volume = torch.from_numpy(np.pad(volume_zyx, [(0, max(0, window - depth)), (0, 0), (0, 0)]))
@@ -54,11 +54,10 @@ def predict_slices(network: Network, volume_zyx: Floats, config: Config, device:
 def segment(networks: Sequence[Network], volumes: Sequence[Floats], config: Config, device: torch.device,
             step: int | None = None, progress: Progress = iter,
             look: Callable[[Floats], object] | None = None) -> tuple[Labels, Labels]:
-    """Fuse networks, each with its own volume (z, y, x) of the same CT, slice by slice; look: gets the mean
-    probabilities (C, n, Y, X) of the next n slices, in order.
+    """Fuse networks slice by slice, each with its own volume (z, y, x) of the same CT.
 
-    Returns (labels (z, y, x): arg-max of the summed probabilities, votes (networks, z, y, x): each one's own
-    arg-max), both uint8.
+    look: called with the mean probabilities (C, n, Y, X) of each run of n slices, in order. Returns (labels (z, y, x):
+    arg-max of the summed probabilities; votes (networks, z, y, x): arg-max of each network), both uint8.
     """
     labels, votes = [], []
     streams = [predict_slices(network, volume, config, device, step, progress if i == 0 else iter)

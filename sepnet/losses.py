@@ -1,4 +1,4 @@
-"""Losses on class probabilities (B, C, Z, Y, X) against labels (B, Z, Y, X) of class ids; class 0 is background."""
+"""Losses of class probabilities (B, C, Z, Y, X) against labels (B, Z, Y, X) of class ids; class 0 is background."""
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 class ExpDiceLoss(nn.Module):
-    """Logarithmic Dice of every class, plus the cross-entropy of the foreground, rare classes weighing more.
+    """Logarithmic Dice of every class, plus the cross-entropy of the foreground, in which rare classes weigh more.
 
-    normalisation "original" is the effective formula of the authors' code, which swaps two arguments of its Dice:
-    smoothing with the number of classes, sum over them. "paper": smoothing with 1, mean over them.
+    normalisation: "original" is what the authors' code computes, since it swaps two arguments of its Dice (smoothing by
+    the number of classes, sum over them); "paper" smooths by 1 and takes the mean over classes.
     """
 
     def __init__(self, n_classes: int, normalisation: str = "original") -> None:
@@ -25,7 +25,7 @@ class ExpDiceLoss(nn.Module):
         return self.log_dice(probabilities, onehot) + weighted_cross_entropy(probabilities, onehot)
 
     def log_dice(self, scores: Tensor, onehot: Tensor) -> Tensor:
-        """Sum or mean over the classes given, mean over samples."""
+        """Sum or mean over the classes of `scores`, mean over samples."""
         n_classes = scores.shape[1]
         smooth = n_classes if self.normalisation == "original" else 1
         overlap, total = (scores * onehot).sum((2, 3, 4)), scores.sum((2, 3, 4)) + onehot.sum((2, 3, 4))
@@ -34,7 +34,7 @@ class ExpDiceLoss(nn.Module):
 
 
 class AttentionExpDiceLoss(ExpDiceLoss):
-    """The paper's loss: probabilities p of the foreground become p exp((p - g) / alpha) first: hard voxels weigh more.
+    """The paper's loss: foreground probabilities p first become p exp((p - g) / alpha), so that hard voxels weigh more.
     """
 
     def __init__(self, n_classes: int, alpha: float = 0.5, normalisation: str = "original") -> None:
@@ -47,7 +47,7 @@ class AttentionExpDiceLoss(ExpDiceLoss):
 
 
 class SoftDiceLoss(nn.Module):
-    """1 - mean Dice over samples and classes, background included; smoothing 0.01 on each of the three sums."""
+    """1 - mean Dice over samples and classes, background included; each of its three sums is smoothed by 0.01."""
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
@@ -83,10 +83,10 @@ class FocalDiceLoss(nn.Module):
 
 
 class PartlyDrawnLoss(nn.Module):
-    """A published loss in which the background of a sample takes in the organs that nobody drew there, plus what that
-    loss lacks: logarithmic Dice and mean cross-entropy of the background.
+    """A published loss for partly drawn cases: organs that nobody drew in a sample become part of its background, and
+    the background, which the published losses leave out, gets a logarithmic Dice and a mean cross-entropy.
 
-    drawn (B, C): 1 for each class that was drawn in the sample, background included; None: all were.
+    drawn (B, C): 1 for every class that was drawn in the sample, background included; None: all were.
     """
 
     def __init__(self, published: nn.Module) -> None:
@@ -113,8 +113,9 @@ def build_loss(config: "Config") -> nn.Module:
 
 
 def merge_undrawn(probabilities: Tensor, drawn: Tensor) -> Tensor:
-    """Probabilities (B, C, Z, Y, X) in which the background has taken those of the classes whose flag in `drawn` (B, C)
-    is 0."""
+    """Probabilities (B, C, Z, Y, X) after those of the classes with flag 0 in `drawn` (B, C) were moved to the
+    background.
+    """
     undrawn = drawn[:, :, None, None, None] == 0
     others = undrawn.clone()
     others[:, 0] = True  # the background itself
@@ -123,7 +124,7 @@ def merge_undrawn(probabilities: Tensor, drawn: Tensor) -> Tensor:
 
 
 def weighted_cross_entropy(probabilities: Tensor, onehot: Tensor) -> Tensor:
-    """Cross-entropy on the foreground voxels, class c weighing sqrt(foreground / voxels of c)."""
+    """Cross-entropy of the foreground voxels; class c is weighted by sqrt(foreground / voxels of c)."""
     foreground = onehot[:, 1:]
     voxels = foreground.sum((2, 3, 4)) + 1  # (B, C - 1)
     weight = (voxels.sum() / voxels.sum(0)).sqrt()

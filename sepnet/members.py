@@ -1,4 +1,4 @@
-"""The networks that are asked together, and the cases they are asked about."""
+"""The members of an ensemble, and the prepared cases they are run on."""
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared_results.ensembles import check_alike, find_members
 from shared_torch.devices import choose_device, choose_precision
 from shared_torch.engines import Engine, Network
 
-# Settings that decide which grid a network sees; members must agree on them, windows and classes included.
+# Settings that determine the grid, windows and classes of a network; members must agree on them.
 GRID = ("organs", "crop_size", "resample", "spacing_zyx", "window_slices")
 
 
@@ -27,7 +27,7 @@ class ChainOptions:
 
     prepared_dir: Path = ROOT / "data" / "prepared" / "sepnet"  # made by preprocess.py
     results_dir: Path = ROOT / "runs" / "sepnet" / "results"  # <member>/<patient>/..., ensemble/<patient>/...
-    split: Literal["valid", "train", "test"] = "valid"  # which cases
+    split: Literal["valid", "train", "test"] = "valid"  # which prepared cases
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class NetworkOptions:
     """Options of every script that runs networks."""
 
     window_step: int | None = None  # slices between windows; unset: the checkpoint's (2)
-    window_batch: int | None = None  # windows in one pass; unset: the checkpoint's (1)
+    window_batch: int | None = None  # windows per forward pass; unset: the checkpoint's (1)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
     precision: Precision = "32-true"  # 16-mixed: for GPUs
@@ -43,7 +43,8 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class Members:
-    """names, networks (on `device`), transforms and each one's Config run side by side; `config` has what they share.
+    """An ensemble: names, networks (on `device`), transforms and configs are parallel lists; `config` is what they
+    share.
     """
 
     names: list[str]
@@ -55,7 +56,7 @@ class Members:
 
 
 def find_checkpoints(run_dir: Path) -> list[Path]:
-    """best.pt of a run folder, or those of the run folders in it."""
+    """The best.pt of a run folder, or those of the run folders in it. Raises InputError if there is none."""
     found = [run_dir / "best.pt"] if (run_dir / "best.pt").exists() else sorted(run_dir.glob("*/best.pt"))
     if not found:
         raise InputError(f"{run_dir}: no best.pt in it or one level below. Train first, or name a --checkpoint.")
@@ -63,14 +64,14 @@ def find_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def find_folds(runs_dir: Path) -> list[Path]:
-    """best.pt of every fold that crossval.py left in a folder, those of several members of a fold too."""
+    """The best.pt of every fold, and of every member of a fold, in a folder of crossval.py."""
     return find_members(runs_dir, "fold*/*/best.pt", "fold*/best.pt", "*/best.pt")
 
 
 def load_members(checkpoints: Sequence[Path], options: NetworkOptions, **changes: object) -> Members:
-    """`Members` of checkpoint paths, with the NetworkOptions and `changes` to the settings they share.
+    """`Members` from checkpoint paths, with the NetworkOptions and `changes` applied to the settings they share.
 
-    Raises InputError when they do not share classes and grid.
+    Raises InputError when they differ in classes or grid.
     """
     device = choose_device(options.device)
     loaded = [load_network(path) for path in checkpoints]
@@ -102,7 +103,7 @@ def patients_of(prepared_dir: Path, split: str) -> list[str]:
 
 
 def read_case(folder: Path) -> dict[str, Any]:
-    """The case.json of a prepared case. Raises InputError when it is damaged."""
+    """The content of a prepared case's case.json. Raises InputError when it is damaged."""
     path = folder / "case.json"
     case = read_json(path)
     if not (isinstance(case, dict) and {"scan", "seen", "lps"} <= case.keys()):

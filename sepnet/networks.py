@@ -1,4 +1,4 @@
-"""SepNet and the plain 3-D U-Net it is compared with: the paper's figures."""
+"""SepNet and the plain 3-D U-Net that the paper compares it with."""
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def build_network(config: "Config") -> "EncoderDecoder":
-    """The network of a `Config`."""
+    """The network that a `Config` describes."""
     shape: dict[str, Any] = {"n_classes": config.n_classes, "base_channels": config.base_channels,
                              "dropout": config.dropout, "channel_dropout": config.channel_dropout}
     if config.network == "unet":
@@ -20,9 +20,9 @@ def build_network(config: "Config") -> "EncoderDecoder":
 
 
 class EncoderDecoder(nn.Module):
-    """Class probabilities (B, n_classes, Z, Y, X), float32, of CTs (B, 1, Z, Y, X); Z, Y, X divisible by 8.
+    """CTs (B, 1, Z, Y, X), sizes divisible by 8 -> class probabilities (B, n_classes, Z, Y, X), float32.
 
-    encoder, decoder: three stages each, highest resolution at the outside; bottom: what lies between them.
+    encoder, decoder: three stages each, in the order in which they run; bottom: the stage between them.
     """
 
     def __init__(self, encoder: Iterable[nn.Module], bottom: nn.Module, decoder: Iterable[nn.Module], width: int,
@@ -35,13 +35,13 @@ class EncoderDecoder(nn.Module):
         return self.logits(x).float().softmax(1)
 
     def logits(self, x: Tensor) -> Tensor:
-        """The same before the softmax, in the precision of the convolutions."""
+        """The output before the softmax, in the precision of the convolutions."""
         skips = []
         for stage in self.encoder:
             skips.append(stage(x))
             x = F.max_pool3d(skips[-1], 2)
         with torch.autocast(x.device.type, enabled=False):
-            # In bfloat16 on CPUs (PyTorch 2.13) a kernel of 3 over 2 slices gives gradients that are not numbers.
+            # In bfloat16 on CPUs (PyTorch 2.13) a kernel of 3 over 2 slices gives NaN gradients.
             x = self.bottom(x.float())
         for stage in self.decoder:
             up = F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
@@ -50,7 +50,7 @@ class EncoderDecoder(nn.Module):
 
 
 class SepNet(EncoderDecoder):
-    """The U-shaped network of separable blocks. separate_direction: the plane that is separated from its normal."""
+    """The U-shaped network of separable blocks. separate_direction: the plane of the in-plane convolutions."""
 
     def __init__(self, n_classes: int = 23, base_channels: int = 24, separate_direction: str = "axial",
                  dropout: float = 0.5, channel_dropout: float = 0.1) -> None:
@@ -82,7 +82,7 @@ class UNet3D(EncoderDecoder):
 
 
 class SepBlock(nn.Module):
-    """In-plane, through-plane, in-plane, in-plane convolution beside a projection of the input.
+    """In-plane, through-plane, in-plane and in-plane convolution, plus a projection of the input.
 
     (B, channels, Z, Y, X) -> (B, width, Z, Y, X).
     """
@@ -102,8 +102,8 @@ class SepBlock(nn.Module):
 
 
 class InstanceNorm(nn.InstanceNorm3d):
-    """Instance norm that keeps channels-last as it is: PyTorch's goes through the plain layout and stays there, in
-    several times the time on a CPU. Of one sample it is what batch norm does."""
+    """Instance norm that keeps the channels-last layout: PyTorch's converts to the plain layout, which takes several
+    times as long on a CPU. For a single sample it equals batch norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not x.is_contiguous(memory_format=torch.channels_last_3d) or x.is_contiguous():
@@ -113,7 +113,7 @@ class InstanceNorm(nn.InstanceNorm3d):
 
 
 def leave_out(network: EncoderDecoder, classes: Sequence[int]) -> None:
-    """Classes of an `EncoderDecoder` whose probability is 0, and stays so: no gradient reaches them."""
+    """Set the probability of classes to 0 for good, in place: no gradient reaches them."""
     last = network.classify[-1]
     assert isinstance(last, nn.Conv3d) and last.bias is not None
     with torch.no_grad():

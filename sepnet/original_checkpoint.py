@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code in our networks."""
+"""Load checkpoints of the authors' code into our networks."""
 import re
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -36,10 +36,10 @@ RENAMES = {
 def load_original_checkpoint(source: StrPath | dict[str, Any], kind: Literal["sepnet", "unet"] = "sepnet",
                              base_channels: int = 24, n_classes: int = 23,
                              separate_direction: str = "axial") -> EncoderDecoder:
-    """SepNet or UNet3D in eval mode with the weights of the authors' code.
+    """A SepNet or UNet3D in eval mode with weights from the authors' code.
 
     source: path of a `.pkl`, or a state dict, plain or under "model"; keys with or without `module.`.
-    Raises InputError naming the key when a tensor is unknown, absent or of another shape.
+    Raises InputError, naming the key, for a tensor that is unknown, missing or of another shape.
     """
     if kind not in RENAMES:
         raise InputError(f"kind {kind!r} is unknown. Valid: {', '.join(RENAMES)}.")
@@ -50,7 +50,7 @@ def load_original_checkpoint(source: StrPath | dict[str, Any], kind: Literal["se
     for key, tensor in state.items():
         ours = renamed(key, kind)
         if ours in tensors or not torch.is_tensor(tensor):
-            raise InputError(f"{where}: {key} is no tensor of {kind}, or stands there twice.")
+            raise InputError(f"{where}: {key} is not a tensor of {kind}, or occurs twice.")
         tensors[ours] = tensor
     network = (UNet3D(n_classes, base_channels) if kind == "unet"
                else SepNet(n_classes, base_channels, separate_direction))
@@ -59,9 +59,9 @@ def load_original_checkpoint(source: StrPath | dict[str, Any], kind: Literal["se
 
 
 def guess_options(state: Mapping[str, Any]) -> dict[str, Any]:
-    """{"kind", "base_channels", "n_classes", "separate_direction"} that fit an authors' state dict.
+    """{"kind", "base_channels", "n_classes", "separate_direction"} that fit a state dict of the authors.
 
-    Raises InputError when it is none of theirs.
+    Raises InputError for any other state dict.
     """
     shapes = {re.sub(r"^module\.", "", key): tuple(value.shape) for key, value in state.items()
               if torch.is_tensor(value)}
@@ -79,7 +79,7 @@ def guess_options(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(key: str, kind: str) -> str:
-    """The authors' name of a tensor -> ours."""
+    """Our name of a tensor, from the authors'."""
     for pattern, replacement in RENAMES[kind]:
         key = re.sub(pattern, replacement, key)
     return key

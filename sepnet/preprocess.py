@@ -1,11 +1,11 @@
 """Cases to training volumes: python preprocess.py --data-dir /my/HaN_OAR [--split 0.8]
 
-In: <patient>/data.nii.gz and label.nii.gz, flat (StructSeg's download; split here) or below train/, valid/ and, if
-there, test/. Instead of both a patient may have the files of a DICOM CT and its RTSTRUCT, under any names. Or, with
+In: <patient>/data.nii.gz and label.nii.gz, flat (as StructSeg is downloaded; split here) or below train/, valid/ and
+optionally test/. Instead of both files a patient may have a DICOM CT and its RTSTRUCT, under any names. Or, with
 --layout openkbp, a clone of OpenKBP.
 Out: <prepared>/{train,valid,test}/<patient>/ with multi_thresh_<1..3>.nii.gz and label.nii.gz (cropped, float32 and
 uint8, true geometry), reference.nii.gz (labels on the whole CT), case.json; and cases.csv.
-Stopped at any moment, the same command goes on. Exit code 1 when a case had to be skipped.
+The same command continues after a kill at any moment. Exit code 1 if a case had to be skipped.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -38,7 +38,7 @@ NEEDED = PARTS[:2]
 def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_settings(argv, __doc__))
     cases = find_cases(config)
-    read_rois(config.rois, config.organs)  # tells of a bad file before any case is read
+    read_rois(config.rois, config.organs)  # raises for a bad file before any case is read
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, *PARTS):
         keep_config(config, config.prepared_dir / "config.json", names_of(Volumes),
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare_cohort(cases: Sequence[tuple[str, Path]], config: Config) -> int:
-    """Prepare every case and write the table; 1 when some had to be skipped."""
+    """Prepare every case and write the table; return 1 if some had to be skipped, otherwise 0."""
     skipped, rows = {}, []
     for (part, folder), outcome in each_case(partial(prepare_case, config=config), cases, config.workers, "case",
                                              config.scheduler, config.worker_memory_gb):
@@ -73,7 +73,10 @@ def prepare_cohort(cases: Sequence[tuple[str, Path]], config: Config) -> int:
 
 
 def find_cases(config: Config) -> list[tuple[str, Path]]:
-    """[(part, folder)] in natural order; a flat cohort is split by name, the last ones being for validation."""
+    """[(part, folder)] in natural order; a flat cohort is split by name, the last ones are for validation.
+
+    Raises InputError for too few patients, and for one in two parts.
+    """
     root = config.data_dir
     if config.layout == "openkbp":
         return openkbp.find_cases(root)
@@ -81,10 +84,10 @@ def find_cases(config: Config) -> list[tuple[str, Path]]:
     if all((root / part).is_dir() for part in NEEDED):
         names = {part: subfolders(root / part) for part in PARTS if (root / part).is_dir()}
         every = [name for part in names.values() for name in part]
-        twice = {name for name in every if every.count(name) > 1}
-        if twice:
-            where = " and in ".join(part for part in names if twice & set(names[part]))
-            raise InputError(f"{root}: {', '.join(natural_sort(twice))} in {where}. Keep one of the two.")
+        repeated = {name for name in every if every.count(name) > 1}
+        if repeated:
+            where = " and in ".join(part for part in names if repeated & set(names[part]))
+            raise InputError(f"{root}: {', '.join(natural_sort(repeated))} in {where}. Keep one of the two.")
         cases = [(part, root / part / name) for part in names for name in names[part]]
     else:
         if len(patients) < 2:
@@ -96,7 +99,7 @@ def find_cases(config: Config) -> list[tuple[str, Path]]:
 
 
 def prepare_case(case: tuple[str, Path], config: Config) -> Row | Skipped:
-    """Row of cases.csv, the volumes written; or `Skipped`."""
+    """Write a case's volumes, unless that is done; return its row of cases.csv, or `Skipped`."""
     part, folder = case
     target = config.prepared_dir / part / folder.name
     try:
@@ -112,13 +115,13 @@ def prepare_case(case: tuple[str, Path], config: Config) -> Row | Skipped:
     if not done:
         facts = {"patient": folder.name, "sources": sources, "scan": geometry(ct)} | ({"notes": notes} if notes else {})
         write_case(target, to_lps(ct), to_lps(label), facts, config)
-    kept = read_json(target / "case.json")
-    return {"case": folder.name, "part": part, "slices": kept["seen"]["size_xyz"][2],
-            "labels": " ".join(map(str, kept["labels"])), "note": "; ".join(kept.get("notes", []))}
+    prepared = read_json(target / "case.json")
+    return {"case": folder.name, "part": part, "slices": prepared["seen"]["size_xyz"][2],
+            "labels": " ".join(map(str, prepared["labels"])), "note": "; ".join(prepared.get("notes", []))}
 
 
 def is_prepared(target: Path, sources: dict[str, Any]) -> bool:
-    """Whether the case's folder was written whole, from these very files."""
+    """Whether the case's folder is complete and was made from the same files."""
     try:
         return read_json(target / "case.json").get("sources") == sources
     except (InputError, OSError, AttributeError):
@@ -126,12 +129,12 @@ def is_prepared(target: Path, sources: dict[str, Any]) -> bool:
 
 
 def find_drawn(folder: Path, config: Config) -> tuple[Path, str] | None:
-    """`find_rtstruct` of a patient without a label map."""
+    """`find_rtstruct` for a patient without a label map, otherwise None."""
     return None if config.layout == "openkbp" or files_by_stem(folder, "label") else find_rtstruct(folder)
 
 
 def find_files(folder: Path, config: Config) -> list[Path]:
-    """The files of a case that are read."""
+    """The files of a case to read. Raises InputError if one is missing."""
     if config.layout == "openkbp":
         return list(openkbp.case_files(folder).values())
     return [find_file(folder, stem) for stem in ("data", "label")]
@@ -139,15 +142,15 @@ def find_files(folder: Path, config: Config) -> list[Path]:
 
 def read_case(folder: Path, files: Sequence[Path], drawn: tuple[Path, str] | None,
               config: Config) -> tuple[sitk.Image, sitk.Image, list[str]]:
-    """(CT, labels on its grid, notes) of a case."""
+    """(CT, labels on its grid, notes) of a case. Raises InputError."""
     if config.layout == "openkbp":
         ct, label, _, notes = openkbp.read_case(folder, config.organs)
         return ct, label, notes
     if drawn:
-        ct, label, organs, others = labels_of(folder, *drawn, config.organs, read_rois(config.rois))
+        ct, label, organs, ignored = labels_of(folder, *drawn, config.organs, read_rois(config.rois))
         missing = [name for name in config.organs if name not in organs]
-        return ct, label, [f"{what} {', '.join(names)}" for what, names in (("missing", missing), ("ignored", others))
-                           if names]
+        remarks = {"missing": missing, "ignored": ignored}
+        return ct, label, [f"{remark} {', '.join(names)}" for remark, names in remarks.items() if names]
     ct_path, label_path = files
     ct, label = read_ct(ct_path), read_mask(label_path, foreground=range(1, config.n_classes))
     check_same_grid(to_lps(ct), to_lps(label), label_path)
@@ -155,14 +158,14 @@ def read_case(folder: Path, files: Sequence[Path], drawn: tuple[Path, str] | Non
 
 
 def files_by_stem(folder: Path, stem: str) -> list[Path]:
-    """Files (or DICOM folders) of that name, whatever their format and case."""
+    """Files (or DICOM folders) named `stem`, in any volume format; case does not matter."""
     return [path for path in sorted(folder.iterdir())
             if path.name.lower() in {stem, *(stem + suffix for suffix in SUFFIXES)}
             and (path.is_dir() or path.name.lower() != stem)]
 
 
 def find_file(folder: Path, stem: str) -> Path:
-    """The one of them."""
+    """The only one of `files_by_stem`. Raises InputError for none or several."""
     found = files_by_stem(folder, stem)
     if len(found) != 1:
         raise InputError(f"{folder}: {len(found)} files named {stem}.nii.gz (or {' '.join(SUFFIXES[1:])}). "
@@ -171,11 +174,10 @@ def find_file(folder: Path, stem: str) -> Path:
 
 
 def write_case(target: Path, ct: sitk.Image, label: sitk.Image, facts: dict[str, Any], config: Config) -> None:
-    """Write every intensity function of one CT, its labels, and what leads back to the CT's grid."""
-    seen = network_grid(ct, config)
-    hu, crop = cropped(seen, config.crop_size, fill=-1024)
-    seen_label = network_grid(label, config, sitk.sitkNearestNeighbor, fill=0)
-    labels, _ = cropped(seen_label, config.crop_size)
+    """Write every intensity function of a CT in LPS, its labels, and the geometry that leads back to the CT's grid."""
+    resampled = network_grid(ct, config)
+    hu, crop = cropped(resampled, config.crop_size, fill=-1024)
+    labels, _ = cropped(network_grid(label, config, sitk.sitkNearestNeighbor, fill=0), config.crop_size)
     with whole_folder(target) as folder:
         for name in CONTROL_POINTS:
             if name != "single_window" or config.plain_window:
@@ -183,7 +185,7 @@ def write_case(target: Path, ct: sitk.Image, label: sitk.Image, facts: dict[str,
         write_volume(image_from(labels, crop), folder / "label.nii.gz")
         write_volume(label, folder / "reference.nii.gz")
         write_json(folder / "case.json", {
-            **facts, "lps": geometry(ct), "seen": geometry(seen),
+            **facts, "lps": geometry(ct), "seen": geometry(resampled),
             "labels": [int(value) for value in np.unique(sitk.GetArrayViewFromImage(label)) if value]})
 
 

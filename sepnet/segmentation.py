@@ -1,4 +1,4 @@
-"""One model over prepared cases: python segmentation.py [--checkpoint best.pt more.pt ...]
+"""Segment prepared cases, one model at a time: python segmentation.py [--checkpoint best.pt more.pt ...]
 
 Writes <results>/<member>/<patient>/segmentation.nii.gz, on the CT's own grid, and probability.npz: probabilities summed
 over the windows, in steps of 1/100, uint16 (class, z, y, x), on the prepared grid.
@@ -26,13 +26,13 @@ from shared_data.volume import onto_scan, write_volume
 from shared_results.ensembles import check_members_unseen
 from shared_torch.checkpoints import trained_on
 
-STEPS = 100  # of a stored probability (authors)
+STEPS = 100  # stored probabilities are multiples of 1 / STEPS (authors)
 
 
 @dataclass(frozen=True)
 class Options(NetworkOptions, ChainOptions):
-    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
-    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
+    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or a folder of run folders
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: every best.pt in --run-dir
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,14 +51,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                 network, case["image"], members.config, members.device, progress=bar)]
             probability = np.concatenate(parts, axis=1)
             folder = options.results_dir / name / patient
-            with whole_file(folder / "probability.npz") as partial_path:
-                np.savez_compressed(partial_path, probability=probability)
+            with whole_file(folder / "probability.npz") as temporary:
+                np.savez_compressed(temporary, probability=probability)
             write_segmentation(probability.argmax(0).astype(np.uint8), folder, read_case(prepared))
         print(f"{name}: {options.results_dir / name}")
 
 
 def write_segmentation(labels: Labels, folder: Path, case: dict[str, Any]) -> None:
-    """Labels on the prepared grid -> segmentation.nii.gz on the CT's own."""
+    """Write labels on the prepared grid as segmentation.nii.gz on the CT's own; case: its case.json."""
     write_volume(onto_scan(onto_lps(labels, case["seen"], case["lps"]), case["scan"]), folder / "segmentation.nii.gz")
 
 

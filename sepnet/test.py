@@ -1,6 +1,6 @@
 """Score one model or an ensemble on prepared cases: python test.py
 
---run-dir: a run folder, or one that holds the members' run folders. Runs segmentation, ensemble, uncertainty and error
+--run-dir: a run folder, or the folder of the members' run folders. Runs segmentation, ensemble, uncertainty and error
 rates in memory. Writes to the output folder: organs.csv and .png, cases.csv, summary.json, calibration.csv and .png,
 error_rate.csv and .png, predictions/, overlays/, viewer/, report.html.
 """
@@ -47,21 +47,21 @@ from shared_results.viewer import View, viewer_pages, write_viewer
 from shared_torch.checkpoints import trained_on
 
 SCORES = ("dice", "hd95_mm", "assd_mm")
-AIR_HU = -1024  # around what the network saw, in the viewer
+AIR_HU = -1024  # in the viewer, outside the network's crop
 
 
 @dataclass(frozen=True)
 class Options(EnsembleOptions, OrganPoint, NetworkOptions, ScoringOptions):
-    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or one of run folders
-    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: each best.pt of --run-dir
-    prepared_dir: Path | None = None  # unset: where the first checkpoint was trained
+    run_dir: Path = ROOT / "runs" / "sepnet" / "sepnet"  # a run folder, or a folder of run folders
+    checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; unset: every best.pt in --run-dir
+    prepared_dir: Path | None = None  # prepared cohort; unset: the one that the first checkpoint was trained on
     split: Literal["valid", "train", "test"] = "valid"  # which cases
     output_dir: Path | None = None  # unset: <run folder>/<split>
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filled(Options):
-    """Options in which nothing of this is unset any more."""
+    """Options after the unset ones among these have been filled in."""
 
     checkpoint: tuple[Path, ...]
     prepared_dir: Path
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = with_members(options, find_folds)
     checkpoints = options.checkpoint or tuple(find_checkpoints(options.run_dir))
     members = load_members(checkpoints, options)
-    smallest_of_each(options, members.config.organs, METHOD)  # refused now, not when a case is done
+    smallest_of_each(options, members.config.organs, METHOD)  # raises now, not after the first case
     prepared = options.prepared_dir or members.config.prepared_dir
     options = Filled(**vars(replace(options, checkpoint=checkpoints, prepared_dir=prepared,
                                     output_dir=options.output_dir or options.run_dir / options.split)))
@@ -101,9 +101,11 @@ def load(options: Filled) -> Members:
 
 
 def score_patient(folder: Path, members: Members, options: Filled) -> tuple[Any, ...]:
-    """(rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of the
-    votes, `histogram` of each organ's probabilities, rows of sweep.csv if it is asked); the prediction, its uncertainty
-    and a picture are written."""
+    """Predict and score a case; write the prediction, its uncertainty, a picture and a viewer page.
+
+    Returns (rows of organs.csv, which classes fill more than half of the case, voxels and wrong voxels of each split of
+    the votes, `histogram` of each organ's probabilities, rows of sweep.csv if wanted).
+    """
     patient, case = folder.name, read_case(folder)
     loaded = {name: load_case(folder, name) for name in set(members.transforms)}
     images = [loaded[name]["image"] for name in members.transforms]
@@ -111,8 +113,8 @@ def score_patient(folder: Path, members: Members, options: Filled) -> tuple[Any,
     truth = loaded[members.transforms[0]]["label"]
     forecasts = Forecasts(truth, members.config.n_classes)
     labels, votes = segment(members.networks, images, members.config, members.device, progress=bar, look=forecasts.look)
-    back = partial(onto_lps, seen=case["seen"], lps=case["lps"])
-    prediction = back(labels)
+    to_ct = partial(onto_lps, network_grid=case["seen"], ct_grid=case["lps"])
+    prediction = to_ct(labels)
     image = read_volume(folder / "reference.nii.gz")
     reference = sitk.GetArrayFromImage(image)
     voxel_ml = math.prod(image.GetSpacing()) / 1000
@@ -121,22 +123,22 @@ def score_patient(folder: Path, members: Members, options: Filled) -> tuple[Any,
     prediction = without_islands(prediction, voxel_ml, smallest_ml)
     labels = without_islands(labels, math.prod(case["seen"]["spacing_xyz"]) / 1000, smallest_ml)  # of the picture
     voxels, wrong = Counter[str](), Counter[str]()
-    count_errors(np.stack([back(vote) for vote in votes]), prediction != reference, voxels, wrong)
+    count_errors(np.stack([to_ct(vote) for vote in votes]), prediction != reference, voxels, wrong)
     write_volume(onto_scan(prediction, case["scan"]), options.output_dir / "predictions" / f"{patient}.nii.gz")
     entropy = vote_entropy(votes) if len(votes) > 1 else None
-    if entropy is not None:
-        write_volume(onto_scan(back(entropy), case["scan"]),
+    entropy_on_ct = None if entropy is None else to_ct(entropy)
+    if entropy_on_ct is not None:
+        write_volume(onto_scan(entropy_on_ct, case["scan"]),
                      options.output_dir / "predictions" / f"{patient}_uncertainty.nii.gz")
     save_picture(options.output_dir / "overlays" / f"{patient}.png",
                  case_sheet(images[0], {"reference": truth, "prediction": labels}, members.config.classes, entropy))
     rows = score_organs(patient, reference, prediction, image.GetSpacing(), members.config.classes)
-    on_ct = None if entropy is None else back(entropy)
     hu = hu_of(images[0], members.configs[0].control_points(members.transforms[0]))
     write_viewer(options.output_dir, patient, View(
-        back(hu - AIR_HU) + AIR_HU, image.GetSpacing()[::-1], dict(enumerate(members.config.organs, 1)), prediction,
-        reference, on_ct, absent_is_undrawn=True))
-    if on_ct is not None:
-        of_organ = disagreement(on_ct, prediction, [row["label"] for row in rows])
+        to_ct(hu - AIR_HU) + AIR_HU, image.GetSpacing()[::-1], dict(enumerate(members.config.organs, 1)), prediction,
+        reference, entropy_on_ct, absent_is_undrawn=True))
+    if entropy_on_ct is not None:
+        of_organ = disagreement(entropy_on_ct, prediction, [row["label"] for row in rows])
         rows = [row | of_organ[row["label"]] for row in rows]
     return (rows, overgrown(prediction, members.config.n_classes), voxels, wrong,
             drawn_alone(forecasts.histograms), [{"case": patient, **row} for row in swept])
@@ -144,7 +146,7 @@ def score_patient(folder: Path, members: Members, options: Filled) -> tuple[Any,
 
 def score_organs(patient: str, reference: Labels, prediction: Labels, spacing_xyz: Sequence[float],
                  classes: Sequence[str]) -> list[Row]:
-    """One row per organ; absent on both sides: "absent", its scores NaN."""
+    """One row of organs.csv per organ; one that is absent on both sides is "absent", its scores are NaN."""
     rows = []
     for label, organ in enumerate(classes[1:], 1):
         truth, found = reference == label, prediction == label
@@ -158,9 +160,9 @@ def score_organs(patient: str, reference: Labels, prediction: Labels, spacing_xy
 
 
 def without_undrawn(rows: Sequence[Row], config: Config) -> list[Row]:
-    """The same rows; an organ that a reference lacks was drawn by nobody there, and has no Dice where it was found.
+    """The same rows, but with Dice NaN for organs that the case's reference lacks: nobody drew them there.
 
-    undrawn "original": only where no reference has it.
+    With undrawn "original" only for organs that no reference has.
     """
     drawn = {row["label"] for row in rows if row["reference_ml"]} if config.undrawn == "original" else ()
     return [row if row["reference_ml"] or row["label"] in drawn else {**row, "dice": math.nan} for row in rows]
@@ -168,6 +170,8 @@ def without_undrawn(rows: Sequence[Row], config: Config) -> list[Row]:
 
 def write_results(options: Filled, members: Members, patients: Sequence[str], organs: Sequence[Row],
                   errors: Sequence[Row], forecasts: Sequence[Floats], notes: Sequence[str]) -> None:
+    """Write tables, pictures and report. organs: rows of `score_organs`; errors: `error_table`; forecasts: a
+    `histogram` per case."""
     out = options.output_dir
     calibration = write_calibration(out, forecasts, members.config.classes[1:])
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
@@ -198,24 +202,25 @@ def write_results(options: Filled, members: Members, patients: Sequence[str], or
     write_report(out / "report.html", f"SepNet, {options.split} cases of {options.prepared_dir.name}", [
         f"{len(patients)} cases, {len(members.names)} members: {', '.join(members.names)}.",
         "Dice, HD95 and ASSD (mm, the CT's spacing) on the whole CT. An organ that a reference lacks was not drawn "
-        "there: it enters no mean; false: in how many such cases it was found all the same. "
-        "Distances are undefined where one side is empty: n_distance counts the others.",
+        "there and enters no mean; false: in how many such cases it was found all the same. "
+        "Distances are undefined if one side is empty; n_distance counts the other cases.",
         f"Absent everywhere: {', '.join(absent) or 'none'}. Weighted: the challenge's weights, organs without a score "
         "left out.", NOTE + UNDRAWN_NOTE, *notes],
         {"Overall": [overall], "Organs": by_organ, "Calibration": calibration, "Error rate by vote": errors,
          "Cases": cases, "Organs of each case": organs}, figures, viewer_pages(out, patients))
     shown = "  ".join(f"{name} {value:.4f}" for name, value in overall.items())
-    print(*notes, sep="\n", end="\n" * bool(notes))
+    for note in notes:
+        print(note)
     print(f"{shown}{'  absent: ' + ', '.join(absent) if absent else ''}")
     print(f"report: {out / 'report.html'}")
 
 
 def summarise_organ(rows: Sequence[Row]) -> Row:
-    """Mean and standard deviation over the cases where a score is finite, and how many those are."""
+    """An organ's means and standard deviations over the cases with finite scores, and how many those are."""
     states = Counter(row["found"] for row in rows)
+    n_drawn = states["both"] + states["missed"]
     summary = {"label": rows[0]["label"], "organ": rows[0]["organ"],
-               "found": f"{states['both']} of {states['both'] + states['missed']}"
-               if states["both"] + states["missed"] else "absent"}
+               "found": f"{states['both']} of {n_drawn}" if n_drawn else "absent"}
     for name in SCORES:
         scores = spread([row[name] for row in rows])
         summary |= {name: scores["mean"], f"{name}_std": scores["std"]}
@@ -224,7 +229,7 @@ def summarise_organ(rows: Sequence[Row]) -> Row:
 
 
 def weighted_scores(by_organ: Sequence[Row], weights: Sequence[float]) -> dict[str, float]:
-    """Weighted mean Dice and HD95 (the challenge's), over the organs that have a score."""
+    """The challenge's weighted means of Dice and HD95, over the organs that have a score."""
     scores = {}
     for name in ("dice", "hd95_mm"):
         pairs = [(row[name], weights[row["label"] - 1]) for row in by_organ if math.isfinite(row[name])]
@@ -234,5 +239,5 @@ def weighted_scores(by_organ: Sequence[Row], weights: Sequence[float]) -> dict[s
 
 
 if __name__ == "__main__":
-    from sepnet import test as module  # under the name by which other processes find what it hands them
+    from sepnet import test as module  # imported by name, so that other processes can unpickle its functions
     run_script(module.main)

@@ -1,7 +1,7 @@
 """Train one member: python train.py --transform multi_thresh_1 --alpha 0.5 [--resume]; all six: --all-members
 
 Writes to the run folder: config.json, history.csv, curves.png, tensorboard/, last.pt, best.pt.
---all-members makes a run folder for each of the six below --run-dir (unset: runs/sepnet/<network>).
+--all-members makes a run folder for each of the six in --run-dir (unset: runs/sepnet/<network>).
 """
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -39,7 +39,7 @@ from shared_torch.loss_watch import LossWatch
 
 @dataclass(frozen=True)
 class Options(Train):
-    config: Path | None = None  # an INI file of the authors (config/train.txt); other options override it
+    config: Path | None = None  # INI file of the authors (config/train.txt); other options override it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,25 +51,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def member_settings(given: Values) -> list[Values]:
-    """[the settings of each member's run]: the six of the ensemble with `all_members`, otherwise one."""
+    """The settings of each member's run: of the six with `all_members`, otherwise of one."""
     given = dict(given)
     if not given.pop("all_members", False):
         return [given]
-    apart = {name: value for name, value in given.items() if name != "weights"}  # as many as the cases have organs
-    folder = given.get("run_dir") or build(Config, apart).run_dir.parent
+    folder = given.get("run_dir") or default_run_dir(given).parent
     members = [{**given, "transform": transform, "alpha": alpha, "run_dir": folder / f"{transform}_alpha{alpha:g}"}
                for transform, alpha in MEMBERS]
     return [member if (member["run_dir"] / "last.pt").exists() else {**member, "resume": False} for member in members]
 
 
+def default_run_dir(given: Values) -> Path:
+    """The run folder of the options given, whatever the organs: their number is known from the prepared cases only."""
+    return build(Config, {name: value for name, value in given.items() if name != "weights"}).run_dir
+
+
 def read_settings(given: Values) -> Config:
-    """The Config of a member's run."""
+    """The Config of a run: from the options given, or with `resume` from its last checkpoint. Raises InputError."""
     return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
                            names_of(Volumes), ("weights",))
 
 
 def is_finished(config: Config) -> bool:
-    """Whether a run that can go on has nothing left to do."""
+    """Whether a run with a last checkpoint has nothing left to do."""
     return len(load_checkpoint(config.run_dir / "last.pt")["history"]) >= config.epochs
 
 
@@ -84,7 +88,7 @@ def train(config: Config) -> None:
 
 
 def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
-    """From the start or from last.pt."""
+    """Train all epochs, from the start or from last.pt."""
     if fabric.is_global_zero:
         clear_partials(config.run_dir)
         check_free_space(config.run_dir, 200e6)
@@ -103,14 +107,14 @@ def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
     model, optimizer = fabric.setup(model, torch.optim.Adam(model.parameters(), lr=config.lr,
                                                             weight_decay=config.weight_decay))
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, config.lr_every, config.lr_factor)
-    history, best_dice, seen = [], -1.0, {case["patient"] for case in patches.cases}
+    history, best_dice, trained_on = [], -1.0, {case["patient"] for case in patches.cases}
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice = state["history"], state["best_dice"]
-        seen |= set(state.get("trained_on", []))
+        trained_on |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
@@ -118,7 +122,7 @@ def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
 
     while len(history) < config.epochs:
         epoch = len(history)
-        fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
+        fabric.seed_everything(config.seed + epoch, verbose=False)  # the same random numbers in a resumed run
         sampler.epoch = epoch
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
         row["loss"] = train_one_epoch(fabric, model, optimizer, loss_function, loader,
@@ -133,7 +137,7 @@ def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
         if fabric.is_global_zero:
             state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                      "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice,
-                     "trained_on": natural_sort(seen)}
+                     "trained_on": natural_sort(trained_on)}
             save_epoch(config, state, is_best, board)
         fabric.barrier()
     if fabric.is_global_zero:
@@ -142,9 +146,12 @@ def train_all_epochs(config: Config, fabric: Fabric, precision: Chosen) -> None:
 
 
 def leave_out_untaught(network: EncoderDecoder, drawn: Sequence[Floats], config: Config) -> list[str]:
-    """Organs that no training case has never come out of a new network: nothing tells them from the background. Their
-    names. drawn: flags (C,) of each case."""
-    untaught = [c for c in range(config.n_classes) if not np.any(drawn, axis=0)[c]]
+    """`leave_out` the organs that no training case has, which nothing would tell from the background; return their
+    names.
+
+    drawn: flags (C,) of each training case. With undrawn "original" none is left out.
+    """
+    untaught = np.flatnonzero(~np.any(drawn, axis=0)).tolist()
     if config.undrawn == "original" or not untaught:
         return []
     leave_out(network, untaught)
@@ -153,7 +160,7 @@ def leave_out_untaught(network: EncoderDecoder, drawn: Sequence[Floats], config:
 
 def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim.Optimizer,
                     loss_function: torch.nn.Module, loader: Loader, name: str) -> float:
-    """One pass over the steps; the mean loss."""
+    """One pass over the steps of an epoch; returns the mean loss."""
     model.train()
     losses = []
     bar = tqdm(loader, name, unit="step", leave=False, disable=None if fabric.is_global_zero else True)
@@ -171,11 +178,13 @@ def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim
 
 
 def validate(fabric: Fabric, model: _FabricModule, cases: Sequence[Case], config: Config) -> float:
-    """Mean Dice of the organs over whole cases, each organ's mean over the cases that have it; windows of
-    `window_slices` half overlapping. The processes share the cases. Says so when a class fills more than half of a
-    case."""
+    """Mean over the organs of each one's mean Dice over the whole cases that have it, with windows that overlap by
+    half.
+
+    The processes share the cases. Prints a note when a class fills more than half of a case.
+    """
     model.eval()
-    network = model.module  # not through DDP, which wants as many calls in every process
+    network = model.module  # not through DDP, which needs equally many calls in every process
     scores = torch.zeros(len(cases), 2, config.n_classes, device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
         labels, _ = segment([network], [cases[i]["image"]], config, fabric.device, config.window_slices // 2)
@@ -183,7 +192,7 @@ def validate(fabric: Fabric, model: _FabricModule, cases: Sequence[Case], config
         scores[i] = torch.tensor([overgrown(labels, config.n_classes).astype(float).tolist(),
                                   [dice(cases[i]["label"] == c, labels == c) if drawn[c] else float("nan")
                                    for c in range(config.n_classes)]])
-    scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))  # each case is one process'
+    scores = torch.as_tensor(fabric.all_reduce(scores, reduce_op="sum"))  # only one process has scored a case
     for line in overgrown_notes(scores[:, 0].cpu().numpy(), config.classes):
         if fabric.is_global_zero:
             print(line, flush=True)
@@ -193,7 +202,7 @@ def validate(fabric: Fabric, model: _FabricModule, cases: Sequence[Case], config
 @torch.inference_mode()
 def validation_loss(fabric: Fabric, model: _FabricModule, loss_function: torch.nn.Module, cases: Sequence[Case],
                     config: Config) -> float:
-    """Mean loss of one patch of each validation case, the same every time, neither turned nor zoomed."""
+    """Mean loss over one patch of each validation case, always the same patches, without augmentation."""
     model.eval()
     losses = torch.zeros(len(cases), device=fabric.device)
     for i in range(fabric.global_rank, len(cases), fabric.world_size):
@@ -207,7 +216,7 @@ def validation_loss(fabric: Fabric, model: _FabricModule, loss_function: torch.n
 
 
 def save_epoch(config: Config, state: dict[str, Any], is_best: bool, board: SummaryWriter) -> None:
-    """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
+    """Write everything about an epoch, last.pt last, so that a kill at any moment costs at most this epoch."""
     history = state["history"]
     row = history[-1]
     if is_best:

@@ -1,7 +1,7 @@
 """Where the members disagree: python uncertainty.py --results-dir ../runs/sepnet/results
 
-Takes every <results>/<member>/<patient>/segmentation.nii.gz; writes <results>/ensemble/<patient>/uncertainty.nii.gz:
-the entropy of the members' votes (natural logarithm, float32), on the CT's own grid.
+Reads every <results>/<member>/<patient>/segmentation.nii.gz; writes <results>/ensemble/<patient>/uncertainty.nii.gz:
+the entropy of the members' votes (in nats, float32) on the CT's own grid.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_votes(results_dir: Path, patient: str) -> tuple[Labels, Geometry]:
-    """(votes (members, z, y, x), geometry) of the members' segmentations, as stored."""
+    """(votes (members, z, y, x), their geometry): the members' segmentations as stored. Raises InputError."""
     paths = [folder / "segmentation.nii.gz" for folder in member_folders(results_dir, patient)]
     images = [read_volume(path) for path in paths]
     for image, path in zip(images, paths):

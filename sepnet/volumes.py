@@ -1,4 +1,4 @@
-"""From a CT to what the network sees, and back: segmental linear functions, resampling, centre crop."""
+"""From a CT to the network's input and back: piecewise-linear intensity functions, resampling, centre crop."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +13,7 @@ from shared_data.volume import geometry, image_from
 def segmental_linear(hu: Array, knots_hu: Sequence[float], values: Sequence[float]) -> Floats:
     """The piecewise-linear map through the points (knots_hu, values), float64 (authors).
 
-    0 below the first knot, whatever its value is; the last value from the last knot on.
+    0 below the first knot, whatever its value; the last value from the last knot on.
     """
     return np.interp(hu, knots_hu, values, left=0)
 
@@ -24,18 +24,18 @@ def transformed(hu: Array, points: Sequence[float]) -> Floats:
 
 
 def hu_of(values: Array, points: Sequence[float]) -> Floats:
-    """The HU that `transformed` made values of, float32; no less than the first point's and no more than the last's."""
+    """The inverse of `transformed`: HU, float32, limited to those of the first and the last point."""
     return np.interp(values, points[1::2], points[::2]).astype(np.float32)
 
 
 def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sitkBSpline3,
                  fill: float = -1024) -> sitk.Image:
-    """An image in LPS with the voxels the network is to see: as they are, or resampled to `spacing_zyx`."""
+    """An image in LPS on the network's grid before the crop: unchanged, or resampled to `spacing_zyx`."""
     if not config.resample:
         return image
     spacing = config.spacing_zyx[::-1]
     size = [max(2, round(n * old / new)) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing)]
-    # The outer edges of the volume stay where they are.
+    # Keeps the outer edges of the volume in place.
     origin = image.TransformContinuousIndexToPhysicalPoint(
         [(new / old - 1) / 2 for old, new in zip(image.GetSpacing(), spacing)])
     return sitk.Resample(image, size, sitk.Transform(), interpolator, origin, spacing, image.GetDirection(), fill,
@@ -43,20 +43,22 @@ def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sit
 
 
 def cropped(image: sitk.Image, size: int, fill: float = 0) -> tuple[Array, Geometry]:
-    """The centre crop of an image: (array (z, y, x), its geometry)."""
+    """(array (z, y, x), its geometry) of an image's centre crop, `size` voxels along x and y."""
     array = centre_crop(sitk.GetArrayViewFromImage(image), size, fill)
     start = [(length - size) // 2 for length in image.GetSize()[:2]]
     origin = image.TransformContinuousIndexToPhysicalPoint([*map(float, start), 0.0])
     return array, {**geometry(image), "size_xyz": [size, size, image.GetSize()[2]], "origin_xyz": list(origin)}
 
 
-def onto_lps(labels_zyx: Array, seen: Geometry, lps: Geometry) -> Array:
-    """Labels on the crop -> labels (z, y, x) on the CT's grid in LPS. seen, lps: `geometry` of the network's grid
-    before the crop, and of the CT's."""
-    labels = undo_crop(labels_zyx, seen["size_xyz"][1::-1])
-    if seen == lps:
+def onto_lps(labels_zyx: Array, network_grid: Geometry, ct_grid: Geometry) -> Array:
+    """Labels on the crop -> labels (z, y, x) on the CT's grid in LPS.
+
+    network_grid, ct_grid: `geometry` of the network's grid before the crop, and of the CT in LPS.
+    """
+    labels = undo_crop(labels_zyx, network_grid["size_xyz"][1::-1])
+    if network_grid == ct_grid:
         return labels
-    target = image_from(np.zeros(lps["size_xyz"][::-1], np.uint8), lps)
-    resampled = sitk.Resample(image_from(labels, seen), target, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
+    target = image_from(np.zeros(ct_grid["size_xyz"][::-1], np.uint8), ct_grid)
+    resampled = sitk.Resample(image_from(labels, network_grid), target, sitk.Transform(), sitk.sitkNearestNeighbor, 0,
                               sitk.sitkUnknown, True)
     return sitk.GetArrayFromImage(resampled)

@@ -1,6 +1,6 @@
-"""Checkpoints of networks: plain tensors, written whole, read without executing anything, loaded to the last tensor.
+"""Checkpoint files: written completely or not at all, checked before they are read.
 
-The framework's own calls come from the projects; nothing here imports one.
+Works for any framework: its own calls to save and load are arguments.
 """
 import io
 import warnings
@@ -14,16 +14,16 @@ from shared_data.named_types import StrPath
 
 
 def write_archive(path: StrPath, save: Callable[[BinaryIO], object]) -> None:
-    """`save(stream)` into memory, then the file at once: a kill or a full disk leaves the old one."""
+    """`save(stream)` into memory, then write the file at once: a kill or a full disk leaves the old file."""
     buffer = io.BytesIO()
     save(buffer)
-    with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+    with whole_file(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def check_archive(path: StrPath) -> None:
-    """Raise BadZipFile when a part of a zip archive does not fit its checksum; .pt files are such, and torch.load does
-    not look. Files of other kinds pass."""
+    """Raise BadZipFile when a member of a zip archive does not match its checksum; .pt files are zip archives, and
+    torch.load does not check. Other files pass."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
@@ -31,11 +31,11 @@ def check_archive(path: StrPath) -> None:
 
 
 def read_archive(path: StrPath, load: Callable[[StrPath], Any]) -> dict[str, Any]:
-    """load(path), a dict, of a checkpoint that is whole; InputError for anything else. `load` executes nothing from it.
-    """
+    """The dict that `load(path)` returns; `load` must execute nothing from the file. Raises InputError for a file that
+    is missing, damaged or holds something else."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle protocol of files it then refuses
+            warnings.simplefilter("ignore")  # torch's, about pickles that it refuses anyway
             check_archive(path)
             loaded = load(path)
     except FileNotFoundError:
@@ -52,7 +52,7 @@ def read_archive(path: StrPath, load: Callable[[StrPath], Any]) -> dict[str, Any
 
 
 def check_origin(state: dict[str, Any], project: str, path: StrPath) -> None:
-    """Raise InputError when the state of a checkpoint is not this project's, or holds no model with its settings."""
+    """Raise InputError when a checkpoint is not from this project, or holds no model with its settings."""
     if state.get("project") != project:
         raise InputError(f"{path}: {state.get('project', 'not one of our checkpoints')}, not {project}. "
                          "Name a checkpoint of this project.")

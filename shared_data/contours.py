@@ -1,5 +1,5 @@
-"""Masks to outlines and back, in the pixels of a plane: a pixel's centre has whole coordinates, its edges lie half a
-pixel away. Polygons are arrays (n, 2) of (x, y), closed by themselves."""
+"""Masks to outlines and back, in the pixels of a plane: a pixel's centre has integer coordinates, its edges lie half a
+pixel away. Polygons are arrays (n, 2) of (x, y); the last point is joined to the first."""
 from collections import Counter
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from skimage.measure import find_contours
 
 from shared_data.named_types import Floats, Mask
 
-ON_EDGE = 0.01  # pixels: so near to a line a pixel's centre lies on it
-INSET = 1e-3  # pixels
-SPARSE_MM = 10.0  # contours that skip slices stand for those between them up to this distance
+ON_EDGE = 0.01  # pixels: closer to a line than this, a pixel's centre lies on it
+INSET = 1e-3  # pixels by which outlines lie within the pixels' edges
+SPARSE_MM = 10.0  # up to this distance contours that skip slices also stand for the slices between
 
 
 def outlines(mask: Mask) -> list[Floats]:
-    """The polygons along the pixels' edges around a boolean plane (y, x), a hair within them: readers that round to
-    whole pixels have nothing to choose.
+    """The polygons around a boolean plane (y, x) along its pixels' edges, inset a little so that rounding to whole
+    pixels is unambiguous.
 
-    A hole is joined to what surrounds it by a line there and back (DICOM's keyhole): readers that unite polygons see it
-    as well as those that combine them by XOR.
+    A hole is joined to the polygon around it by a double line (DICOM's keyhole), so that readers which unite polygons
+    and readers which combine them by XOR both see it.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
@@ -36,10 +36,10 @@ def outlines(mask: Mask) -> list[Floats]:
 
 
 def filled(polygons: Sequence[Floats], shape_yx: tuple[int, int]) -> Mask:
-    """The boolean plane (y, x) of the pixels whose centre lies within an odd number of polygons, or on a line.
+    """The boolean plane (y, x) of the pixels whose centre lies inside an odd number of polygons, or on a line.
 
-    A polygon that is there twice counts as none. So what follows edges of pixels comes back exactly, and so does what
-    other programs draw through the centres of the outermost pixels.
+    Two equal polygons cancel. So outlines along pixel edges come back exactly, and so do those that other programs draw
+    through the centres of the outermost pixels.
     """
     plane = np.zeros(shape_yx, bool)
     polygons = _unrepeated(polygons)
@@ -53,9 +53,9 @@ def filled(polygons: Sequence[Floats], shape_yx: tuple[int, int]) -> Mask:
     if width and height:
         part = plane[first[1]:last[1], first[0]:last[0]]
         start, stop = start - first, stop - first
-        row, x, passes = _crossings(start, stop, height)
+        row, x, crosses = _crossings(start, stop, height)
         entered = np.zeros((height, width + 1), np.uint8)
-        np.add.at(entered, (row[passes], np.clip(np.ceil(x[passes]), 0, width).astype(int)), 1)
+        np.add.at(entered, (row[crosses], np.clip(np.ceil(x[crosses]), 0, width).astype(int)), 1)
         part |= np.cumsum(entered[:, :-1], axis=1, dtype=np.uint8) % 2 == 1
         _mark(part, row, x)
         column, y, _ = _crossings(start[:, ::-1], stop[:, ::-1], width)
@@ -64,10 +64,10 @@ def filled(polygons: Sequence[Floats], shape_yx: tuple[int, int]) -> Mask:
 
 
 def slabs(planes: Floats, spacing_mm: float) -> tuple[Floats, Floats]:
-    """(low, high): the stretch along the normal that each contoured plane stands for; planes: sorted, in slices.
+    """(low, high): the extent along the normal that each contoured plane stands for; planes: sorted, in slices.
 
-    Half-way to the next plane where that lies in the next slice, or where planes follow each other at this distance
-    (contours on every other slice, or on slices of another series); elsewhere half a slice.
+    It ends half-way to the next plane if that lies in the adjacent slice, or if planes repeat at that distance
+    (contours on every other slice, or on slices of another series); otherwise half a slice away.
     """
     gaps = np.diff(planes)
     alike = np.abs(np.diff(gaps)) < 0.1 * gaps[1:]
@@ -80,15 +80,15 @@ def slabs(planes: Floats, spacing_mm: float) -> tuple[Floats, Floats]:
 
 
 def _inset(polygon):
-    """What `find_contours` goes round lies left of each edge, if y points up; every edge is moved there."""
-    edges = np.sign(np.roll(polygon, -1, axis=0) - polygon)  # along x and y in turns
+    """Every edge moved inwards: with y up, `find_contours` keeps the inside on the left of each edge."""
+    edges = np.sign(np.roll(polygon, -1, axis=0) - polygon)  # alternately along x and y
     inwards = np.stack([-edges[:, 1], edges[:, 0]], axis=1)
     return polygon + INSET * (inwards + np.roll(inwards, 1, axis=0))
 
 
 def _with_keyholes(polygons):
-    """The polygons of `find_contours`, whose holes turn the other way, with every hole joined to the next edge left of
-    its leftmost corner: that belongs to what surrounds it, or to a hole that was joined before."""
+    """The polygons of `find_contours` with its holes, which run the other way round, joined to the nearest edge left of
+    their leftmost corner: it belongs to the polygon around the hole, or to a hole that is already joined."""
     whole = [polygon for polygon in polygons if _area(polygon) > 0]
     holes = [np.roll(polygon, -polygon[:, 0].argmin(), axis=0) for polygon in polygons if _area(polygon) < 0]
     for hole in sorted(holes, key=lambda hole: hole[0, 0]):
@@ -101,7 +101,7 @@ def _with_keyholes(polygons):
 
 
 def _vertical_edges(polygon, x, y):
-    """Numbers of the edges along y that lie left of a place, at its height."""
+    """Indices of the edges along y that lie left of (x, y) at its height."""
     following = np.roll(polygon, -1, axis=0)
     low, high = np.minimum(polygon, following), np.maximum(polygon, following)
     return np.flatnonzero((low[:, 0] == high[:, 0]) & (low[:, 0] < x) & (low[:, 1] <= y) & (y <= high[:, 1]))
@@ -113,27 +113,27 @@ def _area(polygon):
 
 
 def _unrepeated(polygons):
-    """The polygons without those that cancel each other, whatever corner they begin with."""
+    """The polygons without pairs of equal ones, whatever corner they begin with."""
     keys = [polygon[np.lexsort(polygon.T)].tobytes() for polygon in polygons]
     odd = {key for key, count in Counter(keys).items() if count % 2}
     return list({key: polygon for key, polygon in zip(keys, polygons) if key in odd}.values())
 
 
 def _crossings(start, stop, n_lines):
-    """Where edges meet the lines y = 0 .. n_lines - 1: (line, x, whether the edge passes it: its lower end counts, its
-    upper one does not)."""
+    """Where edges meet the lines y = 0 .. n_lines - 1: (line, x, whether the edge crosses it; its lower end counts, its
+    upper end does not)."""
     low, high = np.minimum(start[:, 1], stop[:, 1]), np.maximum(start[:, 1], stop[:, 1])
     first = np.clip(np.ceil(low - ON_EDGE), 0, n_lines).astype(int)
     count = np.clip(np.floor(high + ON_EDGE) + 1, first, n_lines).astype(int) - first
     edge = np.repeat(np.arange(len(start)), count)
     line = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count)
-    way = (stop - start)[edge]
-    share = np.divide(line - start[edge, 1], way[:, 1], out=np.zeros(len(edge)), where=way[:, 1] != 0)
-    return line, start[edge, 0] + np.clip(share, 0, 1) * way[:, 0], (low[edge] <= line) & (line < high[edge])
+    direction = (stop - start)[edge]
+    share = np.divide(line - start[edge, 1], direction[:, 1], out=np.zeros(len(edge)), where=direction[:, 1] != 0)
+    return line, start[edge, 0] + np.clip(share, 0, 1) * direction[:, 0], (low[edge] <= line) & (line < high[edge])
 
 
 def _mark(plane, line, place):
-    """Set the pixels (line, place) whose centre is at the place."""
-    near = np.round(place).astype(int)
-    there = (np.abs(place - near) <= ON_EDGE) & (near >= 0) & (near < plane.shape[1])
-    plane[line[there], near[there]] = True
+    """Set the pixels of `plane` whose centre lies at (line, place)."""
+    nearest = np.round(place).astype(int)
+    on_edge = (np.abs(place - nearest) <= ON_EDGE) & (nearest >= 0) & (nearest < plane.shape[1])
+    plane[line[on_edge], nearest[on_edge]] = True

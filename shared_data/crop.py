@@ -1,4 +1,4 @@
-"""The centre of slices, cut out and put back; each axis about its own middle, padded where it is shorter."""
+"""Centre crops of slices and their inverse; an axis shorter than the crop is padded."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +7,7 @@ from shared_data.named_types import Array, Box
 
 
 def centre_crop(volume: Array, size: int, fill: float = 0) -> Array:
-    """The central size x size of (..., y, x); missing margins are `fill`."""
+    """The central size x size pixels of (..., y, x), padded with `fill`."""
     source, target = crop_boxes(volume.shape[-2:], size)
     cropped = np.full((*volume.shape[:-2], size, size), fill, volume.dtype)
     cropped[..., target[0], target[1]] = volume[..., source[0], source[1]]
@@ -15,7 +15,7 @@ def centre_crop(volume: Array, size: int, fill: float = 0) -> Array:
 
 
 def undo_crop(cropped: Array, shape_yx: Sequence[int]) -> Array:
-    """Put what `centre_crop` took back into slices of the old shape; 0 outside."""
+    """The inverse of `centre_crop`: (..., *shape_yx), 0 outside the crop."""
     source, target = crop_boxes(shape_yx, cropped.shape[-1])
     volume = np.zeros((*cropped.shape[:-2], *shape_yx), cropped.dtype)
     volume[..., source[0], source[1]] = cropped[..., target[0], target[1]]
@@ -23,7 +23,7 @@ def undo_crop(cropped: Array, shape_yx: Sequence[int]) -> Array:
 
 
 def crop_boxes(shape_yx: Sequence[int], size: int) -> tuple[Box, Box]:
-    """(slices in the volume, slices in the crop) that show the same voxels."""
+    """(slices of the whole plane, slices of the crop) that hold the same pixels."""
     source, target = [], []
     for length in shape_yx:
         start = (length - size) // 2  # negative: padding

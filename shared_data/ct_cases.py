@@ -1,4 +1,4 @@
-"""The CTs of a cohort, in a folder at any depth or in a CSV of paths, each with a name of its own for its results."""
+"""The CTs of a cohort, below a folder or listed in a CSV; each gets a unique name for its results."""
 import csv
 import hashlib
 import os
@@ -14,23 +14,25 @@ from shared_data.errors import InputError, one_line
 from shared_data.folds import natural_sort
 from shared_data.volume import SUFFIXES, without_suffix
 
-PATH_COLUMNS = ("path", "input", "ct", "file")  # any of these heads the column of paths
-DERIVED = ("_uncertainty", "_probability")  # what the name of an image beside a case's ends with
-LONGEST = 180  # bytes of a name
+PATH_COLUMNS = ("path", "input", "ct", "file")  # names that the column of paths may have
+DERIVED = ("_uncertainty", "_probability")  # endings of the names of images written beside a case's labels
+LONGEST = 180  # bytes a name may have
 
 
 @dataclass(frozen=True)
 class Case:
-    name: str  # of its results: printable, no two alike
+    name: str  # of its results: printable and unique
     input: Path  # its file, or the folder of its slices
     series: str | None = None  # UID, of a DICOM series
     files: tuple[Path, ...] = ()  # its slices
-    problem: str = ""  # why it cannot be used, as far as is known without reading it
+    problem: str = ""  # why it cannot be used, if that is known without reading it
 
 
 def find_cases(source: Path, output: Path) -> list[Case]:
-    """The cases of a folder or of a CSV, by name; what lies in the folder `output` is none. Raises InputError without
-    any."""
+    """The cases of a folder or a CSV in natural order, without those in the folder `output`.
+
+    Raises InputError when there is none, and when `output` holds CTs of the input.
+    """
     found = listed_cases(source) if is_list(source) else cases_below(source, source, output)
     for path in [source] if source.is_dir() else [case.input for case in found]:
         if output.resolve() in (path.resolve(), *path.resolve().parents):
@@ -47,22 +49,22 @@ def is_list(path: Path) -> bool:
 
 
 def listed_cases(table: Path) -> list[Case]:
-    """Cases of a CSV: a path in each line, or columns with a head: one of PATH_COLUMNS, `case` (names) and `series`
-    (UIDs), both optional. Paths are relative to the CSV; a folder stands for all CTs in it."""
+    """Cases of a CSV: one path per line, or a header with one of PATH_COLUMNS and, optionally, `case` (names) and
+    `series` (UIDs). Paths are relative to the CSV; a folder stands for all CTs in it."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:
             lines = [line for line in csv.reader(stream) if any(cell.strip() for cell in line)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{table}: not a CSV table ({error}).") from error
-    head = [cell.strip().lower() for cell in lines[0]] if lines else []
-    column = next((name for name in PATH_COLUMNS if name in head), None)
+    header = [cell.strip().lower() for cell in lines[0]] if lines else []
+    column = next((name for name in PATH_COLUMNS if name in header), None)
     if column is None:
-        head, column = ["path"], "path"
+        header, column = ["path"], "path"
     else:
         lines = lines[1:]
-    rows = [{name: cell.strip() for name, cell in zip(head, line)} for line in lines]
+    rows = [{name: cell.strip() for name, cell in zip(header, line)} for line in lines]
     if not all(row.get(column) for row in rows):
-        raise InputError(f"{table}: a line without a path. Write the path of a CT in each.")
+        raise InputError(f"{table}: a line without a path. Every line needs the path of a CT.")
     paths = [Path(os.path.abspath(table.parent / row[column])) for row in rows]
     root = Path(os.path.commonpath([path.parent for path in paths])) if paths else table.parent
     cases = {}
@@ -74,15 +76,15 @@ def listed_cases(table: Path) -> list[Case]:
 
 def _listed(path, root, series):
     if not path.is_dir():
-        return [Case(without_suffix(_joined(path, root)), path)]  # one that is not there is told of when it is read
+        return [Case(without_suffix(_joined(path, root)), path)]  # a missing file is reported when it is read
     found = [case for case in cases_below(path, root) if series in (None, "", case.series)]
     return found or [Case(_joined(path, root), path, series, problem=(
         f"{path}: no CT {f'series {series}' if series else ''} in it. Name another."))]
 
 
 def cases_below(folder: Path, root: Path, output: Path | None = None) -> list[Case]:
-    """Cases of the files and the DICOM series in a folder, at any depth, `output` and hidden ones left out; named by
-    their paths below `root`. A damaged .dcm spoils the series around it."""
+    """Cases of the files and DICOM series in a folder at any depth, without `output` and hidden ones, named by their
+    paths below `root`. A damaged .dcm makes the series in its folder unusable."""
     files, cases = _walk(folder, root, output)
     series, damaged = defaultdict(list), defaultdict(list)
     for file in tqdm(files, desc="looking for CTs", unit="file", disable=None, leave=False):
@@ -110,27 +112,27 @@ def cases_below(folder: Path, root: Path, output: Path | None = None) -> list[Ca
 
 
 def _walk(folder, root, output):
-    """(files, cases of the folders that cannot be listed); links are followed, each folder once."""
-    files, unreadable, seen = [], [], {output.resolve()} if output else set()
+    """(files, cases for the folders that cannot be listed); links are followed, each folder is visited once."""
+    files, unreadable, visited = [], [], {output.resolve()} if output else set()
 
-    def note(error):
+    def add_unreadable(error):
         place = Path(error.filename)
         unreadable.append(Case(_joined(place, root), place, problem=one_line(error)))
 
-    for place, folders, names in os.walk(folder, onerror=note, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=add_unreadable, followlinks=True):
         real = Path(place).resolve()
-        if real in seen:
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if name[0] != ".")
         paths = [Path(place, name) for name in sorted(names) if name[0] != "."]
-        files += [path for path in paths if path.is_file() or not path.exists()]  # a link to nothing is a bad case
+        files += [path for path in paths if path.is_file() or not path.exists()]  # a dangling link is a bad case
     return files, unreadable
 
 
 def _copies(slices):
-    """The slices of one UID; by folder, if all lie at places that one folder holds: a series that was copied."""
+    """[slices] of one UID; split by folder if one folder holds all positions, since then the series was copied."""
     folders, places = defaultdict(list), defaultdict(set)
     for item in slices:
         folders[item[0].parent].append(item)
@@ -144,13 +146,13 @@ def _common_folder(slices):
 
 
 def _joined(path, root):
-    """A name for a path below a folder; for the folder itself, its own."""
+    """A name for a path at or below `root`, from its parts."""
     return "_".join(path.relative_to(root).parts) or root.resolve().name
 
 
 def told_apart(cases: Sequence[Case]) -> list[Case]:
-    """The same cases under names that fit a file and of which no two are alike, not even in their case; what had to be
-    changed, or was alike, ends with 8 digits of its path."""
+    """The same cases under valid file names that are unique regardless of case; a name that had to be changed, or was
+    not unique, ends with 8 hex digits of a hash of its path."""
     fit = ["".join(char if char.isprintable() and char not in "%/" else "_" for char in case.name).lstrip(".-")
            for case in cases]
     claimed = Counter(name.lower() + ending for name in fit for ending in ("", *DERIVED))

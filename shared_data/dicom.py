@@ -1,4 +1,4 @@
-"""One CT series out of a DICOM folder, by its tags; names of files and folders say nothing."""
+"""Find and read a CT series in a DICOM folder by its tags; file and folder names do not matter."""
 import sys
 import warnings
 from collections import defaultdict
@@ -19,34 +19,33 @@ from shared_data.mending import even, gap_after, mended
 from shared_data.named_types import StrPath
 
 NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
-# Which CT this is, for what comes later: kept with its image, under ITK's names for the tags.
+# Which CT an image comes from: kept as its metadata, under ITK's names for the tags.
 IDENTITY = {"PatientID": "0010|0020", "FrameOfReferenceUID": "0020|0052", "SeriesInstanceUID": "0020|000e"}
 TAGS = ["Modality", "ImageType", "PixelData", "SeriesNumber", "SeriesDescription", "SOPInstanceUID",
         "ReferencedFrameOfReferenceSequence", *IDENTITY, *NEEDED]
-
 
 Slice = tuple[Path, Dataset]  # (file, its header with TAGS)
 
 
 def read_dicom_series(folder: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
-    """The CT series of that UID under `folder`, or the only one, as an image in HU, slices sorted by position along
-    their normal. A tilted gantry and slices at several distances are mended, and a note says so. files: of the series,
-    where they are known already.
+    """The CT series `series` (a UID) under `folder`, or the only one, as an image in HU.
 
-    Raises InputError for no series, for several to choose from, and for repeated, missing or unequal slices.
+    Slices are sorted by position along their normal. A tilted gantry and unequal distances are mended, with a note.
+    files: those of the series, if already known. Raises InputError for no series, for several without a UID, and for
+    repeated, missing or differing slices.
     """
     return read_slices(series_slices(folder, series, files), folder, mend=True)[0]
 
 
 def series_slices(folder: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> list[Slice]:
-    """[(file, header)] of a series as of `read_dicom_series`."""
+    """[(file, header)] of the series that `read_dicom_series` would read, unsorted."""
     headers = ((file, header) for file in files if (header := read_header(file)) is not None)
     found = ct_series_of(headers) if files else find_ct_series(folder)
     return choose_series(found, folder, series)
 
 
 def choose_series(found: Mapping[str, list[Slice]], folder: StrPath, series: str | None = None) -> list[Slice]:
-    """[(file, header)] of the series of that UID, or of the only one of `find_ct_series`."""
+    """[(file, header)] of the series with that UID, or of the only one, among those of `find_ct_series`."""
     if not found:
         raise InputError(f"{folder}: no DICOM CT slices in this folder. Name a folder of slices, or a file.")
     if series in found or (series is None and len(found) == 1):
@@ -59,10 +58,10 @@ def choose_series(found: Mapping[str, list[Slice]], folder: StrPath, series: str
 
 
 def read_slices(slices: Sequence[Slice], folder: StrPath, mend: bool = False) -> tuple[sitk.Image, list[Slice]]:
-    """(image in HU, [(file, header)] from the lowest to the highest) of one series of `find_ct_series`.
+    """(image in HU, [(file, header)] sorted along the normal) of one series of `find_ct_series`.
 
-    Raises InputError as `read_dicom_series` does; `folder` names the series in it. mend: make a regular grid of slices
-    that have none, instead of refusing them; then slices of the image are not those of the list.
+    mend: resample slices that form no regular grid instead of refusing them; the slices of the image then differ from
+    those of the list. Raises InputError as `read_dicom_series` does; `folder` names the series in it.
     """
     files, places = _sorted_slices(slices, folder)
     for file in files:
@@ -70,7 +69,7 @@ def read_slices(slices: Sequence[Slice], folder: StrPath, mend: bool = False) ->
     reader, headers = sitk.ImageSeriesReader(), dict(slices)
     reader.SetFileNames([str(file) for file in files])
     try:
-        with silenced():  # ITK's own words on uneven slices
+        with silenced():  # ITK prints warnings about uneven slices
             image = reader.Execute()
     except RuntimeError as error:
         raise InputError(f"{folder}: a slice cannot be read. Fetch the series again.") from error
@@ -81,7 +80,7 @@ def read_slices(slices: Sequence[Slice], folder: StrPath, mend: bool = False) ->
     if tilted or not even(steps):
         if not mend:
             raise InputError(f"{folder}: the gantry is tilted, or slices lie at several distances. Resample the series "
-                             "to a plain grid.")
+                             "to a regular grid.")
         image, done = mended(image, places)
         print(f"note: {folder}: {done}", file=sys.stderr)
         image.SetMetaData("note", done)
@@ -93,15 +92,15 @@ def read_slices(slices: Sequence[Slice], folder: StrPath, mend: bool = False) ->
 
 
 def find_ct_series(folder: StrPath, pattern: str = "**/*") -> dict[str, list[Slice]]:
-    """{series uid: [(file, header)]} of the CT slices under `folder`; overview images are left out.
+    """{series UID: [(file, header)]} of the CT slices under `folder`; localizers are left out.
 
-    pattern: "*" looks at the files of the folder itself alone.
+    pattern: "*" considers the files directly in the folder only.
     """
     return ct_series_of(dicom_headers(folder, pattern))
 
 
 def ct_series_of(headers: Iterable[Slice]) -> dict[str, list[Slice]]:
-    """`find_ct_series` among what `dicom_headers` gives."""
+    """`find_ct_series` among the (file, header) pairs of `dicom_headers`."""
     series = defaultdict(list)
     for file, header in headers:
         if header.get("Modality") == "CT" and "LOCALIZER" not in header.get("ImageType", ""):
@@ -110,14 +109,14 @@ def ct_series_of(headers: Iterable[Slice]) -> dict[str, list[Slice]]:
 
 
 def dicom_headers(folder: StrPath, pattern: str = "**/*") -> Iterator[Slice]:
-    """(file, header with TAGS) of every DICOM file under `folder`. Raises InputError for a .dcm that is none."""
+    """(file, header with TAGS) of every DICOM file under `folder`. Raises InputError for a damaged .dcm."""
     for file in sorted(Path(folder).glob(pattern)):
         if file.is_file() and (header := read_header(file)) is not None:
             yield file, header
 
 
 def read_header(file: Path) -> Dataset | None:
-    """The header with TAGS of a DICOM file; None for another. Raises InputError for a .dcm that is none."""
+    """The header (TAGS only) of a DICOM file, None for any other file. Raises InputError for a damaged .dcm."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -134,8 +133,7 @@ def read_header(file: Path) -> Dataset | None:
 
 
 def _sorted_slices(slices, folder):
-    """Files from the lowest to the highest position, and where they lie (n, 3) from the first one on: along rows,
-    columns and the normal (mm)."""
+    """(files sorted along the normal, their offsets (n, 3) from the first along rows, columns and normal, mm)."""
     if len(slices) < 2:
         raise InputError(f"{folder}: a single slice. A whole series is needed.")
     grids = [_slice_grid(*item) for item in slices]
@@ -157,7 +155,7 @@ def _sorted_slices(slices, folder):
 
 
 def _slice_grid(file, header):
-    """[orientation (6), pixel spacing (2), rows, columns, bits] of a slice; InputError for what cannot be."""
+    """[orientation (6), pixel spacing (2), rows, columns, bits] of a slice. Raises InputError if impossible."""
     absent = [tag for tag in NEEDED if tag not in header]
     if absent:
         raise InputError(f"{file}: DICOM tag {absent[0]} is missing. Take the slice out, or fetch it again.")
@@ -168,7 +166,7 @@ def _slice_grid(file, header):
         usable = (position.shape == (3,) and spacing.shape == (2,) and np.isfinite(position).all()
                   and np.isfinite(spacing).all() and spacing.min() > 0
                   and np.allclose(axes @ axes.T, np.eye(2), atol=0.01))
-    except Exception as error:  # text for numbers, too few numbers, unknown representations
+    except Exception as error:  # text instead of numbers, too few of them, unknown representations
         raise InputError(f"{file}: its DICOM tags for position, direction or spacing cannot be read.") from error
     if not usable:
         raise InputError(f"{file}: position, direction or spacing in its DICOM tags is impossible. Fetch it again.")
@@ -179,7 +177,7 @@ def _slice_grid(file, header):
 
 
 def write_dicom_series(image: sitk.Image, folder: StrPath, modality: str = "CT") -> None:
-    """Write a 3-D image of whole numbers as one DICOM file per slice, geometry kept; for tests and trials."""
+    """Write a 3-D image of integers as one DICOM file per slice, with its geometry; for tests and phantoms."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     array, direction = sitk.GetArrayViewFromImage(image), np.reshape(image.GetDirection(), (3, 3))

@@ -1,4 +1,4 @@
-"""DICOM SEG out: labels as a segmentation of the very slices of a CT, by highdicom."""
+"""DICOM SEG out: labels as a segmentation of a CT's original slices, by highdicom."""
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ def write_seg(label_image: sitk.Image, names: Mapping[int, str], ct_files: Itera
               algorithm: str = PRODUCT, labelmap: bool = False) -> None:
     """Write the labels {label: name} of an image as a DICOM SEG of the CT series in `ct_files` (in any order).
 
-    labelmap: one plane of labels for each slice (DICOM 2024, small, not known to every reader) instead of one binary
-    plane for each label. Segments are numbered 1, 2, ... in the order of `names`. Raises InputError.
+    labelmap: one plane of labels per slice (DICOM 2024: small, but not every reader knows it) instead of one binary
+    plane per label. Segments are numbered 1, 2, ... in the order of `names`. Raises InputError as `ct_instances` does.
     """
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
@@ -39,19 +39,19 @@ def write_seg(label_image: sitk.Image, names: Mapping[int, str], ct_files: Itera
         number, name, *_coded(name, codes), "AUTOMATIC", how,
         display_color=CIELabColor.from_rgb(*COLOURS[label % len(COLOURS)].tolist()))
         for number, (label, name) in enumerate(names.items(), 1)]
-    with silenced():  # highdicom's words on an empty map, pydicom's on tags of the CT
+    with silenced():  # highdicom warns about an empty map, pydicom about tags of the CT
         segmentation = Segmentation(
             slices, numbers[stack], SegmentationTypeValues.LABELMAP if labelmap else SegmentationTypeValues.BINARY,
             segments, generate_uid(), 1, generate_uid(), 1, PRODUCT, algorithm, product_version(), "0",
             content_description="automatic, unapproved", content_label="AUTOMATIC",
             series_description=f"{algorithm}, automatic, unapproved"[:64])
     segmentation.SpecificCharacterSet = "ISO_IR 192"
-    with whole_file(path) as partial:
-        segmentation.save_as(partial)
+    with whole_file(path) as temporary:
+        segmentation.save_as(temporary)
 
 
 def _coded(name: str, codes: "Concepts") -> "tuple[Code, Code]":
-    """(category, type) of what is called so, of pydicom's SNOMED codes."""
+    """(category, type) of an organ's name, as pydicom's SNOMED codes."""
     what, _ = identity(name)
     category = codes.SCT.MorphologicallyAbnormalStructure if what == "Nodule" else codes.SCT.AnatomicalStructure
     return category, getattr(codes.SCT, what if what in SPELLINGS else "Organ")

@@ -1,4 +1,4 @@
-"""What is wrong with a file or a setting reaches the user as one line, a fault of the program with its traceback."""
+"""Errors as the user sees them: one line for a bad file or setting, a traceback for a fault of the program."""
 import errno
 import os
 import sys
@@ -11,13 +11,13 @@ from typing import NoReturn, TypeVar
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # as torch says it
-_silence = threading.RLock()  # standard error is one for all threads
+LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # torch's wording
+_stderr_lock = threading.RLock()  # all threads share standard error
 Outcome = TypeVar("Outcome")
 
 
 class InputError(Exception):
-    """A file or setting that cannot be used. The message: which, what is wrong, what to do."""
+    """A file or setting that cannot be used. The message says which one, what is wrong with it and what to do."""
 
 
 def one_line(error: BaseException) -> str:
@@ -25,40 +25,40 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}. {_advice(error.errno)}"
-    # A DataLoader worker hands on the whole traceback as the message.
+    # The message of an error in a DataLoader worker is its whole traceback.
     return " ".join(str(error).split("InputError: ")[-1].split())
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """What comes of a case that has to be left out."""
+    """The outcome of a case that had to be left out."""
 
     reason: str  # one line, for the user
-    traceback: str = ""  # of a fault of the program; somebody has to print it
+    traceback: str = ""  # of a fault of the program; `told` prints it
 
 
 def explained(error: BaseException) -> Skipped:
-    """`one_line` of any error as a reason; with the traceback, where neither a file nor a setting is to blame."""
+    """Any error as a reason to skip a case; with its traceback if neither a file nor a setting is to blame."""
     line = one_line(error)
     if isinstance(error, (InputError, OSError)):
         return Skipped(line)
     if any(word in line for word in LOST):
-        return Skipped("another process of this run ended. Its own message says why; start all again, with --resume")
+        return Skipped("another process of this run ended. See its own message, then restart them all with --resume")
     if isinstance(error, MemoryError) or "out of memory" in line:
-        return Skipped(f"out of memory: {line or 'no more to be had'}. Give it smaller batches, or more memory.")
+        return Skipped(f"out of memory: {line or 'no more to be had'}. Use smaller batches, or more memory.")
     return Skipped(f"a fault of the program, see the traceback: {type(error).__name__}: {line}",
                    "".join(traceback.format_exception(error)))
 
 
 def told(outcome: Outcome) -> Outcome:
-    """The same outcome of a case; the traceback of one that was skipped for a fault is printed on standard error."""
+    """Return the outcome of a case unchanged; if a fault made it `Skipped`, print the traceback to standard error."""
     if isinstance(outcome, Skipped):
         print(outcome.traceback, end="", file=sys.stderr)
     return outcome
 
 
 def concerns_all(error: BaseException) -> bool:
-    """Whether an error of one case will come with every other: a disk that is full, or may not be written to."""
+    """Whether what stopped one case will stop every other: a full disk, or one that may not be written to."""
     return isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN)
 
 
@@ -70,25 +70,25 @@ def _advice(number):
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Nothing written on standard error within the block is seen, not even by native code."""
-    with _silence:
-        shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)
+    """Discard what is written to standard error within the block, even by native code."""
+    with _stderr_lock:
+        stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 2)
         try:
             yield
         finally:
-            os.dup2(shown, 2)
-            os.close(shown)
-            os.close(nowhere)
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(devnull)
 
 
 def run_script(main: Callable[[], int | None]) -> NoReturn:
-    """Exit with what `main()` returns (None is 0). An error: one line, exit code 2; the traceback before it, where it
-    is a fault of the program."""
+    """Exit with the code that `main()` returns (None: 0). After an error print one line, preceded by the traceback if
+    it is a fault of the program, and exit with 2."""
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on (train.py: add --resume)", file=sys.stderr)
+        print("\nstopped; the same command continues (train.py: add --resume)", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = told(explained(error)).reason

@@ -1,4 +1,4 @@
-"""Files appear under their final name complete, or not at all."""
+"""Files and folders that appear under their final name complete or not at all; locks, JSON, CSV."""
 import csv
 import errno
 import json
@@ -22,7 +22,7 @@ MAKE_IT = "Run the step that writes it, or name another."
 
 @contextmanager
 def whole_file(path: StrPath) -> Iterator[Path]:
-    """Give a temporary path with the same suffixes; it becomes `path` when the block ends without an error."""
+    """Yield a temporary path with the same suffixes; it becomes `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
@@ -40,12 +40,12 @@ def whole_file(path: StrPath) -> Iterator[Path]:
 
 @contextmanager
 def only_run_in(folder: StrPath, *parts: StrPath) -> Iterator[None]:
-    """Hold a folder for this run; InputError when another run holds it. A killed run holds nothing.
+    """Lock a folder for this run. Raises InputError when another run holds it; a killed run holds nothing.
 
-    What killed runs, or killed workers of this one, left half written in the folder's `parts` is removed.
+    Removes what killed runs, and killed workers of this one, left half written in the subfolders `parts`.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder) / ".lock", fallback_to_soft=False)  # a soft one would outlast a killed run
+    lock = FileLock(Path(folder) / ".lock", fallback_to_soft=False)  # a soft lock would outlive a killed run
     try:
         held = lock.acquire(blocking=False)
     except Timeout:
@@ -59,21 +59,21 @@ def only_run_in(folder: StrPath, *parts: StrPath) -> Iterator[None]:
 
 
 def check_name(path: StrPath) -> None:
-    """Raise InputError for a name that is no text: ITK ends the program over it."""
+    """Raise InputError for a name that is not text: ITK would end the program."""
     if str(path).encode(errors="replace").decode() != str(path):
-        raise InputError(f"{path}: its name is no text (UTF-8). Rename it.")
+        raise InputError(f"{path}: its name is not valid UTF-8. Rename it.")
 
 
 def check_free_space(folder: StrPath, n_bytes: float) -> None:
-    """Raise OSError now rather than after the work, when `folder` has not so many bytes left."""
+    """Raise OSError now rather than after the work when the disk of `folder` has fewer bytes left."""
     if shutil.disk_usage(folder).free < n_bytes:
         raise OSError(errno.ENOSPC, f"less than {n_bytes / 1e6:.0f} MB free", str(folder))
 
 
 def write_json(path: StrPath, values: object) -> None:
-    """What JSON does not know becomes text; NaN and infinity, which no other reader takes, null."""
-    with whole_file(path) as partial:
-        partial.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str) + "\n",
+    """Write JSON; other types become text, NaN and infinity null, since they are not valid JSON."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str) + "\n",
                            encoding="utf-8")
 
 
@@ -85,8 +85,8 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: StrPath) -> Any:  # noqa: ANN401  what a file should hold, its reader knows
-    """Raises InputError when the file is absent or no JSON."""
+def read_json(path: StrPath) -> Any:  # noqa: ANN401  the caller knows what the file should hold
+    """The values in a JSON file. Raises InputError when it is absent or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -96,25 +96,25 @@ def read_json(path: StrPath) -> Any:  # noqa: ANN401  what a file should hold, i
 
 
 def write_table(path: StrPath, rows: Sequence[Row], columns: Iterable[str] = ()) -> None:
-    """CSV of a list of dicts: `columns`, which are there without a row, too, then others in order of appearance."""
+    """Write dicts as CSV: `columns` first, even without a row, then any others in order of appearance."""
     columns = list(dict.fromkeys([*columns, *(name for row in rows for name in row)]))
-    with whole_file(path) as partial, open(partial, "w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns)
         writer.writeheader()
         writer.writerows(rows)
 
 
 def read_table(path: StrPath, columns: Iterable[str]) -> list[dict[str, str]]:
-    """Rows of a CSV as dicts of strings. Raises InputError when it is absent or lacks one of `columns`."""
+    """Rows of a CSV file as dicts of strings. Raises InputError when it is absent or lacks one of `columns`."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
-            rows, there = list(reader), reader.fieldnames or []
+            rows, present = list(reader), reader.fieldnames or []
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. {MAKE_IT}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV table ({error}).") from error
-    missing = [name for name in columns if name not in there]
+    missing = [name for name in columns if name not in present]
     if missing:
         raise InputError(f"{path}: column {', '.join(missing)} is missing.")
     return rows
@@ -122,27 +122,27 @@ def read_table(path: StrPath, columns: Iterable[str]) -> list[dict[str, str]]:
 
 @contextmanager
 def whole_folder(path: StrPath) -> Iterator[Path]:
-    """Give an empty temporary folder; it becomes `path`, replacing what was there, when the block ends well."""
+    """Yield an empty temporary folder; it replaces `path` when the block ends without an error."""
     path = Path(path)
-    partial = path.parent / f".writing-{path.name}-{uuid4().hex[:8]}"  # two machines may have taken up the same case
-    partial.mkdir(parents=True)
+    temporary = path.parent / f".writing-{path.name}-{uuid4().hex[:8]}"  # two machines may be at work on the same case
+    temporary.mkdir(parents=True)
     try:
-        yield partial
+        yield temporary
         if path.exists():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        os.replace(temporary, path)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def clear_partials(folder: StrPath) -> None:
-    """Remove what a killed run left half written in `folder`."""
-    for partial in Path(folder).glob(".writing-*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    """Remove what a killed run left half written directly in `folder`."""
+    for temporary in Path(folder).glob(".writing-*"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def fresh_folder(folder: Path, default: Path) -> None:
-    """Make room for a demo: the default folder is emptied, another must be empty already."""
+    """Make room for a demo: remove the default folder; any other must be empty. Raises InputError if it is not."""
     if folder != default and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: not empty. Name a new folder.")
     shutil.rmtree(folder, ignore_errors=True)

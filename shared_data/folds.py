@@ -1,4 +1,4 @@
-"""The same patients in the same fold everywhere: by name order, without chance."""
+"""Folds by order of names, without randomness: a patient is in the same fold everywhere."""
 import re
 from collections.abc import Collection, Iterable
 
@@ -9,9 +9,13 @@ N_FOLDS = 5
 
 
 def natural_sort(names: Iterable[str]) -> list[str]:
-    """P2 before P10."""
-    return sorted(names, key=lambda name: ([(int(part), "") if part.isdecimal() else (-1, part.lower())
-                                            for part in re.split(r"(\d+)", name)], name))
+    """Sorted with the numbers in the names by value: P2 before P10."""
+    return sorted(names, key=_natural_key)
+
+
+def _natural_key(name):
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts], name
 
 
 def counted(number: int, noun: str) -> str:
@@ -20,14 +24,14 @@ def counted(number: int, noun: str) -> str:
 
 
 def hold_out(patients: Iterable[str], share: float) -> tuple[list[str], list[str]]:
-    """(the others, the held-out), the latter the last `share` of the naturally sorted names, at least one."""
+    """(remaining, held-out) patients: the last `share` of the naturally sorted names is held out, at least one."""
     patients = natural_sort(patients)
     n_held_out = max(1, round(len(patients) * share))
     return patients[:-n_held_out], patients[-n_held_out:]
 
 
 def make_folds(patients: Iterable[str], n_folds: int = N_FOLDS) -> list[list[str]]:
-    """Runs of the naturally sorted names, sizes equal or one apart; fewer folds when there are fewer patients."""
+    """Consecutive parts of the naturally sorted names, sizes equal or one apart; no more of them than patients."""
     patients = natural_sort(patients)
     n_folds = min(n_folds, len(patients))
     ends = [len(patients) * fold // n_folds for fold in range(n_folds + 1)]
@@ -35,8 +39,8 @@ def make_folds(patients: Iterable[str], n_folds: int = N_FOLDS) -> list[list[str
 
 
 def fold_numbers(patients: Collection[str], where: StrPath) -> range:
-    """The numbers of the folds, from 1. Raises InputError, naming the cohort, when training or validation would be
-    without a patient."""
+    """The numbers of the folds, from 1. Raises InputError, naming the cohort `where`, when training or validation would
+    have no patient."""
     n_folds = len(make_folds(patients))
     if n_folds < 2:
         raise InputError(f"{where}: {counted(n_folds, 'patient')} to make folds of; training and validation need one "
@@ -45,8 +49,7 @@ def fold_numbers(patients: Collection[str], where: StrPath) -> range:
 
 
 def fold_parts(patients: Collection[str], fold: int, where: StrPath) -> tuple[list[str], list[str]]:
-    """(patients that train, patients held out) in a fold counted from 1. Raises InputError for one that is not there.
-    """
+    """(training, held-out) patients of a fold; folds count from 1. Raises InputError for a fold that does not exist."""
     numbers = fold_numbers(patients, where)
     if fold not in numbers:
         raise InputError(f"--val-fold {fold}: {where} has {len(numbers)} folds, from 1.")
@@ -54,10 +57,9 @@ def fold_parts(patients: Collection[str], fold: int, where: StrPath) -> tuple[li
     return [name for number, names in zip(numbers, folds) if number != fold for name in names], folds[fold - 1]
 
 
-def check_unseen(cases: Iterable[str], seen: Iterable[str], path: StrPath) -> None:
-    """Raise InputError when a network, `path` its checkpoint, has learnt from one of the `cases` that it is to be
-    scored on; seen: names of those it learnt from."""
-    if known := natural_sort(set(cases) & set(seen)):
-        named = ", ".join(known if len(known) <= 3 else [*known[:3], "..."])
-        raise InputError(f"{path}: has learnt from {named}, which is to be scored. Take the fold that held it out, or "
-                         "train again if the cohort was prepared anew.")
+def check_unseen(cases: Iterable[str], trained_on: Iterable[str], path: StrPath) -> None:
+    """Raise InputError when the network of the checkpoint `path` is to be scored on `cases` that it was trained on."""
+    if leaked := natural_sort(set(cases) & set(trained_on)):
+        named = ", ".join(leaked if len(leaked) <= 3 else [*leaked[:3], "..."])
+        raise InputError(f"{path}: has learnt from {named}, which is to be scored. Use the fold that held it out, or "
+                         "train again if the cohort has been prepared anew.")

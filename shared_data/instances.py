@@ -1,4 +1,4 @@
-"""What derived DICOM objects need of the CT they belong to: its very slices, and the labels on each of them."""
+"""What DICOM objects derived from a CT need of it: its original slices, and the labels on each of them."""
 from collections.abc import Iterable
 from importlib.metadata import version
 
@@ -23,7 +23,10 @@ def product_version() -> str:
 
 
 def ct_instances(ct_files: Iterable[StrPath]) -> list[Dataset]:
-    """The headers of the slices of one CT series, from the lowest to the highest. Raises InputError."""
+    """The headers of the slices of one CT series, sorted along its normal.
+
+    Raises InputError for an unreadable file, a missing tag, and slices of several series.
+    """
     headers = []
     for file in ct_files:
         try:
@@ -36,14 +39,14 @@ def ct_instances(ct_files: Iterable[StrPath]) -> list[Dataset]:
             setattr(header, tag, str(header.get(tag) or ""))
         headers.append(header)
     if len({(header.SeriesInstanceUID, header.FrameOfReferenceUID) for header in headers}) != 1:
-        raise InputError(f"{len(headers)} CT files, not of one series. Name the slices of one.")
+        raise InputError(f"{len(headers)} CT files of more than one series. Name the slices of one.")
     normal = np.cross(*np.reshape(headers[0].ImageOrientationPatient, (2, 3)).astype(float))
     return sorted(headers, key=lambda header: float(np.dot(np.array(header.ImagePositionPatient, float), normal)))
 
 
 def labels_on(label_image: sitk.Image, header: Dataset) -> Labels:
-    """The labels (rows, columns) of an image at the pixels of a slice, wherever that lies: on a grid that was mended
-    or turned, those of the nearest voxels."""
+    """The labels (rows, columns) at the pixels of one CT slice; where the image has another grid (a mended or a
+    reoriented one), those of the nearest voxels."""
     row, column = np.reshape(header.ImageOrientationPatient, (2, 3)).astype(float)
     between_rows, between_columns = map(float, header.PixelSpacing)
     axes = np.stack([row, column, np.cross(row, column)], axis=1)

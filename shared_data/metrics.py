@@ -1,4 +1,4 @@
-"""Scores of label maps, thin over SimpleITK; distances in mm. Absent on both sides is NaN, never 0 or 1."""
+"""Scores of label maps, computed by SimpleITK; distances in mm. What is absent on both sides scores NaN, not 0 or 1."""
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ def dice(reference: Mask, prediction: Mask) -> float:
 
 
 def overgrown(labels: Labels, n_classes: int) -> Mask:
-    """(n_classes,) boolean: which classes, background never, fill more than half of a label map."""
+    """(n_classes,) boolean: which classes other than the background fill more than half of a label map."""
     filled = 2 * np.bincount(labels.ravel(), minlength=n_classes) > labels.size
     filled[0] = False
     return filled
@@ -29,14 +29,14 @@ def overgrown(labels: Labels, n_classes: int) -> Mask:
 def surface_distances(reference: Mask, prediction: Mask, spacing_xyz: Sequence[float]) -> dict[str, float]:
     """{"hd95_mm", "assd_mm"} of two boolean arrays (z, y, x).
 
-    HD95 is the larger of the two directed 95th percentiles; ASSD the mean over all surface voxels of both.
-    One side empty: infinite. Both: NaN.
+    HD95 is the larger of the two directed 95th percentiles, ASSD the mean over the surface voxels of both.
+    Infinite when one array is empty, NaN when both are.
     """
     if not (reference.any() and prediction.any()):
         value = math.inf if reference.any() or prediction.any() else math.nan
         return {"hd95_mm": value, "assd_mm": value}
     box = bounding_box(reference | prediction)
-    # Padded: a mask that reaches the edge of the volume has a surface there, as in MONAI.
+    # Padded, so that a mask has a surface where it reaches the edge of the volume, as in MONAI.
     of_reference, of_prediction = (_surface(np.pad(mask[box], 1), spacing_xyz) for mask in (reference, prediction))
     to_prediction = of_prediction["distance"][of_reference["voxels"]]
     to_reference = of_reference["distance"][of_prediction["voxels"]]
@@ -45,16 +45,16 @@ def surface_distances(reference: Mask, prediction: Mask, spacing_xyz: Sequence[f
 
 
 def components(mask: Mask) -> tuple[Labels, int]:
-    """Connected components (26 neighbours) of a boolean array: (labels (z, y, x), their number)."""
+    """(labels, number of them) of the connected components (26 neighbours) of a boolean array (z, y, x)."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     labels = sitk.GetArrayFromImage(sitk.ConnectedComponent(image, True))
     return labels, int(labels.max())
 
 
 def detection(reference: Mask, prediction: Mask, spacing_xyz: Sequence[float]) -> tuple[list[Row], int]:
-    """Node by node: which reference components a predicted one touches.
+    """Which components of the reference are found, that is, touched by a predicted voxel; arrays (z, y, x).
 
-    Returns ([{"node", "short_axis_mm", "volume_ml", "found"}], number of predicted components touching none).
+    Returns ([{"node", "short_axis_mm", "volume_ml", "found"}], number of predicted components that touch none).
     """
     nodes, _ = components(reference)
     predicted, n_predicted = components(prediction)
@@ -68,7 +68,7 @@ def detection(reference: Mask, prediction: Mask, spacing_xyz: Sequence[float]) -
 
 
 def detection_by_size(nodes: Sequence[Row]) -> list[Row]:
-    """Sensitivity for all nodes of `detection` and by short axis."""
+    """Sensitivity over all nodes of `detection`, and by their short axis."""
     rows = []
     for name, (low, high) in SHORT_AXIS_MM.items():
         found = [node["found"] for node in nodes if low <= node["short_axis_mm"] < high]
@@ -77,8 +77,8 @@ def detection_by_size(nodes: Sequence[Row]) -> list[Row]:
 
 
 def list_components(mask: Mask, grid: sitk.Image, entropy: Floats | None = None) -> list[Row]:
-    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of a boolean array (z, y, x) on the grid of an image in
-    LPS order, largest first. With the entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each.
+    """[{"volume_ml", "short_axis_mm", "centre_xyz_mm" (LPS)}] of the components of a boolean array (z, y, x), largest
+    first. grid: an image in LPS; entropy (z, y, x) of an ensemble's votes: adds what `disagreement` says.
     """
     spacing = grid.GetSpacing()
     labels, number = components(mask)
@@ -92,7 +92,7 @@ def list_components(mask: Mask, grid: sitk.Image, entropy: Floats | None = None)
 
 
 def spread(values: Iterable[float | None]) -> Row:
-    """{"mean", "std", "median" of the finite values, NaN for none, and "n", how many they are}"""
+    """{"mean", "std", "median", "n"} of the finite values: NaN and n 0 if there is none."""
     finite = [float(value) for value in values if value is not None and math.isfinite(value)]
     if not finite:
         return {"mean": math.nan, "std": math.nan, "median": math.nan, "n": 0}
@@ -101,13 +101,13 @@ def spread(values: Iterable[float | None]) -> Row:
 
 
 def mean(values: Iterable[float | None]) -> float:
-    """Of the finite values; NaN for none."""
+    """Mean of the finite values; NaN if there is none."""
     return spread(values)["mean"]
 
 
 def bootstrap_interval(values: Iterable[float], draws: int = 10_000) -> Range:
-    """(low, high): 95 % interval of the mean of the finite values, one a patient, from sets of patients drawn with
-    replacement (percentile bootstrap); NaN for none."""
+    """(low, high): 95 % interval of the mean of the finite values, one per patient, by a percentile bootstrap over
+    patients; NaN if there is none."""
     values = np.array([value for value in values if math.isfinite(value)])
     if not len(values):
         return math.nan, math.nan
@@ -116,8 +116,8 @@ def bootstrap_interval(values: Iterable[float], draws: int = 10_000) -> Range:
 
 
 def short_axis_mm(node: Mask, spacing_xyz: Sequence[float]) -> float:
-    """Short axis of a boolean array (z, y, x): the minor axis of the ellipse with the same second moments,
-    in the axial slice where the node is largest."""
+    """Short axis of a node, a boolean array (z, y, x): the minor axis of the ellipse with the same second moments, in
+    the axial slice where the node is largest."""
     largest = node[node.sum(axis=(1, 2)).argmax()].astype(np.uint8)
     ellipse = regionprops(largest, spacing=(spacing_xyz[1], spacing_xyz[0]))[0]
     return float(ellipse.axis_minor_length)
@@ -133,7 +133,10 @@ def _surface(mask, spacing_xyz):
 
 
 def bounding_box(mask: Mask) -> Box:
-    """Slices around the True voxels."""
-    axes = range(mask.ndim)
-    used = [np.flatnonzero(mask.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
-    return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in used)
+    """The smallest box around the True voxels. Raises IndexError when there is none."""
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(i for i in range(mask.ndim) if i != axis)
+        used = np.flatnonzero(mask.any(axis=others))
+        box.append(slice(int(used[0]), int(used[-1]) + 1))
+    return tuple(box)

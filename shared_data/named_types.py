@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 StrPath = str | os.PathLike[str]
 
-# Arrays. Their axes stand in the docstrings: (z, y, x) unless said otherwise.
+# Arrays. Docstrings give their axes; (z, y, x) unless they say otherwise.
 Array = NDArray[Any]  # numbers of any kind
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.integer[Any]]  # class ids: label maps, votes
@@ -20,9 +20,9 @@ Spacing = tuple[float, float, float]  # mm
 Shape = tuple[int, int, int]
 Box = tuple[slice, ...]  # a slice for each axis
 Range = tuple[float, float]  # (low, high)
-Seed = int | list[int]  # of a random generator
+Seed = int | list[int]  # as for numpy.random.default_rng
 
-Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps what a loop goes through: iter, or a bar
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # wraps the iterable of a loop: iter, or a progress bar
 
 LabelNames = dict[int, str]  # {label: organ}
 Row = dict[str, Any]  # of a table: {column: cell}
@@ -30,13 +30,13 @@ Values = dict[str, Any]  # settings or options: {field: value}
 
 
 class Dataclass(Protocol):
-    """What every dataclass is: its settings are looked at by name."""
+    """Any dataclass."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
 class Geometry(TypedDict):
-    """The grid of an image, in plain lists for JSON; mm, LPS."""
+    """The grid of an image as plain lists, for JSON; mm, LPS."""
 
     size_xyz: list[int]
     spacing_xyz: list[float]

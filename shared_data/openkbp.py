@@ -1,11 +1,11 @@
 """OpenKBP (Babier et al., Medical Physics 2021) as published: real head-and-neck CTs with clinicians' contours.
 
 `<root>/provided-data/{train,validation,test}-pats/<case>/` with ct.csv, <structure>.csv, possible_dose_mask.csv (index
-into 128x128x128 voxels, value) and voxel_dimensions.csv (mm). Axes: to the back, to the patient's left, down.
+into 128x128x128 voxels, value) and voxel_dimensions.csv (mm). Axes: posterior, left, inferior.
 
-The CT was published only in the dose mask and in the structures: where a structure leaves the mask, its outline is
-where the CT is not 0, which a network would learn in place of anatomy. So outside the mask all is air, and a structure
-counts as drawn where at least DRAWN of it lies inside.
+The CT was published only inside the dose mask and the structures. Where a structure leaves the mask, the published CT
+ends at its outline, and a network would learn that instead of anatomy. So everything outside the mask becomes air, and
+a structure counts as drawn only if at least DRAWN of it lies inside.
 """
 import warnings
 from collections.abc import Sequence
@@ -27,22 +27,22 @@ SHAPE = (128, 128, 128)
 WATER = 1000  # grey value of 0 HU
 AIR_HU = -WATER
 DRAWN = 0.95  # share of a structure inside the dose mask
-SMALLEST_ML = 1000  # a smaller dose mask holds too little of the patient: the case is left out
-IMAGED = 0.8  # least share of a dose mask with a grey value above 0; published: 0.90 to 1
+SMALLEST_ML = 1000  # a case whose dose mask is smaller shows too little of the patient and is left out
+IMAGED = 0.8  # smallest share of a dose mask with grey values above 0; in the published data 0.90 to 1
 CONSTANTS = {"DRAWN": DRAWN, "SMALLEST_ML": SMALLEST_ML, "IMAGED": IMAGED, "WATER": WATER}  # kept beside prepared cases
 
 
 def find_cases(root: Path) -> list[tuple[str, Path]]:
-    """[(part, folder)] of a clone of OpenKBP, in natural order. Raises InputError for a folder that is none."""
+    """[(part, folder)] of a clone of OpenKBP, in natural order. Raises InputError for any other folder."""
     data = root / "provided-data" if "provided-data" in subfolders(root) else root
     absent = [name for name in PARTS.values() if name not in subfolders(data)]
     if absent:
-        raise InputError(f"{data}: no {absent[0]} in it. Name the folder of OpenKBP that holds provided-data.")
+        raise InputError(f"{data}: no {absent[0]} in it. Name the folder that holds OpenKBP's provided-data.")
     return [(part, data / name / case) for part, name in PARTS.items() for case in subfolders(data / name)]
 
 
 def case_files(folder: Path) -> dict[str, Path]:
-    """{stem: file} of what is read from a case. Raises InputError when one that must be there is absent."""
+    """{stem: file} of the files of a case that are read. Raises InputError when a required one is missing."""
     files = {stem: folder / f"{stem}.csv" for stem in ("ct", "possible_dose_mask", "voxel_dimensions", *STRUCTURES)}
     absent = [path for stem, path in files.items() if stem not in STRUCTURES and not path.exists()]
     if absent:
@@ -51,9 +51,9 @@ def case_files(folder: Path) -> dict[str, Path]:
 
 
 def read_case(folder: Path, organs: Sequence[str]) -> tuple[sitk.Image, sitk.Image, list[str], list[str]]:
-    """(CT in HU, int16 image in LPS, labels on its grid, uint8 image, [organs drawn], [notes]) of a case.
+    """(CT in HU, int16 image in LPS; labels on its grid, uint8 image; [organs drawn]; [notes]) of a case.
 
-    organs: names of the labels 1, 2, ...; a later one stays where two overlap. Raises InputError for a damaged file, a
+    organs: names of the labels 1, 2, ...; where two overlap the later one wins. Raises InputError for a damaged file, a
     dose mask under SMALLEST_ML, and a case in which none of the organs is drawn.
     """
     files = case_files(folder)
@@ -88,7 +88,7 @@ def read_case(folder: Path, organs: Sequence[str]) -> tuple[sitk.Image, sitk.Ima
 
 
 def _image(array, spacing_mm):
-    """Axes to the back, left, down -> an image in LPS."""
+    """Array with axes posterior, left, inferior -> an image in LPS."""
     y, x, z = spacing_mm
     return image_from(np.ascontiguousarray(array.transpose(2, 0, 1)[::-1]), {
         "size_xyz": [SHAPE[1], SHAPE[0], SHAPE[2]], "spacing_xyz": [x, y, z], "origin_xyz": [0.0, 0.0, 0.0],
@@ -121,7 +121,7 @@ def _read_sparse(path, columns):
 
 def _read_spacing(path):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an empty file is answered below
+        warnings.simplefilter("ignore")  # about an empty file, refused below
         try:
             spacing = np.loadtxt(path, ndmin=1)
         except ValueError:

@@ -1,4 +1,4 @@
-"""A dataclass as a command line: each field an option, its type the parser, the comment behind it the help text."""
+"""A dataclass as a command line: a field is an option, its type the parser, the comment behind it the help text."""
 import argparse
 import ast
 import difflib
@@ -21,12 +21,12 @@ from shared_data.named_types import Dataclass, Values
 Steps = Mapping[str, type[Dataclass]]  # {script: the class of its options}
 
 
-def given_options(config_class: "type[Dataclass]", argv: Sequence[str] | None = None,
+def given_options(config_class: type[Dataclass], argv: Sequence[str] | None = None,
                   description: str | None = None, steps: Steps | None = None) -> Values:
-    """Only the options that stand on the command line, as {field: value}.
+    """The options that were given on the command line, and only these, as {field: value}.
 
-    Every field is an option: its type makes the parser, the comment behind it the help text. `-` and `_` in names are
-    alike. steps: {script: its class}; an option of another script is refused with that one's name.
+    `-` and `_` in names are alike. steps: {script: the class of its options}; an option that belongs to another script
+    is refused with that script's name. Raises InputError for unknown options and values that do not fit.
     """
     parser = _Parser(description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,7 +63,7 @@ def _with_hint(unknown, valid, steps):
 
 
 def _argument(kind):
-    """argparse's keywords for a type: bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None` or callable."""
+    """What `add_argument` takes for bool, Literal, tuple (`tuple[X, ...]`: one or more), `X | None` and callables."""
     parts = typing.get_args(kind)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _argument(next(part for part in parts if part is not type(None)))
@@ -77,15 +77,15 @@ def _argument(kind):
 
 
 def _absolute(text):
-    """A path that still holds when a later command runs in another folder."""
+    """An absolute path, which is still right when a later command runs in another folder."""
     if not text:
         raise argparse.ArgumentTypeError("an empty path")
     return Path(os.path.expanduser(text)).absolute()
 
 
 def _comments(config_class):
-    """{field: the comment behind it} from the source of the class and of its parents; comments on lines of their own
-    right below go on with it."""
+    """{field: the comment behind it} from the source of the class and its parents; whole-line comments right below
+    continue it."""
     found = {}
     for parent in reversed(config_class.__mro__[:-1]):
         source = textwrap.dedent(inspect.getsource(parent))

@@ -1,7 +1,7 @@
-"""How clinics call what they contour: one identity for many spellings."""
+"""What clinics call the structures they contour: one identity for many spellings."""
 import re
 
-# Spellings of an organ without its side, as letters alone, TG-263's first; by pydicom's name of its SNOMED code.
+# {pydicom's name of an organ's SNOMED code: its spellings, letters only, without side, TG-263's first}
 SPELLINGS = {
     "BrainStem": "brainstem brainstm bstem hirnstamm",
     "Brain": "brain cerebrum",
@@ -31,8 +31,9 @@ SIDE = "|".join(SIDES)
 
 
 def identity(name: str) -> tuple[str, str]:
-    """(what it is, "L", "R" or "") of a ROI's or an organ's name: equal for "Glnd_Submand_L", "left submandibular",
-    "SUBMANDIBULAR LT" and "LSubmandibular". What it is: a key of SPELLINGS, or the letters and digits as they are."""
+    """(organ, side) of the name of a ROI or an organ: the same for "Glnd_Submand_L", "left submandibular",
+    "SUBMANDIBULAR LT" and "LSubmandibular". The organ is a key of SPELLINGS, else the letters and digits of the name;
+    the side is "L", "R" or ""."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     words = re.findall(r"[^\W_]+", apart.lower())
     what = "".join(word for word in words if word not in SIDES)

@@ -1,4 +1,4 @@
-"""Which organs a project segments: a table that the user writes; what was found of them."""
+"""Which organs a project segments (a table that the user writes), and what was found of them."""
 import json
 import math
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ KEYS = ("organs", "small", "weights")
 
 
 class LabelTable(TypedDict):
-    """What `read_label_table` gives."""
+    """What `read_label_table` returns."""
 
     organs: tuple[str, ...]
     small: tuple[str, ...]
@@ -24,7 +24,7 @@ class LabelTable(TypedDict):
 
 
 class Found(TypedDict):
-    """What a `Prediction` says of the organs."""
+    """The fields of a `Prediction` about organs."""
 
     found: str
     row: Row
@@ -34,10 +34,10 @@ EXAMPLE = '{"organs": {"Mandible": 1, "Lens_L": 2}, "small": ["Lens_L"], "weight
 
 
 def read_label_table(path: Path) -> LabelTable:
-    """{"organs": names of the labels 1, 2, ... in order, "small": names, "weights": a number each, or None}, tuples.
+    """The label table in a JSON file such as EXAMPLE; "small" and "weights" are optional.
 
-    A JSON file such as EXAMPLE; small and weights may be absent. Raises InputError for repeated names or values, 0,
-    gaps, and small organs or weights of organs that are not in it.
+    organs: names of the labels 1, 2, ...; small: names of small organs; weights: one per organ, or None. Raises
+    InputError for repeated names or labels, labels that are not 1 to n, and small organs or weights of unknown organs.
     """
     table = _read(path)
     organs = table.get("organs")
@@ -59,20 +59,20 @@ def read_label_table(path: Path) -> LabelTable:
         raise InputError(f"{path}: small must be a list of organs, weights a number for each. Write such as {EXAMPLE}")
     unknown = [str(name) for name in [*small, *(weights or {})] if name not in organs]
     if unknown:
-        raise InputError(f"{path}: {', '.join(unknown)} not among its organs. Spell them as there.")
+        raise InputError(f"{path}: {', '.join(unknown)} not among its organs. Spell names the same everywhere.")
     names = tuple(sorted(organs, key=organs.__getitem__))
     if weights is not None:
         absent = [name for name in names if name not in weights]
         wrong = [name for name, value in weights.items()
                  if type(value) not in (int, float) or not math.isfinite(value) or value < 0]
         if absent or wrong:
-            raise InputError(f"{path}: the weight of {(absent or wrong)[0]} is missing or no number of at least 0.")
+            raise InputError(f"{path}: the weight of {(absent or wrong)[0]} is missing, or not a number of at least 0.")
         weights = tuple(float(weights[name]) for name in names)
     return {"organs": names, "small": tuple(name for name in names if name in small), "weights": weights}
 
 
 def _read(path):
-    def once(pairs):
+    def refuse_repeated(pairs):
         names = [name for name, _ in pairs]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -80,7 +80,7 @@ def _read(path):
         return dict(pairs)
 
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+        table = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=refuse_repeated)
     except FileNotFoundError:
         raise InputError(f"{path}: no such label table.") from None
     except (ValueError, UnicodeDecodeError) as error:
@@ -91,7 +91,7 @@ def _read(path):
 
 
 def check_organs(organs: Sequence[str], small: Collection[str]) -> None:
-    """Raise ValueError for settings in which an organ stands twice, or a small one not at all."""
+    """Raise ValueError when an organ is listed twice, or a small organ is not among the organs."""
     repeated = [name for name in organs if organs.count(name) > 1]
     if repeated:
         raise ValueError(f"--organs: {repeated[0]} stands there twice.")
@@ -100,17 +100,19 @@ def check_organs(organs: Sequence[str], small: Collection[str]) -> None:
         raise ValueError(f"--small {' '.join(unknown)}: not among the organs {' '.join(organs)}.")
 
 
-def check_same_organs(organs: Sequence[str], others: Sequence[str], where: StrPath) -> None:
-    """Raise InputError when a network's organs are not those that `where` was made with, `others`."""
-    if organs != others:
-        raise InputError(f"{where}: made with the organs {', '.join(others)}; the network's are {', '.join(organs)}. "
+def check_same_organs(organs: Sequence[str], prepared: Sequence[str], where: StrPath) -> None:
+    """Raise InputError when a network's `organs` differ from those that the cases in `where` were `prepared` with."""
+    if organs != prepared:
+        raise InputError(f"{where}: made with the organs {', '.join(prepared)}; the network's are {', '.join(organs)}. "
                          "Use a checkpoint and cases of one label table.")
 
 
 def list_organs(labels_zyx: Labels, spacing_xyz: Sequence[float], organs: Sequence[str],
                 entropy: Floats | None = None) -> list[Row]:
-    """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x). With the
-    entropy (z, y, x) of an ensemble's votes also what `disagreement` says of each."""
+    """[{"label", "organ", "volume_ml", "components"}] of the organs with labels 1, 2, ... in a map (z, y, x).
+
+    entropy (z, y, x) of an ensemble's votes: adds what `disagreement` says of each.
+    """
     votes = {} if entropy is None else disagreement(entropy, labels_zyx, range(1, len(organs) + 1))
     shape = sitk.LabelShapeStatisticsImageFilter()
     shape.Execute(sitk.GetImageFromArray(labels_zyx))
@@ -127,13 +129,13 @@ def list_organs(labels_zyx: Labels, spacing_xyz: Sequence[float], organs: Sequen
 
 
 def organs_found(organs: Sequence[Row]) -> Found:
-    """What a `Prediction` says of [{"organ", "volume_ml", "components"}]: in a word, and as the row of a table. Of an
-    ensemble's, with "disagreement", also which organ its members agree on least."""
+    """A summary for the user and a table row of the organs of `list_organs`; for an ensemble the row also names the
+    organ on which its members agree least."""
     absent = [row["organ"] for row in organs if not row["components"]]
-    there, total = len(organs) - len(absent), sum(row["volume_ml"] for row in organs)
+    n_found, total = len(organs) - len(absent), sum(row["volume_ml"] for row in organs)
     disputed = [row for row in organs if row.get("disagreement") is not None]
-    first = max(disputed, key=lambda row: row["disagreement"], default=None)
-    check = {"check first": first["organ"], "disagreement": first["disagreement"]} if first else {}
-    return {"found": f"{there} organs, {total:.1f} ml" + (f"; not found: {', '.join(absent)}" if absent else ""),
-            "row": {"volume_ml": total, "organs": there, **check,
+    most = max(disputed, key=lambda row: row["disagreement"], default=None)
+    check = {"check first": most["organ"], "disagreement": most["disagreement"]} if most else {}
+    return {"found": f"{n_found} organs, {total:.1f} ml" + (f"; not found: {', '.join(absent)}" if absent else ""),
+            "row": {"volume_ml": total, "organs": n_found, **check,
                     **{f"{row['organ']} ml": row["volume_ml"] for row in organs}}}

@@ -1,16 +1,15 @@
-"""Volumes written compressed; NIfTI at a level that takes a quarter of the time of ITK's, up to a sixth larger. Only
-volume.py needs this."""
+"""Compressed volumes; .nii.gz in a quarter of ITK's time, files up to a sixth larger. Used by volume.py only."""
 import gzip
 import shutil
 from pathlib import Path
 
 import SimpleITK as sitk
 
-LEVEL = 2  # ITK's is 6; isal would be faster still, but once gave other bytes for the same volume
+LEVEL = 2  # ITK uses 6; isal would be faster still, but once packed the same volume to other bytes
 
 
 def write_packed(image: sitk.Image, path: Path) -> None:
-    """Write compressed, format by suffix; the plain file of a .nii.gz lies beside it meanwhile."""
+    """Write compressed, in the format of the suffix; meanwhile the plain file of a .nii.gz lies beside it."""
     if not path.name.lower().endswith(".nii.gz"):
         sitk.WriteImage(image, str(path), True)
         return

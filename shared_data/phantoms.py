@@ -1,8 +1,8 @@
-"""Artificial CT cohorts with a known answer, in the on-disk layout of each project's real data.
+"""Artificial CT cohorts with known labels, in the on-disk layout of each project's real data.
 
     python -m shared_data.phantoms --kind neck --folder OUT --patients 12
 
-Drawn, not measured: good for trying the programs and for tests, not for any claim about patients.
+They are for tests and for trying the programs; they support no claim about patients.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def write_neck_cohort(folder: StrPath, patients: int, seed: int = 0, size: int =
 def neck(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing) -> tuple[Labels, Labels]:
     """An enhanced neck: (HU int16, node mask uint8), both (z, y, x).
 
-    Nodes lie beside vessels that look like them in one slice and are tubes in 3-D; glands and muscle surround them.
+    Nodes lie among glands and muscle, beside vessels: tubes in 3-D that look like nodes in a single slice.
     """
     rng = np.random.default_rng(seed)
     depth, height, width = shape_zyx
@@ -88,16 +88,16 @@ COHORTS = {"neck": write_neck_cohort, "structseg": write_structseg_cohort, "pddc
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path  # where the cohort is written
+    folder: Path  # where to write the cohort
     kind: Literal["neck", "structseg", "pddca", "abdomen", "lidc", "luna16"] = "neck"  # which project's layout
     patients: int = 12  # number of patients
-    seed: int = 0  # same seed, same cohort
+    seed: int = 0  # the same seed gives the same cohort
     size: int = 128  # pixels along x and y
     slices: int = 24  # slices of each CT
 
     def __post_init__(self) -> None:
         at_least(self, 0, "seed")
-        if min(self.patients, self.size // 32, self.slices // 4) < 1:
+        if self.patients < 1 or self.size < 32 or self.slices < 4:
             raise ValueError("--patients must be at least 1, --size 32, --slices 4.")
 
 

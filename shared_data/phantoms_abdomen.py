@@ -32,7 +32,7 @@ def write_abdomen_cohort(folder: StrPath, patients: int, seed: int = 0, size: in
 def abdomen(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing) -> tuple[Labels, Labels, Labels]:
     """An enhanced abdomen: (HU int16, node mask uint8, vertebrae uint8 1-6 for T12-L5), all (z, y, x); z runs up.
 
-    Nodes lie along aorta and vena cava, which look like them in one slice and are tubes in 3-D; bowel lies in front.
+    Nodes lie along aorta and vena cava, tubes in 3-D that look like nodes in a single slice; bowel lies in front.
     """
     rng = np.random.default_rng(seed)
     depth, height, width = shape_zyx
@@ -48,7 +48,7 @@ def abdomen(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing) -> tuple[Labels,
     body = tube(0, 0, rng.uniform(112, 122), rng.uniform(88, 96)) & (z >= 0)
     inner = tube(0, -6, 98, 74) & (z >= 0)
     hu = np.where(body, np.where(inner & (texture > texture.std()), 50.0, -100.0), -1000.0)
-    shift, lordosis = rng.uniform(-8, 8), 6 * np.sin(np.pi * z / length)  # of the spine to the side, and forwards
+    shift, lordosis = rng.uniform(-8, 8), 6 * np.sin(np.pi * z / length)  # of the spine: sideways, forwards
     back = 34 - lordosis
     for side in (-1, 1):
         hu[tube(shift + side * 38, back + 2, 17, 20) & body] = 55  # psoas and paraspinal muscle

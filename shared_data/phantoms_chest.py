@@ -18,7 +18,7 @@ RATINGS = ("subtlety", "internalStructure", "calcification", "sphericity", "marg
 
 
 def write_lidc_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 128, slices: int = 24) -> None:
-    """LIDC-IDRI: <patient>/<study>/<series>/*.dcm with the XML of four readers, and list3.2.csv for them all.
+    """LIDC-IDRI: <patient>/<study>/<series>/*.dcm with the XML of four readers, and one list3.2.csv.
 
     Patients LIDC-IDRI-0001, ...; size: pixels of a square slice of 360 mm; slices are 4 mm apart.
     """
@@ -40,7 +40,7 @@ def write_lidc_cohort(folder: StrPath, patients: int, seed: int = 0, size: int =
 
 
 def write_luna_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 128, slices: int = 24) -> None:
-    """LUNA16: subset0/<series uid>.mhd with annotations.csv; each second scan is stored flipped."""
+    """LUNA16: subset0/<series uid>.mhd with annotations.csv; every second scan is stored flipped."""
     folder, listed = Path(folder), []
     (folder / "subset0").mkdir(parents=True, exist_ok=True)
     for number in range(1, patients + 1):
@@ -60,7 +60,7 @@ def write_luna_cohort(folder: StrPath, patients: int, seed: int = 0, size: int =
 def chest(seed: Seed, shape_zyx: Shape) -> tuple[Labels, list[Mask]]:
     """(HU int16 (z, y, x), [boolean mask of each nodule]): lungs with vessels that look like nodules in one slice.
 
-    Some nodules lie at the wall of the lung, some beside a vessel, some are faint.
+    Some nodules lie at the wall of the lung, some beside a vessel; some are faint.
     """
     rng = np.random.default_rng(seed)
     depth, height, width = shape_zyx
@@ -111,7 +111,7 @@ def chest(seed: Seed, shape_zyx: Shape) -> tuple[Labels, list[Mask]]:
 
 
 def readings(nodules: Sequence[Mask], headers: Sequence[pydicom.Dataset], rng: np.random.Generator) -> str:
-    """The XML of four readers, who outline each nodule a little differently; the fourth misses some, and marks one
+    """The XML of four readers, who outline each nodule slightly differently; the fourth misses some, and marks one
     point as a nodule under 3 mm."""
     text = ['<?xml version="1.0" encoding="UTF-8"?>', '<LidcReadMessage xmlns="http://www.nih.gov"><ResponseHeader>'
             f"<SeriesInstanceUid>{headers[0].SeriesInstanceUID}</SeriesInstanceUid>"
@@ -145,7 +145,7 @@ def _roi(header, points):
 
 
 def _named(path, patient):
-    """Write the patient's name into a slice; its header."""
+    """Write the patient's ID into a slice and return its header."""
     slice_ = pydicom.dcmread(path)
     slice_.PatientID = patient
     slice_.save_as(path)

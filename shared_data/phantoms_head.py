@@ -9,9 +9,9 @@ from shared_data.named_types import Labels, Seed, Shape, Spacing, StrPath
 from shared_data.volume import write_volume
 
 HEAD_FIELD_MM, HEAD_HEIGHT_MM = 210.0, 104.0
-GLANDS = (23, 24)  # labels of the submandibular glands in drawings that have them
-# Organs of StructSeg 2019 task 1: label (left, right) or (label,), centre from the middle of the lowest slice to the
-# left, to the back and up, radii along the same axes, all in mm, and HU. Later ones lie on top.
+GLANDS = (23, 24)  # labels of the submandibular glands where they are drawn
+# Organs of StructSeg 2019, task 1: labels (left, right) or (label,); centre, as an offset from the middle of the lowest
+# slice to the left, to the back and up, mm; radii along the same axes, mm; HU. Later organs cover earlier ones.
 HEAD_ORGANS = (
     ((9, 10), (37, -8, 72), (18, 27, 17), 32),  # temporal lobes
     ((1,), (0, 15, 70), (12, 10, 20), 26),  # brain stem
@@ -28,7 +28,7 @@ HEAD_ORGANS = (
 
 PDDCA_LABELS = {"BrainStem": (1,), "Chiasm": (8,), "Mandible": (21, 22), "OpticNerve_L": (6,), "OpticNerve_R": (7,),
                 "Parotid_L": (12,), "Parotid_R": (13,), "Submandibular_L": GLANDS[:1], "Submandibular_R": GLANDS[1:]}
-# What is not contoured, by patient number modulo 6. Real cohorts miss structures like this.
+# Structures without a contour, by patient number modulo 6, as real cohorts lack some.
 PDDCA_MISSING = {2: ("Submandibular_R",), 4: ("Mandible", "Submandibular_L"), 0: ("Chiasm",)}
 
 
@@ -50,7 +50,7 @@ def write_structseg_cohort(folder: StrPath, patients: int, seed: int = 0, size: 
 def write_pddca_cohort(folder: StrPath, patients: int, seed: int = 0, size: int = 96, slices: int = 32) -> None:
     """FocusNet's layout: `<case>/img.nrrd` and `<case>/structures/<name>.nrrd`, cases P1, P2, ...
 
-    Every second patient misses some structures. size: pixels of a square slice of 210 mm; the slices share 104 mm.
+    Every second patient lacks some structures. size: pixels of a square slice of 210 mm; the slices share 104 mm.
     """
     spacing = (HEAD_FIELD_MM / size, HEAD_FIELD_MM / size, HEAD_HEIGHT_MM / slices)
     for number in range(1, patients + 1):
@@ -65,10 +65,10 @@ def write_pddca_cohort(folder: StrPath, patients: int, seed: int = 0, size: int 
 
 
 def head(seed: Seed, shape_zyx: Shape, spacing_xyz: Spacing, glands: tuple[int, int] = (0, 0)) -> tuple[Labels, Labels]:
-    """Jaw to brow: (HU int16, labels 0 to 22 uint8), both (z, y, x) with x to the left; every organ is there.
+    """Jaw to brow with every organ: (HU int16, labels 0 to 22 uint8), both (z, y, x), x to the left.
 
-    Muscles, vessels and other bone look like the organs they lie beside; side is told by position alone.
-    glands: labels of the submandibular glands, left and right, which StructSeg does not have.
+    Muscles, vessels and other bones look like the organs beside them; only the position tells left from right.
+    glands: labels of the left and right submandibular gland, which StructSeg does not have.
     """
     rng = np.random.default_rng(seed)
     scale, shift = rng.uniform(0.94, 1.05), rng.uniform(-4, 4, 2)

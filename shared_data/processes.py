@@ -1,4 +1,4 @@
-"""Processes that do a part of a command's work."""
+"""Child processes that end with their parent."""
 import ctypes
 import signal
 import sys
@@ -7,6 +7,6 @@ SET_PARENT_DEATH_SIGNAL = 1  # prctl(2)
 
 
 def die_with_parent() -> None:
-    """Called in a new process (`preexec_fn`): it ends when the one that started it is killed. Linux alone can."""
+    """For `preexec_fn`: the new process ends when the one that started it is killed. Does nothing outside Linux."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""Which ROIs of an RTSTRUCT are our organs; as a program, the ROIs of a cohort with counts.
+"""Which ROIs of an RTSTRUCT are which organs; as a program, the ROIs of a cohort with counts.
 
     python -m shared_data.rois --data-dir /my/cohort [--rois rois.json]
 
-rois.json: {"our organ": "a name" or ["names or patterns", ...]}, letters in any case, * for anything; all that fit make
-the organ together. Organs that it does not name go by common spellings, TG-263's among them (organ_names.py).
+rois.json: {"organ": "name" or ["name or pattern", ...]}, case does not matter, * matches anything; all ROIs that match
+make up the organ together. Other organs are found by common spellings, TG-263's among them (organ_names.py).
 """
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -27,17 +27,17 @@ from shared_data.settings import parse_options
 from shared_data.structure_sets import roi_names
 from shared_data.volume import read_ct
 
-Patterns = dict[str, list[str]]  # {organ: names or patterns of the ROIs that make it}
+Patterns = dict[str, list[str]]  # {organ: names or patterns of its ROIs}
 
-NODES: Patterns = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # what nodes are called
+NODES: Patterns = {"node": ["*node*", "*lymph*", "ln*", "*[ _-]ln*", "gtvn*", "gtv[ _-]n*"]}  # common names of nodes
 
 
 def read_rois(path: StrPath | None, organs: Collection[str] | None = None) -> Patterns:
-    """{organ: patterns} of a mapping file, {} for None. Raises InputError for others than `organs` (None: any)."""
+    """{organ: patterns} of a mapping file, {} for None. Raises InputError for organs not in `organs` (None: any)."""
     mapping = read_json(path) if path else {}
     if not isinstance(mapping, dict):
-        raise InputError(f'{path}: no mapping. Write {{"organ": ["name or pattern", ...], ...}}.')
-    mapping = {organ: [found] if isinstance(found, str) else found for organ, found in mapping.items()}
+        raise InputError(f'{path}: not a mapping. Write {{"organ": ["name or pattern", ...], ...}}.')
+    mapping = {organ: [names] if isinstance(names, str) else names for organ, names in mapping.items()}
     for organ, patterns in mapping.items():
         if not isinstance(patterns, list) or not all(isinstance(pattern, str) for pattern in patterns):
             raise InputError(f"{path}: {organ!r} needs a name or a list of names.")
@@ -48,7 +48,7 @@ def read_rois(path: StrPath | None, organs: Collection[str] | None = None) -> Pa
 
 def choose_rois(names: Collection[str], organs: Iterable[str], mapping: Mapping[str, list[str]],
                 path: StrPath) -> dict[str, list[str]]:
-    """{organ: ROI names that make it} of those found among `names`. Raises InputError where there is a choice."""
+    """{organ: its ROI names} of the organs found among `names`. Raises InputError when several ROIs may be an organ."""
     chosen = {}
     for organ in organs:
         if organ in mapping:
@@ -67,9 +67,9 @@ def choose_rois(names: Collection[str], organs: Iterable[str], mapping: Mapping[
 
 def masks_of(path: StrPath, ct: sitk.Image, organs: Iterable[str],
              mapping: Mapping[str, list[str]]) -> tuple[dict[str, sitk.Image], list[str]]:
-    """({organ: uint8 mask on the CT's grid} in the order of `organs`, names of the ROIs left aside) of an RTSTRUCT.
+    """({organ: uint8 mask on the CT's grid} in the order of `organs`, names of unused ROIs) of an RTSTRUCT.
 
-    An organ of several ROIs is all of them together. Raises InputError when no organ is found.
+    An organ with several ROIs is their union. Raises InputError when no organ is found.
     """
     names = [name for name, contours in roi_names(path).items() if contours]
     chosen = choose_rois(names, organs, mapping, path)
@@ -85,12 +85,12 @@ def masks_of(path: StrPath, ct: sitk.Image, organs: Iterable[str],
 
 def labels_of(folder: StrPath, rtstruct: StrPath, series: str | None, organs: Sequence[str],
               mapping: Mapping[str, list[str]]) -> tuple[sitk.Image, sitk.Image, list[str], list[str]]:
-    """(CT, label map of `organs` 1, 2, ... on its grid, [organs in it], [ROIs left aside]) of a DICOM case.
+    """(CT, map of the labels 1, 2, ... of `organs` on its grid, [organs in it], [unused ROIs]) of a DICOM case.
 
-    Where two organs overlap, the later label stays. Raises InputError when no organ is found.
+    Where two organs overlap, the later label wins. Raises InputError when no organ is found.
     """
     ct = read_ct(folder, series)
-    masks, others = masks_of(rtstruct, ct, organs, mapping)
+    masks, unused = masks_of(rtstruct, ct, organs, mapping)
     merged, drawn = np.zeros(ct.GetSize()[::-1], np.uint8), []
     for organ, mask in masks.items():
         inside = sitk.GetArrayViewFromImage(mask) > 0
@@ -98,13 +98,13 @@ def labels_of(folder: StrPath, rtstruct: StrPath, series: str | None, organs: Se
         drawn += [organ] if inside.any() else []
     labels = sitk.GetImageFromArray(merged)
     labels.CopyInformation(ct)
-    return ct, labels, drawn, others
+    return ct, labels, drawn, unused
 
 
 @dataclass(frozen=True)
 class Options:
-    data_dir: Path  # the cohort: every RTSTRUCT below it counts
-    rois: Path | None = None  # JSON {organ: names or patterns}: shows them behind the ROIs, else what we know of a name
+    data_dir: Path  # the cohort: every RTSTRUCT below it is read
+    rois: Path | None = None  # JSON {organ: names or patterns} to try; unset: common spellings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """RTSTRUCT in and out: the contours of a structure set as masks on the grid of a CT, and labels as contours.
 
-By pydicom alone: rt-utils draws through the centres of the outermost pixels and fails on sagittal series, DicomRTTool
+With pydicom alone: rt-utils draws through the centres of the outermost pixels and fails on sagittal series, DicomRTTool
 loses the contours of sagittal and oblique ones (tests/bench/rtstruct_libraries.py).
 """
 import sys
@@ -26,18 +26,18 @@ from shared_data.structure_sets import open_rtstruct, readable, referred, rois_o
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 CONTOUR_DATA = Tag("ContourData")
-SHOWN = 20  # ROIs named in a line
-FLAT = 0.05  # voxels that a contour may stray from its plane
+SHOWN = 20  # ROIs named in a note
+FLAT = 0.05  # voxels by which a contour may leave its plane
 SAME_PLANE_MM = 0.05
 
 
 def read_rtstruct(path: StrPath, ct_image: sitk.Image, names: Collection[str] | None = None) -> dict[str, sitk.Image]:
     """{ROI name: uint8 mask of 0 and 1 on the CT's grid} of the ROIs called `names` (None: all) with closed contours.
 
-    A voxel belongs to a ROI when its centre lies inside an odd number of its contours (`contours.filled`); slices
-    between contours are dealt with as `contours.slabs` says. A note names what was left out. Raises InputError for a
-    damaged file, one of another patient or frame of reference than the CT (an image that `read_volume` made of a DICOM
-    folder knows its own), or without a contour within the CT.
+    A voxel belongs to a ROI if its centre lies inside an odd number of its contours (`contours.filled`); for slices
+    between contours see `contours.slabs`. A note names what was left out. Raises InputError for a damaged file, for one
+    of another patient or frame of reference than the CT (known if `read_volume` read it from a DICOM folder), and for
+    one without a contour within the CT.
     """
     structures = open_rtstruct(path)
     with readable(path):
@@ -74,18 +74,18 @@ def _identity(image, name):
 def _check_identity(structures, ct_image, path):
     frames, _ = referred(structures)
     frames |= {roi.get("ReferencedFrameOfReferenceUID", "") for roi in structures.get("StructureSetROISequence") or []}
-    for what, here, there in (
-        ("patient", {structures.get("PatientID", "")}, _identity(ct_image, "PatientID")),
-        ("frame of reference", frames, _identity(ct_image, "FrameOfReferenceUID")),
+    for what, own, of_ct in (
+        ("patient", {structures.get("PatientID", "")}, _identity(ct_image, "PatientID").strip()),
+        ("frame of reference", frames, _identity(ct_image, "FrameOfReferenceUID").strip()),
     ):
-        here = {str(value).strip() for value in here if value}
-        if here and there.strip() and there.strip() not in here:
-            raise InputError(f"{path}: of {what} {', '.join(sorted(here))}, the CT of {there.strip()}. Take the "
-                             "RTSTRUCT of this CT.")
+        own = {str(value).strip() for value in own if value}
+        if own and of_ct and of_ct not in own:
+            raise InputError(f"{path}: of {what} {', '.join(sorted(own))}, but the CT is of {of_ct}. Use the RTSTRUCT "
+                             "of this CT.")
 
 
 def _contours(item, name, path):
-    """([points (n, 3) in mm] of the closed contours of an item of ROIContourSequence, what else it holds)."""
+    """([points (n, 3), mm] of the closed contours of an item of ROIContourSequence, kinds of its others)."""
     contours, others = [], set()
     for contour in (item and item.get("ContourSequence")) or []:
         kind = contour.get("ContourGeometricType", "")
@@ -106,7 +106,7 @@ def _contours(item, name, path):
 
 
 def _mask(contours, ct_image, name, path):
-    """(mask on the CT's grid, number of contours beyond it) of closed contours in mm."""
+    """(mask on the CT's grid, number of contours that lie beyond it) of closed contours in mm."""
     spacing = np.array(ct_image.GetSpacing())
     to_voxels = np.linalg.inv(np.reshape(ct_image.GetDirection(), (3, 3)) * spacing).T
     contours = [(points - ct_image.GetOrigin()) @ to_voxels for points in contours]  # (x, y, z) in voxels
@@ -136,14 +136,14 @@ def write_rtstruct(label_image: sitk.Image, names: Mapping[int, str], ct_files: 
                    algorithm: str = PRODUCT) -> None:
     """Write the labels {label: name} of an image as a structure set of the CT series in `ct_files` (in any order).
 
-    Outlines run along the edges of the CT's own pixels, slice by slice: of a label map on a mended grid too, holes by
-    keyholes. A label without a voxel gets no ROI, unless all are so. ROIs are marked as automatic, the set as
-    unapproved. Raises InputError.
+    Outlines follow the pixel edges of the CT's original slices, even if the label map is on a mended grid; holes become
+    keyholes. Labels without a voxel get no ROI, unless there is no voxel at all. ROIs are marked as automatic, the set
+    as unapproved. Raises InputError as `ct_instances` does.
     """
     slices = ct_instances(ct_files)
     planes = [labels_on(label_image, header) for header in slices]
-    there = np.unique(np.concatenate([np.unique(plane) for plane in planes]))
-    shown = [label for label in names if label in there] or list(names)
+    present = np.unique(np.concatenate([np.unique(plane) for plane in planes]))
+    shown = [label for label in names if label in present] or list(names)
     structures = _structure_set(slices, algorithm)
     structures.StructureSetROISequence, structures.ROIContourSequence, structures.RTROIObservationsSequence = [], [], []
     for number, label in enumerate(shown, 1):
@@ -158,12 +158,12 @@ def write_rtstruct(label_image: sitk.Image, names: Mapping[int, str], ct_files: 
         if drawn:
             roi.ContourSequence = drawn
         structures.ROIContourSequence.append(roi)
-    with whole_file(path) as partial:
-        structures.save_as(partial, enforce_file_format=True)
+    with whole_file(path) as temporary:
+        structures.save_as(temporary, enforce_file_format=True)
 
 
 def _structure_set(slices, algorithm):
-    """The data set without its ROIs: whose, of which study and slices, by what."""
+    """The data set without its ROIs: patient, study, slices and what made it."""
     first, now = slices[0], datetime.now()
     structures = Dataset()
     structures.file_meta = file_meta(RTStructureSetStorage, ImplicitVRLittleEndian)  # contours may exceed 64 KiB
@@ -207,7 +207,7 @@ def _contour(polygon, header):
 
 def _item(**values):
     item = Dataset()
-    item.set_original_encoding(True, True, default_encoding)  # else pydicom makes an object of each number to write it
+    item.set_original_encoding(True, True, default_encoding)  # else pydicom makes an object of each number when writing
     for name, value in values.items():
         setattr(item, name, value)
     return item

@@ -1,4 +1,4 @@
-"""One frozen dataclass is the settings file, the command line and the record beside the results."""
+"""Settings as frozen dataclasses: the file to edit, the command line and the record beside the results in one."""
 import json
 import math
 import os
@@ -28,14 +28,14 @@ CONSTANTS = "constants"  # key of a settings file
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where loops over cases run, beside the number of processes."""
+    """Where loops over cases run; the number of processes is a setting of its own."""
 
     scheduler: str | None = None  # Dask scheduler of a cluster, as tcp://host:8786; unset: processes of this machine
-    worker_memory_gb: float = 0.0  # what each of these may take before it is ended; 0: its share
+    worker_memory_gb: float = 0.0  # memory at which one of these processes is ended; 0: its share of the machine's
 
 
 class Machines(Protocol):
-    """What settings of a training say of the processes that share it."""
+    """Settings that say how many processes share a training."""
 
     @property
     def devices(self) -> int: ...
@@ -45,7 +45,7 @@ class Machines(Protocol):
 
 
 class RunSettings(Dataclass, Protocol):
-    """What settings of a training say of its folders."""
+    """Settings that name the folders of a training."""
 
     @property
     def run_dir(self) -> Path: ...
@@ -56,7 +56,7 @@ class RunSettings(Dataclass, Protocol):
 
 def parse_options(config_class: type[Settings], argv: Sequence[str] | None = None, description: str | None = None,
                   steps: Steps | None = None) -> Settings:
-    """The command line as an instance of `config_class`; steps: as for `given_options`."""
+    """The command line as an instance of `config_class`; steps: as for `given_options`. Raises InputError."""
     return build(config_class, given_options(config_class, argv, description, steps))
 
 
@@ -73,7 +73,7 @@ def build(config_class: Callable[..., Built], values: Values) -> Built:
 
 
 def require(config: object, name: str, holds: bool, what: str) -> None:
-    """Raise ValueError with the option's name, its value and `what` it "must be", unless it `holds`."""
+    """Raise ValueError unless the condition `holds`: "--<name> <value> <what>.", where `what` begins with "must"."""
     if not holds:
         raise ValueError(f"--{name.replace('_', '-')} {getattr(config, name)} {what}.")
 
@@ -91,37 +91,41 @@ def names_of(config_class: type[Dataclass]) -> tuple[str, ...]:
 
 def keep_config(config: Dataclass, path: StrPath, fixed: Iterable[str] | None = None,
                 constants: Values | None = None, part: type[Dataclass] | None = None) -> None:
-    """Write the settings to `path` once, or a `part` of them, a class that `config` inherits from; raise, naming the
-    fields, when a later run differs in one of the `fixed` (None: in any), or in one of the code's `constants`,
-    {name: value}, that shape what is written."""
+    """Write the settings to `path`, or if it exists, check that they agree with those kept there.
+
+    part: write only the fields of this class, which `config` inherits from. Raises InputError, naming the fields, for
+    other values of the `fixed` settings (None: of any), or of the `constants` {name: value}, those of the code that
+    shape what is written.
+    """
     if not Path(path).exists():
         settings = {name: getattr(config, name) for name in names_of(part or type(config))}
         write_json(path, {**settings, **({CONSTANTS: constants} if constants else {})})
         return
     kept = load_config(type(config), path)
     changed = [name for name in (fixed or vars(config)) if getattr(kept, name) != getattr(config, name)]
-    said = [_differences(kept, config, changed), _other_constants(read_json(path).get(CONSTANTS), constants)]
-    if any(said):
-        raise InputError(f"{path}: made with other settings: {', '.join(filter(None, said))}. Use the same, or another "
-                         "folder.")
+    differences = [_differences(kept, config, changed), _other_constants(read_json(path).get(CONSTANTS), constants)]
+    if any(differences):
+        raise InputError(f"{path}: made with other settings: {', '.join(filter(None, differences))}. Use the same, or "
+                         "another folder.")
 
 
 def note_constants(recorded: Values | None, constants: Values | None, path: StrPath) -> None:
-    """Say which of the code's `constants` are no longer those `recorded` in a checkpoint; what it does not record
-    passes."""
-    if said := _other_constants(recorded, constants):
-        print(f"note: {path}: trained with {said}; this code shows it something else.")
+    """Print which of the code's `constants` differ from those `recorded` in a checkpoint, if it records them."""
+    if differences := _other_constants(recorded, constants):
+        print(f"note: {path}: trained with {differences}; this version prepares its input differently.")
 
 
 def note_differences(kept: object, used: object, names: Iterable[str], path: StrPath, who: str = "the network") -> None:
-    """Say which of the settings `names` cases were prepared with (kept, from `path`) are others than in `used`."""
-    if other := [name for name in names if getattr(kept, name) != getattr(used, name)]:
-        print(f"note: {path}: prepared with " + ", ".join(
-            f"{name} {shown(getattr(kept, name))} ({who}: {shown(getattr(used, name))})" for name in other) + ".")
+    """Print which of the settings `names` differ between those that cases were prepared with (kept, from `path`) and
+    those `used` by `who`."""
+    differing = [f"{name} {shown(getattr(kept, name))} ({who}: {shown(getattr(used, name))})"
+                 for name in names if getattr(kept, name) != getattr(used, name)]
+    if differing:
+        print(f"note: {path}: prepared with {', '.join(differing)}.")
 
 
 def to_plain(config: Dataclass) -> Values:
-    """The settings as JSON-like values: a checkpoint holds no classes."""
+    """The settings as plain JSON values, the only kind that a checkpoint holds."""
     return {name: str(value) if hasattr(value, "joinpath") else value for name, value in asdict(config).items()}
 
 
@@ -132,8 +136,11 @@ def load_config(config_class: type[Settings], path: StrPath, changes: Values | N
 
 def config_from_dict(config_class: type[Settings], values: Values, source: StrPath,
                      changes: Values | None = None) -> Settings:
-    """Settings from plain JSON values (`source` names them in errors), with `changes` on top. What they lack has its
-    default, or its value in the class's UNRECORDED: what was meant before it could be set."""
+    """Settings from plain JSON values, with `changes` on top; `source` names them in errors.
+
+    A missing value is taken from UNRECORDED of the class (what applied before it was a setting), else is the default.
+    Raises InputError for unknown names and impossible values.
+    """
     types_ = typing.get_type_hints(config_class)
     unknown = sorted(set(values) - {*types_, CONSTANTS}) if isinstance(values, dict) else ["?"]
     if unknown:
@@ -149,57 +156,56 @@ def config_from_dict(config_class: type[Settings], values: Values, source: StrPa
 
 def as_prepared(config_class: type[Dataclass], given: Values, path: Path, names: Iterable[str],
                 defaults: Iterable[str] = ()) -> Values:
-    """`given` with the settings `names` as preparation kept them at `path`: later steps must know of them. What
-    preparation kept of the settings `defaults` gives way to `given`.
+    """`given`, completed by the settings that preparation kept at `path`.
 
-    Raises InputError where `given` says otherwise of `names`.
+    Those called `names` must be the same in both, otherwise InputError is raised; those called `defaults` apply unless
+    given.
     """
     if not path.exists():
         raise InputError(f"{path.parent}: no prepared cases in it. Prepare the cohort first, or name its folder with "
                          "--prepared-dir.")
     kept = load_config(config_class, path)
-    other = [name for name in names if name in given and given[name] != getattr(kept, name)]
-    if other:
-        raise InputError(f"{path}: prepared with " + ", ".join(
-            f"{name} {shown(getattr(kept, name))} (now {shown(given[name])})" for name in other)
-            + ". Leave them out, or prepare another folder.")
-    before, after = ({name: getattr(kept, name) for name in group} for group in (defaults, names))
-    return {**before, **given, **after}
+    differing = [f"{name} {shown(getattr(kept, name))} (now {shown(given[name])})"
+                 for name in names if name in given and given[name] != getattr(kept, name)]
+    if differing:
+        raise InputError(f"{path}: prepared with {', '.join(differing)}. Leave them out, or prepare another folder.")
+    below, above = ({name: getattr(kept, name) for name in group} for group in (defaults, names))
+    return {**below, **given, **above}
 
 
 def with_changes(config: Settings, changes: Values) -> Settings:
-    """`config` with `changes`; what it refuses becomes an InputError."""
+    """`config` with `changes`. Raises InputError for values it refuses."""
     return build(partial(replace, config), changes)
 
 
 def changed_config(config: Settings, changes: Values, free: Collection[str], path: StrPath) -> Settings:
-    """`config` of an earlier run with `changes`, of which only the `free` may differ from it."""
-    other = with_changes(config, changes)
-    locked = [name for name in changes if name not in free and getattr(config, name) != getattr(other, name)]
+    """`config` of an earlier run with `changes`. Raises InputError if any but the `free` settings would change."""
+    changed = with_changes(config, changes)
+    locked = [name for name in changes if name not in free and getattr(config, name) != getattr(changed, name)]
     if locked:
-        raise InputError(f"{path}: made with other settings: {_differences(config, other, locked)}. "
+        raise InputError(f"{path}: made with other settings: {_differences(config, changed, locked)}. "
                          "Leave them out, or start another run folder.")
-    return other
+    return changed
 
 
 def settings_of_run(config_class: type[Run], given: Values, last: StrPath, free: Collection[str],
-                    kept: Callable[[Path], Values], prepared: Collection[str] = (),
+                    read_checkpoint: Callable[[Path], Values], prepared: Collection[str] = (),
                     defaults: Collection[str] = ()) -> Run:
-    """The settings of a training run: the options `given`, or, with `resume`, as the run keeps them.
+    """The settings of a training run: the options `given`, or, with `resume`, those the run was started with.
 
-    last: its checkpoint, below `run_dir`; kept(path): the settings in that, as plain values; free: names of those that
-    may change on the way; prepared: names of those taken over from how the cases were prepared, defaults: of those
-    taken over unless given. Raises InputError when there is nothing to go on from, and when there is and nobody said
-    so.
+    last: name of its last checkpoint, below `run_dir`; read_checkpoint(path): the settings in one, as plain values;
+    free: settings that may change on resuming; prepared, defaults: settings that preparation decides, always or unless
+    given (`names` and `defaults` of `as_prepared`). Raises InputError when there is nothing to resume, and when there
+    is but `resume` was not given.
     """
     if given.get("resume"):
-        apart = {name: value for name, value in given.items() if name not in (*prepared, *defaults)}
-        run_dir = build(config_class, apart).run_dir  # may have been moved since
+        own = {name: value for name, value in given.items() if name not in (*prepared, *defaults)}
+        run_dir = build(config_class, own).run_dir  # may have been moved since
         last = run_dir / last
         if not last.exists():
             raise InputError(f"{last.parent}: no {last.name} to go on from. Leave out --resume.")
-        config = changed_config(config_from_dict(config_class, kept(last), last), {**given, "run_dir": run_dir}, free,
-                                last)
+        started_with = config_from_dict(config_class, read_checkpoint(last), last)
+        config = changed_config(started_with, {**given, "run_dir": run_dir}, free, last)
         _check_prepared(config, prepared)
         return config
     if prepared:
@@ -213,35 +219,37 @@ def settings_of_run(config_class: type[Run], given: Values, last: StrPath, free:
 
 
 def _check_prepared(config, names):
-    """Raise InputError when the cases that a run goes on with were prepared in another way than those it began with."""
+    """Raise InputError when the cases were prepared differently from those that the resumed run began with."""
     path = config.prepared_dir / "config.json"
     if names and path.exists():
         kept = load_config(type(config), path)
-        if other := [name for name in names if getattr(kept, name) != getattr(config, name)]:
-            raise InputError(f"{path}: not prepared as when the run began: {_differences(config, kept, other)}. "
-                             "Name that folder, or start another run.")
+        if changed := [name for name in names if getattr(kept, name) != getattr(config, name)]:
+            raise InputError(f"{path}: not prepared as when the run began: {_differences(config, kept, changed)}. "
+                             "Name the folder it began with, or start another run.")
 
 
 def set_options(options: object, *names: str) -> Values:
-    """{name: value} of the options named that are not None: what goes on top of a checkpoint's settings."""
+    """{name: value} of the named options that are not None; these override a checkpoint's settings."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def check_started(config: Machines) -> None:
-    """Raise InputError when torchrun started another number of processes than the settings say."""
+    """Raise InputError when torchrun started a different number of processes than the settings say."""
     started, wanted = int(os.environ.get("WORLD_SIZE", "1")), config.devices * config.num_nodes
     if "TORCHELASTIC_RUN_ID" in os.environ and started != wanted:
         raise InputError(f"torchrun started {started} processes, --devices {config.devices} --num-nodes "
-                         f"{config.num_nodes} are {wanted}. Let them agree.")
+                         f"{config.num_nodes} are {wanted}. Make them agree.")
 
 
-def device_there(name: str, there: Mapping[str, bool]) -> str:
-    """`name`, or for "auto" the first device of `there`, {name: whether this machine has it}. Raises InputError when
-    it has none."""
-    here = [device for device, available in there.items() if available]
-    if name != "auto" and name not in here:
-        raise InputError(f"--device {name}: none on this machine. Here: {', '.join(here)}.")
-    return here[0] if name == "auto" else name
+def device_there(name: str, available: Mapping[str, bool]) -> str:
+    """`name`, or for "auto" the first available device; available: {device: whether this machine has it}.
+
+    Raises InputError for one that this machine does not have.
+    """
+    devices = [device for device, present in available.items() if present]
+    if name != "auto" and name not in devices:
+        raise InputError(f"--device {name}: none on this machine. Here: {', '.join(devices)}.")
+    return devices[0] if name == "auto" else name
 
 
 def _other_constants(recorded, constants):
@@ -266,5 +274,5 @@ def _from_json(value, kind):
         parts = (parts[0],) * len(value) if Ellipsis in parts else parts
         return tuple(_from_json(item, part) for item, part in zip(value, parts, strict=True))
     if kind in (bool, int) and type(value) is not kind:
-        raise ValueError(f"{value!r} is no {kind.__name__}")
+        raise ValueError(f"{value!r} is not of type {kind.__name__}")
     return kind(value)

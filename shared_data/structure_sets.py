@@ -1,4 +1,4 @@
-"""Structure sets as files: found by what they refer to, read to their end, and what is in them; no geometry."""
+"""Structure sets (RTSTRUCT) as files: find the one of a CT, read it, list its ROIs. Geometry is in rtstruct.py."""
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,28 +17,33 @@ MAX_ROIS = 1000
 
 
 def find_rtstruct(folder: StrPath) -> tuple[Path, str] | None:
-    """(path, UID of the CT series it was drawn on) of the only RTSTRUCT under a folder referring to a CT series in it,
-    None where there is none. Raises InputError for several, and for one of another CT."""
+    """(path, UID of its CT series) of the RTSTRUCT under a folder that refers to a CT series under it; None if there is
+    no RTSTRUCT.
+
+    Raises InputError when several fit, and when one refers to several of the series or to none.
+    """
     headers = list(dicom_headers(folder))
     ct_series = {uid: slices[0][1].get("FrameOfReferenceUID") for uid, slices in ct_series_of(headers).items()}
-    found = {file: header for file, header in headers if header.get("Modality") == "RTSTRUCT"}
-    if not found:
+    structure_sets = {file: header for file, header in headers if header.get("Modality") == "RTSTRUCT"}
+    if not structure_sets:
         return None
     fitting = {}
-    for file, header in found.items():
+    for file, header in structure_sets.items():
         with readable(file):
             frames, series = referred(header)
-        fitting[file] = [uid for uid in ct_series if uid in series] or [uid for uid, frame in ct_series.items()
-                                                                        if frame in frames]
-    drawn_here = [file for file, uids in fitting.items() if uids]
-    if len(drawn_here) > 1:
-        raise InputError(f"{folder}: {len(drawn_here)} RTSTRUCTs: {', '.join(map(str, drawn_here))}. Keep one.")
-    if not drawn_here:
-        raise InputError(f"{next(iter(found))}: refers to none of the CT series under {folder}. Put it beside its CT.")
-    path = drawn_here[0]
-    if len(fitting[path]) > 1:
-        raise InputError(f"{path}: fits {len(fitting[path])} CT series: {', '.join(fitting[path])}. Keep one of them.")
-    return path, fitting[path][0]
+        by_series = [uid for uid in ct_series if uid in series]
+        by_frame = [uid for uid, frame in ct_series.items() if frame in frames]
+        if uids := by_series or by_frame:
+            fitting[file] = uids
+    if len(fitting) > 1:
+        raise InputError(f"{folder}: {len(fitting)} RTSTRUCTs: {', '.join(map(str, fitting))}. Keep one.")
+    if not fitting:
+        raise InputError(f"{next(iter(structure_sets))}: refers to none of the CT series under {folder}. Put it beside "
+                         "its CT.")
+    [(path, uids)] = fitting.items()
+    if len(uids) > 1:
+        raise InputError(f"{path}: fits {len(uids)} CT series: {', '.join(uids)}. Keep one of them.")
+    return path, uids[0]
 
 
 def referred(structures: Dataset) -> tuple[set[str], set[str]]:
@@ -52,7 +57,7 @@ def referred(structures: Dataset) -> tuple[set[str], set[str]]:
 
 
 def open_rtstruct(path: StrPath) -> Dataset:
-    """The data set of an RTSTRUCT file, read to its end. Raises InputError."""
+    """The data set of an RTSTRUCT file. Raises InputError when it cannot be read to its end, or is not an RTSTRUCT."""
     if not Path(path).exists():
         raise InputError(f"{path}: no such file.")
     if not os.access(path, os.R_OK):
@@ -69,14 +74,17 @@ def open_rtstruct(path: StrPath) -> Dataset:
 
 
 def roi_names(path: StrPath) -> dict[str, int]:
-    """{ROI name: number of its contours} of a structure set."""
+    """{ROI name: number of its contours} of an RTSTRUCT file."""
     structures = open_rtstruct(path)
     with readable(path):
         return {name: len((item and item.get("ContourSequence")) or []) for name, _, item in rois_of(structures, path)}
 
 
 def rois_of(structures: Dataset, path: StrPath) -> list[tuple[str, str, Dataset | None]]:
-    """[(name, UID of its frame of reference, its item of ROIContourSequence or None)] of every ROI."""
+    """[(name, UID of its frame of reference, its item of ROIContourSequence or None)] of every ROI.
+
+    Raises InputError when there are more than MAX_ROIS; `path` names the file.
+    """
     rois = structures.get("StructureSetROISequence") or []
     if len(rois) > MAX_ROIS:
         raise InputError(f"{path}: {len(rois)} ROIs; at most {MAX_ROIS} are read. Export those that are needed.")
@@ -87,17 +95,17 @@ def rois_of(structures: Dataset, path: StrPath) -> list[tuple[str, str, Dataset 
 
 @contextmanager
 def readable(path: StrPath) -> Iterator[None]:
-    """Whatever pydicom raises of what is no DICOM, damaged or cut short, as an InputError."""
+    """Turn whatever pydicom raises over a file into an InputError."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path}: no DICOM file, damaged or cut short. Fetch it again.") from error
+        raise InputError(f"{path}: not a DICOM file, damaged or cut short. Fetch it again.") from error
 
 
 def _check_whole(structures):
-    """Raise EOFError for a value that ends early, which pydicom takes as it is."""
+    """Raise EOFError for a value that ends early; pydicom accepts those."""
     for item in map(structures.get_item, structures.keys()):
         if isinstance(item, RawDataElement) and item.length not in (0xFFFFFFFF, len(item.value or b"")):
             raise EOFError(f"{item.tag} ends early")

@@ -1,6 +1,6 @@
-"""CT volumes and masks as SimpleITK images: read, checked, reoriented, written. Geometry is never dropped.
+"""CT volumes and masks as SimpleITK images: read, checked, reoriented, written. The geometry is always kept.
 
-ITK's order is (x, y, z) in millimetres, LPS; arrays taken from an image are (z, y, x).
+Geometry is in ITK's order (x, y, z), mm, LPS; arrays taken from an image are (z, y, x).
 """
 import errno
 import math
@@ -17,21 +17,21 @@ import SimpleITK as sitk
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
-from shared_data.packed import write_packed
 from shared_data.integrity import DAMAGE, check_data, read_planes
 from shared_data.named_types import Array, Geometry, StrPath
+from shared_data.packed import write_packed
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
-Grid = sitk.Image | sitk.ImageFileReader  # what knows size, spacing, origin and direction
+Grid = sitk.Image | sitk.ImageFileReader  # either has size, spacing, origin and direction
 
 
 def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
-    """A 3-D image of one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
+    """A 3-D image with one number per voxel, from NIfTI, NRRD, MetaImage or a folder with a DICOM CT series.
 
-    series, files: of `read_dicom_series`. Raises InputError for what is absent, empty, cut short, not an image, not
-    3-D, or without a usable spacing.
+    series, files: as for `read_dicom_series`. Raises InputError for a file that is absent, empty, cut short, not an
+    image or not 3-D, and for an impossible geometry.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,23 +46,23 @@ def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] 
 
 
 def open_volume(path: StrPath, series: str | None = None) -> tuple[sitk.Image | sitk.ImageFileReader, Iterator[Array]]:
-    """(grid, slices) of what `read_volume` gives, without holding it: an object with GetSize, GetSpacing, GetOrigin,
-    GetDirection and GetPixelID; the slices (y, x) in stored order, one at a time.
+    """(grid, slices (y, x) in stored order, one at a time) of what `read_volume` returns, without holding all of it.
 
-    A NIfTI file passes by once, checked while its slices are taken: take them all. Other formats are read whole.
+    The grid has GetSize, GetSpacing, GetOrigin, GetDirection and GetPixelID. A NIfTI file is read once, and checked
+    while its slices are taken, so take them all; other formats are read whole.
     """
     path = Path(path)
     if not path.is_dir() and path.name.lower().endswith(NIFTI):
         _check_access(path)
         slices = _checked_slices(path)
-        first = next(slices)  # tells of a bad header
+        first = next(slices)  # raises if the header is bad
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
             with _quiet():
                 reader.ReadImageInformation()
         except RuntimeError:
-            pass  # read_volume says why, or mends it
+            pass  # read_volume below says why, or repairs it
         else:
             _check_grid(reader, reader.GetNumberOfComponents(), path)
             return reader, chain([first], slices)
@@ -72,14 +72,14 @@ def open_volume(path: StrPath, series: str | None = None) -> tuple[sitk.Image | 
 
 
 def read_ct(path: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
-    """`read_volume`, for Hounsfield units: every value finite, not all the same, not all air (<= -900 HU)."""
+    """`read_volume`, then `check_hu`."""
     image = read_volume(path, series, files)
     check_hu(image, path)
     return image
 
 
 def check_hu(image: sitk.Image, path: StrPath) -> None:
-    """Raise InputError when an image cannot be (a part of) a CT: a value not finite, all the same, or all air."""
+    """Raise InputError when an image cannot be (part of) a CT: not finite, all equal, or all air (<= -900 HU)."""
     smallest, largest = _extremes(image, path)
     if smallest == largest:
         raise InputError(f"{path}: every voxel is {smallest:g}. A CT is needed.")
@@ -88,15 +88,15 @@ def check_hu(image: sitk.Image, path: StrPath) -> None:
 
 
 def read_mask(path: StrPath, foreground: Collection[int] = (1,), any_label: bool = False) -> sitk.Image:
-    """`read_volume`, as uint8: 0 and the foreground labels. Any other label raises InputError.
+    """`read_volume`, as uint8. Raises InputError for labels other than 0 and the foreground.
 
-    any_label: whatever is above 0 becomes 1 (masks that number their nodes).
+    any_label: every label above 0 becomes 1 (masks that number their nodes).
     """
     image = read_volume(path)
     smallest, _ = _extremes(image, path)
     if any_label:
         if smallest < 0:
-            raise InputError(f"{path}: holds {smallest:g}. A mask holds 0 and labels above it.")
+            raise InputError(f"{path}: holds {smallest:g}. A mask may hold 0 and labels above it.")
         return sitk.Greater(image, 0)
     planes = sitk.GetArrayViewFromImage(image)
     check_labels(set().union(*(np.unique(plane).tolist() for plane in planes)), path, foreground)
@@ -104,7 +104,7 @@ def read_mask(path: StrPath, foreground: Collection[int] = (1,), any_label: bool
 
 
 def check_labels(labels: set[float], path: StrPath, foreground: Collection[int] = (1,)) -> None:
-    """Raise InputError when a mask holds others than 0 and the foreground labels."""
+    """Raise InputError when a mask holds labels other than 0 and the foreground."""
     unknown = sorted(labels - {0, *foreground})
     if unknown:
         raise InputError(f"{path}: labels {', '.join(f'{label:g}' for label in unknown[:8])} are unknown. "
@@ -131,7 +131,7 @@ def to_lps(image: sitk.Image) -> sitk.Image:
 
 
 def onto_scan(labels_zyx: Array, scan: Geometry) -> sitk.Image:
-    """Labels (z, y, x) on the LPS form of a scan -> an image on the scan's own grid, given as by `geometry`."""
+    """Labels (z, y, x) on a CT brought to LPS -> an image on the CT's own grid. scan: that grid, by `geometry`."""
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(scan["direction"])
     reference = image_from(np.zeros(scan["size_xyz"][::-1], np.uint8), scan)
     labels = sitk.GetImageFromArray(labels_zyx)
@@ -147,23 +147,23 @@ def geometry(image: Grid) -> Geometry:
             "origin_xyz": list(image.GetOrigin()), "direction": list(image.GetDirection())}
 
 
-def image_from(array_zyx: Array, kept: Geometry) -> sitk.Image:
-    """The image of an array with the geometry kept by `geometry`."""
+def image_from(array_zyx: Array, grid: Geometry) -> sitk.Image:
+    """An image of an array on a grid described by `geometry`."""
     image = sitk.GetImageFromArray(array_zyx)
-    image.SetSpacing(kept["spacing_xyz"])
-    image.SetOrigin(kept["origin_xyz"])
-    image.SetDirection(kept["direction"])
+    image.SetSpacing(grid["spacing_xyz"])
+    image.SetOrigin(grid["origin_xyz"])
+    image.SetDirection(grid["direction"])
     return image
 
 
 def without_suffix(path: StrPath) -> str:
-    """A path or name as text, without the suffix of a volume."""
+    """A path or name as text, without the suffix of a volume file."""
     text = str(path)
     return next((text[:-len(suffix)] for suffix in SUFFIXES if text.lower().endswith(suffix)), text)
 
 
 def check_output(path: StrPath, source: StrPath | None = None) -> None:
-    """Raise InputError when `write_volume` could not write there, or would overwrite `source`."""
+    """Raise InputError when `write_volume` could not write to `path`, or would overwrite `source`."""
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise InputError(f"{path}: unknown format. The name must end with one of {' '.join(SUFFIXES)}")
@@ -172,28 +172,28 @@ def check_output(path: StrPath, source: StrPath | None = None) -> None:
     if source and path.exists() and path.samefile(source):
         raise InputError(f"{path}: the output would overwrite the input. Name another file.")
     if path.suffix.lower() in (".mhd", ".nhdr") and not path.exists():
-        data = [other for other in (path.with_suffix(end) for end in (".raw", ".zraw", ".raw.gz")) if other.exists()]
-        if data:
-            raise InputError(f"{path}: its data would overwrite {data[0].name}. Name another file.")
+        for data in (path.with_suffix(suffix) for suffix in (".raw", ".zraw", ".raw.gz")):
+            if data.exists():
+                raise InputError(f"{path}: its data would overwrite {data.name}. Name another file.")
 
 
 def write_volume(image: sitk.Image, path: StrPath) -> None:
-    """Write compressed, format by suffix; it gets its name only after it was read back equal."""
+    """Write compressed, in the format of the suffix; the file gets its name only after it has been read back equal."""
     check_output(path)
     suffix = next(suffix for suffix in SUFFIXES if str(path).lower().endswith(suffix))
-    with whole_file(path) as partial:
-        check_free_space(partial.parent, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
-        # ITK loses a part of names like ct.nii.gz.nii.gz; .mhd and .nhdr name their data file, which must stay.
-        plain = partial if suffix in (".mhd", ".nhdr") else partial.with_name("volume" + suffix)
+    with whole_file(path) as temporary:
+        check_free_space(temporary.parent, image.GetNumberOfPixels() * image.GetSizeOfPixelComponent())
+        # ITK drops part of a name like ct.nii.gz.nii.gz; .mhd and .nhdr must keep theirs: it names their data file.
+        plain = temporary if suffix in (".mhd", ".nhdr") else temporary.with_name("volume" + suffix)
         try:
-            with silenced():  # NIfTI's writer has words of its own for a full disk
+            with silenced():  # ITK's NIfTI writer prints its own message about a full disk
                 write_packed(image, plain)
             written = sitk.ReadImage(str(plain))
         except RuntimeError as error:
             raise OSError(errno.EIO, f"could not be written whole ({_first_line(error)})", str(path)) from error
         if not np.array_equal(sitk.GetArrayViewFromImage(written), sitk.GetArrayViewFromImage(image)):
             raise OSError(errno.EIO, "could not be written whole", str(path))
-        plain.rename(partial)
+        plain.rename(temporary)
 
 
 def _check_grid(image, n_components, path):
@@ -210,11 +210,11 @@ def _check_grid(image, n_components, path):
     if not np.isfinite([*image.GetOrigin(), *image.GetDirection()]).all():
         raise InputError(f"{path}: its origin or direction is not a number. Correct the header.")
     if np.abs(direction @ direction.T - np.eye(3)).max() > 0.02:
-        raise InputError(f"{path}: its axes are not at right angles (sheared). Resample it to a plain grid.")
+        raise InputError(f"{path}: its axes are not at right angles (sheared). Resample it to a regular grid.")
 
 
 def _check_access(path):
-    """Raise InputError for what no reader should be given."""
+    """Raise InputError for a path that need not even be tried."""
     check_name(path)
     name = path.name.lower()
     if not path.exists():
@@ -231,7 +231,7 @@ def _check_access(path):
 
 
 def _checked_slices(path):
-    """The slices of a NIfTI file, none of other formats; InputError for what ITK reads although a part is missing."""
+    """The slices of a NIfTI file; of other formats none. Raises InputError for incomplete files, which ITK accepts."""
     try:
         if path.name.lower().endswith(NIFTI):
             yield from read_planes(path)
@@ -243,7 +243,7 @@ def _checked_slices(path):
 
 @contextmanager
 def _quiet():
-    """No warnings of ITK on standard error."""
+    """Suppress ITK's warnings on standard error."""
     display = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
@@ -263,7 +263,7 @@ def _read_file(path):
 
 
 def _read_nearly_orthonormal(path):
-    """A NIfTI file whose axes are off the right angle by rounding, which ITK refuses; more than 1 % is an error."""
+    """A NIfTI file whose axes miss the right angle by rounding, which ITK refuses; by more than 1 % is an error."""
     nifti = nibabel.load(path)
     assert isinstance(nifti, nibabel.spatialimages.SpatialImage)
     matrix = np.diag([-1.0, -1.0, 1.0]) @ nifti.affine[:3]  # RAS to LPS
@@ -273,7 +273,7 @@ def _read_nearly_orthonormal(path):
     left, _, right = np.linalg.svd(matrix[:, :3] / spacing)
     direction = left @ right
     if np.abs(direction - matrix[:, :3] / spacing).max() > 0.01:
-        raise InputError(f"{path}: its axes are not at right angles (sheared affine). Resample it to a plain grid.")
+        raise InputError(f"{path}: its axes are not at right angles (sheared affine). Resample it to a regular grid.")
     array = np.asanyarray(nifti.dataobj)
     if array.ndim != 3:
         raise InputError(f"{path}: its size is {array.shape}. A 3-D volume is needed.")

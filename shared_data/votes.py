@@ -1,4 +1,4 @@
-"""Where the members of an ensemble disagree, and what that says of a contour."""
+"""Where the members of an ensemble disagree, voxel by voxel and per contour."""
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -7,16 +7,16 @@ from shared_data.named_types import Floats, Labels, Row
 
 
 def agreement(votes: Labels) -> Labels:
-    """(members, ...): how many members, itself included, vote as this one does; votes: (members, ...) of classes."""
+    """(members, ...): how many members, itself included, vote as each one does; votes (members, ...) of class ids."""
     return np.stack([(votes == vote).sum(0, dtype=np.uint8) for vote in votes])
 
 
 def vote_entropy(votes: Labels) -> Floats:
-    """Entropy (...) of the classes in votes (members, ...): -sum p log(p + 1e-5), float32 (SepNet's authors).
+    """Entropy (...) in nats of votes (members, ...): -sum p log(p + 1e-5) over classes, float32 (SepNet's authors).
 
-    So unanimity is -1e-5; six members split 5+1 give 0.4505, 4+2 0.6365, 3+3 0.6931, 3+2+1 1.0114.
+    Unanimity gives -1e-5; six members split 5+1 give 0.4505, 4+2 0.6365, 3+3 0.6931, 3+2+1 1.0114.
     """
-    terms = np.log(np.arange(len(votes) + 1) / len(votes) + 1e-5)  # of so many members that agree
+    terms = np.log(np.arange(len(votes) + 1) / len(votes) + 1e-5)  # by the number of members that agree
     total = np.zeros(votes.shape[1:])
     for vote in votes:
         total += terms[(votes == vote).sum(0, dtype=np.uint8)]
@@ -24,22 +24,26 @@ def vote_entropy(votes: Labels) -> Floats:
 
 
 def vote_levels(votes: Labels) -> tuple[Labels, dict[int, str]]:
-    """(level (...), {level: split as text, "5+1" say}): how the members split, exactly, whatever the entropy."""
-    count = np.sort(agreement(votes), axis=0)[::-1]
-    code = np.zeros(votes.shape[1:], np.int64)
-    for row in count:
-        code = code * (len(votes) + 1) + row
-    found, first = np.unique(code, return_index=True)
+    """(level (...), {level: split}): how the members with votes (members, ...) split; a split is text such as "5+1"."""
+    counts = np.sort(agreement(votes), axis=0)[::-1]
+    levels = np.zeros(votes.shape[1:], np.int64)
+    for count in counts:
+        levels = levels * (len(votes) + 1) + count
+    found, first = np.unique(levels, return_index=True)
     splits = {}
     for level, index in zip(found, first):
-        column = count.reshape(len(votes), -1)[:, index]
-        splits[int(level)] = "+".join(str(c) for c in np.unique(column)[::-1] for _ in range((column == c).sum() // c))
-    return code, splits
+        of_members = counts.reshape(len(votes), -1)[:, index]  # 3+2+1: 3 3 3 2 2 1
+        parts = []
+        while len(of_members):
+            parts.append(str(of_members[0]))
+            of_members = of_members[of_members[0]:]
+        splits[int(level)] = "+".join(parts)
+    return levels, splits
 
 
 def disagreement(entropy: Floats, labels: Labels, numbers: Iterable[int]) -> dict[int, dict[str, float | None]]:
-    """{number: {"disagreement", "disputed"}}: the mean entropy of the votes over the voxels of each label, and the
-    share of them on which the members were not all of one mind; None where the label has no voxel."""
+    """{label: {"disagreement", "disputed"}} of the labels called `numbers`: the mean entropy of the votes over the
+    label's voxels, and the share of voxels on which the members do not all agree; None for a label without voxels."""
     places = np.flatnonzero(labels)
     label, value = labels.ravel()[places], entropy.ravel()[places]
     length = max([0, *numbers]) + 1
@@ -49,6 +53,6 @@ def disagreement(entropy: Floats, labels: Labels, numbers: Iterable[int]) -> dic
 
 
 def most_disputed(components: Sequence[Row], entropy: Floats | None) -> Row:
-    """{"disagreement": of the component the members agree on least}, of `list_components`; empty without an ensemble.
+    """{"disagreement"} of the component of `list_components` on which the members agree least; {} without an ensemble.
     """
     return {} if entropy is None else {"disagreement": max((row["disagreement"] for row in components), default=None)}

@@ -1,4 +1,4 @@
-"""The networks that are asked together: which they are, and whether they fit each other."""
+"""The members of an ensemble: which checkpoints they are, and whether they fit together."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,11 @@ Options = TypeVar("Options", bound="EnsembleOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleOptions:
-    """Of predict.py and test.py, beside `checkpoint`, a tuple of paths."""
+    """Options of predict.py and test.py, beside `checkpoint`, a tuple of paths."""
 
-    ensemble: Path | None = None  # folder with the runs of the folds: the best of each, in place of --checkpoint
+    ensemble: Path | None = None  # folder of the folds' runs: the best checkpoint of each, instead of --checkpoint
 
-    if TYPE_CHECKING:  # each script has a default of its own
+    if TYPE_CHECKING:  # every script has its own default
         checkpoint: tuple[Path, ...] | None = None
 
 
@@ -30,7 +30,7 @@ def with_members(options: Options, find: Callable[[Path], Iterable[Path]]) -> Op
 
 
 def members_of(options: EnsembleOptions, find: Callable[[Path], Iterable[Path]]) -> tuple[Path, ...]:
-    """The checkpoints that `ensemble` stands for. Raises InputError when others than the default are named, too."""
+    """The checkpoints that `ensemble` stands for. Raises InputError when --checkpoint is given as well."""
     if options.checkpoint != type(options).checkpoint:
         raise InputError("--ensemble and --checkpoint: both name the networks. Leave one out.")
     assert options.ensemble is not None
@@ -38,40 +38,41 @@ def members_of(options: EnsembleOptions, find: Callable[[Path], Iterable[Path]])
 
 
 def find_members(folder: Path, *patterns: str) -> list[Path]:
-    """The checkpoints below a folder by the first of the patterns that fits any, in natural order. Raises InputError
-    for none."""
+    """The checkpoints below a folder, in natural order, by the first pattern that any match. Raises InputError if none
+    do."""
     for pattern in patterns:
-        if found := [folder / name for name in natural_sort(str(path.relative_to(folder))
-                                                            for path in folder.glob(pattern))]:
-            return found
+        names = natural_sort(str(path.relative_to(folder)) for path in folder.glob(pattern))
+        if names:
+            return [folder / name for name in names]
     raise InputError(f"{folder}: no {patterns[0]} in it. Train the folds with crossval.py, or name --checkpoint.")
 
 
 def check_alike(paths: Sequence[StrPath], configs: Sequence[object], names: Iterable[str]) -> None:
     """Raise InputError when members differ in one of the settings `names`."""
     for path, config in zip(paths, configs):
-        other = [name for name in names if getattr(config, name) != getattr(configs[0], name)]
-        if other:
-            raise InputError(f"{path}: {other[0]} {getattr(config, other[0])} differs from {paths[0]}'s "
-                             f"{getattr(configs[0], other[0])}. Ensembles need the same.")
+        for name in names:
+            own, first = getattr(config, name), getattr(configs[0], name)
+            if own != first:
+                raise InputError(f"{path}: {name} {own} differs from {paths[0]}'s {first}. The members of an ensemble "
+                                 "must agree on it.")
 
 
 def check_members_unseen(paths: Iterable[StrPath], cases: Iterable[str],
                          trained_on: Callable[[Any], Iterable[str]]) -> None:
-    """Raise InputError when a member has learnt from one of the cases it is to be scored on; trained_on(path): whom it
-    has learnt from."""
+    """Raise InputError when a member is to be scored on cases that it was trained on; trained_on(path): the names of
+    those."""
     for path in paths:
         check_unseen(cases, trained_on(path), path)
 
 
 def uncertainty_path(output: StrPath) -> Path:
-    """Where the map of disagreement lies: beside the labels, in their format."""
+    """Path of the map of disagreement: beside the labels, in their format."""
     stem = without_suffix(output)
-    return Path(f"{stem}_uncertainty{str(output)[len(str(stem)):]}")
+    return Path(f"{stem}_uncertainty{str(output).removeprefix(stem)}")
 
 
 def as_fact(paths: Sequence[StrPath]) -> dict[str, Any]:
-    """What a JSON file says of the networks: {"checkpoint": the one} or {"checkpoints": all}."""
+    """The networks in a JSON file: {"checkpoint": path} for one, {"checkpoints": paths} for several."""
     return {"checkpoint": paths[0]} if len(paths) == 1 else {"checkpoints": list(paths)}
 
 

@@ -1,8 +1,7 @@
 """Detection scores as the LUNA16 challenge counts them: the free-response curve (FROC) and its mean (CPM).
 
-A candidate closer than a nodule's radius to its centre is a hit; of several hits on one nodule the most probable
-counts and the others are left out; so are candidates within findings that the challenge excludes. The rest are false
-positives.
+A candidate closer to a nodule's centre than its radius is a hit; of several hits on a nodule the most probable counts.
+The other hits are ignored, as are candidates within findings that the challenge excludes. The rest are false positives.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from shared_data.files import whole_file
 from shared_data.named_types import Floats, Row
 
 FALSE_POSITIVES_PER_SCAN = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
-EXCLUDED_DIAMETER_MM = 10.0  # of excluded findings whose diameter is not given (the challenge's script)
+EXCLUDED_DIAMETER_MM = 10.0  # of excluded findings without a diameter (the challenge's script)
 
-
-Matched = tuple[Floats, Floats]  # what `match` gives of a scan
+Matched = tuple[Floats, Floats]  # what `match` returns for a scan
 
 
 def match(candidates: Sequence[Sequence[float]], nodules: Sequence[Sequence[float]],
@@ -32,8 +30,8 @@ def match(candidates: Sequence[Sequence[float]], nodules: Sequence[Sequence[floa
     ignored[ignored[:, 3] < 0, 3] = EXCLUDED_DIAMETER_MM
     hits = _within(places, known)  # (candidates, nodules)
     best = np.where(hits, places[:, 3:], -np.inf).max(0, initial=-np.inf)
-    free = ~hits.any(1) & ~_within(places, ignored).any(1)
-    return best, places[free, 3]
+    false = ~hits.any(1) & ~_within(places, ignored).any(1)
+    return best, places[false, 3]
 
 
 def _within(candidates, findings):
@@ -42,7 +40,10 @@ def _within(candidates, findings):
 
 
 def froc_curve(scans: Sequence[Matched]) -> tuple[Floats, Floats]:
-    """(false positives a scan, sensitivity): points of the curve, from no candidate to all; scans: of `match`."""
+    """(false positives per scan, sensitivity): points of the curve, from no candidate to all of them.
+
+    scans: from `match`. Raises ValueError when no scan has a nodule.
+    """
     best = np.concatenate([found for found, _ in scans])
     false = np.concatenate([wrong for _, wrong in scans])
     if not len(best):
@@ -67,14 +68,16 @@ def cpm(scans: Sequence[Matched]) -> float:
 
 def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0,
               patients: Sequence[str] | None = None) -> dict[str, Any]:
-    """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals over `samples` sets of scans drawn with
-    replacement, those of a patient together; a set without a nodule is drawn anew. patients: of each scan its patient;
-    unset: each has one."""
-    froc_curve(scans)  # raises where there is no nodule at all
-    together: dict[Any, list[Matched]] = {}
+    """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals of a bootstrap over patients.
+
+    samples: sets drawn with replacement; one without a nodule is drawn again. patients: the patient of each scan;
+    unset: all different. Raises ValueError when no scan has a nodule.
+    """
+    froc_curve(scans)  # raises if there is no nodule at all
+    by_patient: dict[Any, list[Matched]] = {}
     for scan, patient in zip(scans, patients or range(len(scans))):
-        together.setdefault(patient, []).append(scan)
-    groups = [*together.values()]
+        by_patient.setdefault(patient, []).append(scan)
+    groups = [*by_patient.values()]
     rng, sets = np.random.default_rng(seed), list[Floats]()
     while len(sets) < samples:
         chosen = [scan for i in rng.integers(0, len(groups), len(groups)) for scan in groups[i]]
@@ -86,8 +89,10 @@ def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0,
 
 
 def froc_rows(scans: Sequence[Matched], interval: dict[str, Any], unit: str = "scan") -> list[Row]:
-    """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN; interval: of
-    `bootstrap`; unit: what a scan is called."""
+    """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN.
+
+    interval: from `bootstrap`; unit: what to call a scan.
+    """
     points = zip(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), interval["sensitivity"])
     return [{f"false positives per {unit}": rate, "sensitivity": float(value), "low": low, "high": high}
             for rate, value, (low, high) in points]
@@ -95,7 +100,7 @@ def froc_rows(scans: Sequence[Matched], interval: dict[str, Any], unit: str = "s
 
 def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
               points: Sequence[tuple[str | None, float, float]] = ()) -> None:
-    """The curve, and beside it `points`: (name or None, false positives per scan, sensitivity)."""
+    """Write a PNG of the curve, with `points`: (name or None, false positives per scan, sensitivity)."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     rates, sensitivity = froc_curve(scans)
@@ -110,5 +115,5 @@ def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
     axes.set_xscale("log", base=2)
     axes.set(xlabel=f"false positives per {unit}", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,4 +1,4 @@
-"""How well two people agree on the organs of a head and neck: what stands beside a network's scores."""
+"""How well two people agree on the organs of head and neck, to compare a network's scores with."""
 from pathlib import Path
 
 from shared_data.files import read_json
@@ -6,10 +6,10 @@ from shared_data.organ_names import identity
 
 HUMAN_LEVEL = Path(__file__).parent / "human_level.json"  # written by tests/bench/focusnet_observers.py
 
-Scores = dict[str, float]  # "dice", "hd95_mm", "assd_mm", their "_std" and the "n_" of patients
+Scores = dict[str, float]  # "dice", "hd95_mm", "assd_mm", each with its "_std", and "n_..." patients
 
 
 def human_level() -> tuple[str, dict[tuple[str, str], Scores]]:
     """(who was compared with whom, {`identity` of an organ: the scores})"""
-    kept = read_json(HUMAN_LEVEL)
-    return kept["what"], {identity(name): scores for name, scores in kept["organs"].items()}
+    level = read_json(HUMAN_LEVEL)
+    return level["what"], {identity(name): scores for name, scores in level["organs"].items()}

@@ -1,4 +1,4 @@
-"""Box plots of the organs' scores, two people's agreement beside them."""
+"""Box plots of the organs' scores, beside the agreement of two people."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from shared_data.organ_names import identity
 from shared_results.human_level import Scores
 
 PANELS = {"dice": "Dice", "hd95_mm": "HD95, mm"}
-INCHES = 0.5  # of width for each organ
+INCHES = 0.5  # of width per organ
 
 
 def draw_organ_boxes(rows: Sequence[Row], path: Path, human: Mapping[tuple[str, str], Scores]) -> None:
-    """Write a PNG: a box and a point for each case, of the rows {"organ", "dice", "hd95_mm"} where a score is finite;
-    human: of `human_level`. Organs without any score are left out."""
+    """Write a PNG with a box per organ and a point per case, from rows {"organ", "dice", "hd95_mm"} with finite scores.
+
+    human: as `human_level` returns it. Organs without any score are left out.
+    """
     organs = [organ for organ in dict.fromkeys(row["organ"] for row in rows)
               if any(np.isfinite(row["dice"]) for row in rows if row["organ"] == organ)]
     figure = Figure(figsize=(max(5.0, 1.5 + INCHES * len(organs)), 3.4 * len(PANELS)), layout="constrained")
@@ -33,8 +35,8 @@ def draw_organ_boxes(rows: Sequence[Row], path: Path, human: Mapping[tuple[str, 
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside upper center", fontsize=8)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def _draw_panel(axes: Axes, values: Sequence[Sequence[float]], human: Sequence[Scores | None], score: str) -> None:

@@ -1,4 +1,4 @@
-"""Slices with their organs in colour, and the legend below."""
+"""Slices with their organs in colour, above a legend."""
 import math
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +14,7 @@ ENTRY = (20, 160)  # pixels of a legend's entry, y and x
 
 
 def organ_overlay(unit_yx: Floats, labels_yx: Labels, aspect: float = 1.0) -> Rgb:
-    """RGB (height, SIDE, 3) of a slice in [0, 1], each label filled in its colour; aspect: a pixel's height over its
+    """RGB (height, SIDE, 3) of a slice in [0, 1], each label filled with its colour; aspect: a pixel's height over its
     width."""
     picture = magnified(unit_yx, SIDE, aspect)
     labels = cv2.resize(labels_yx.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -23,10 +23,9 @@ def organ_overlay(unit_yx: Floats, labels_yx: Labels, aspect: float = 1.0) -> Rg
 
 
 def organ_sheet(unit_zyx: Floats | Mapping[int, Floats], label_maps: Mapping[str, Labels], chosen: Sequence[int],
-                names: Mapping[int, str],
-                aspect: float = 1.0, below: Sequence[tuple[Rgb, str]] = ()) -> Rgb:
-    """Contact sheet of the slices `chosen`: a row for each {caption: labels (z, y, x)}, then `below` ((RGB, caption)
-    pairs), then the legend of the labels that are shown; names: {label: organ}."""
+                names: Mapping[int, str], aspect: float = 1.0, below: Sequence[tuple[Rgb, str]] = ()) -> Rgb:
+    """Contact sheet of the slices `chosen`: a row for each {caption: labels (z, y, x)}, then the (RGB, caption) pairs
+    `below`, then a legend of the labels shown; names: {label: organ}."""
     pictures = [(organ_overlay(unit_zyx[k], labels[k], aspect), f"{caption}, slice {k}")
                 for caption, labels in label_maps.items() for k in chosen]
     sheet = contact_sheet([*pictures, *below], columns=len(chosen))

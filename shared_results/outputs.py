@@ -1,4 +1,4 @@
-"""What predict.py of every project takes and writes: a CT in; its labels out, for programs and for the clinic."""
+"""What predict.py of every project takes and writes: a CT in, its labels out, for programs and for the clinic."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,32 +27,32 @@ Options = TypeVar("Options", bound="ResultOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class ResultOptions(Cluster):
-    input: Path  # one CT; or a folder of CTs at any depth, or a CSV of paths
-    output: Path  # of one CT: the labels on its grid, the suffix is the format; of several: a folder
-    format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None  # of the labels in that folder; unset: nii.gz
-    workers: int = 0  # processes, each with a network and a CT of its own; 0: one CT after the other in this process
-    series: str | None = None  # UID of the DICOM series to take, where the folder of one CT holds several
-    rtstruct: Path | None = None  # write the outlines there too, as DICOM RTSTRUCT (several: a folder); needs DICOM
-    seg: Path | None = None  # write the labels there too, as DICOM SEG (several: a folder); needs DICOM
-    seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM of 2024
-    viewer: bool = True  # write a page to look into the CT and its labels, at most 10 MB; --no-viewer: none
+    input: Path  # a CT; or several: a folder of CTs at any depth, or a CSV of paths
+    output: Path  # for one CT a file, its suffix is the format; for several a folder
+    format: Literal["nii.gz", "nii", "nrrd", "mha"] | None = None  # of the files in that folder; unset: nii.gz
+    workers: int = 0  # processes, each with its own network and CT; 0: one CT after the other in this process
+    series: str | None = None  # UID of the DICOM series, if the folder of one CT holds several
+    rtstruct: Path | None = None  # also write a DICOM RTSTRUCT here (several CTs: a folder); needs DICOM input
+    seg: Path | None = None  # also write a DICOM SEG here (several CTs: a folder); needs DICOM input
+    seg_type: Literal["binary", "labelmap"] = "binary"  # labelmap: smaller, for readers that know DICOM 2024
+    viewer: bool = True  # write a page that shows the CT with its labels, at most 10 MB; --no-viewer: none
 
-    if TYPE_CHECKING:  # each project has a default of its own
+    if TYPE_CHECKING:  # every project has its own default
         checkpoint: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
 
     def networks(self) -> tuple[Path, ...]:
-        """The files that decide on the result beside the CT."""
+        """The files that, beside the CT, determine the result."""
         return self.checkpoint or ()
 
     def more_volumes(self) -> list[Path]:
-        """The images that an option asks for beside the labels."""
+        """Paths of further images that options ask for."""
         return []
 
     def for_case(self: Options, case: Case) -> Options:
-        """The options of one `Case` of several."""
+        """The options for one `Case` of several."""
         derived = {name: getattr(self, name) / f"{case.name}_{name}.dcm" for name in ("rtstruct", "seg")
                    if getattr(self, name)}
         return replace(self, input=case.input, series=case.series,
@@ -61,21 +61,21 @@ class ResultOptions(Cluster):
 
 @dataclass(frozen=True)
 class Prediction:
-    """All that is written of a CT."""
+    """Everything that is written about a CT."""
 
     labels: sitk.Image  # on the CT's own grid
     names: LabelNames
-    facts: dict[str, Any]  # of the JSON file
-    picture: Rgb  # of the overlay
-    found: str  # in a word, for the user
-    row: Row  # of a table of several CTs: volumes and counts
+    facts: dict[str, Any]  # for the JSON file
+    picture: Rgb  # the overlay
+    found: str  # a summary for the user
+    row: Row  # in the table of a cohort: volumes and counts
     warnings: list[str] = field(default_factory=list)
     volumes: dict[Path, sitk.Image] = field(default_factory=dict)  # {path: image}, beside the labels
     tables: dict[Path, tuple[Sequence[Row], Sequence[str]]] = field(default_factory=dict)  # {path: (rows, columns)}
 
 
 def check_results(options: ResultOptions, files: Sequence[Path] = ()) -> None:
-    """Raise InputError now when `write_results` could not write later; files: the slices, where they are known."""
+    """Raise InputError if `write_results` could not write later; files: the slices, if known."""
     volumes = [options.output, *options.more_volumes()]
     for path in volumes:
         check_output(path, options.input)
@@ -96,8 +96,10 @@ def check_results(options: ResultOptions, files: Sequence[Path] = ()) -> None:
 
 def write_results(labels: sitk.Image, names: Mapping[int, str], options: ResultOptions, algorithm: str,
                   files: Sequence[Path] = ()) -> None:
-    """Write an image of the labels {label: name} as the options say; beside several, colour tables. Its grid is the
-    CT's own, or that of the mended series: the DICOM objects go back to the true slices in any case."""
+    """Write an image of the labels {label: name} as the options say, with colour tables if there are several labels.
+
+    Its grid is the CT's own, or that of the mended series; DICOM objects always refer to the original slices.
+    """
     write_volume(labels, options.output)
     if len(names) > 1:
         write_colour_tables(names, without_suffix(options.output))
@@ -108,13 +110,13 @@ def write_results(labels: sitk.Image, names: Mapping[int, str], options: ResultO
 
 
 def viewer_path(output: Path) -> Path:
-    """Where the page to look into a result lies: beside it."""
+    """Path of the viewer page of a result: beside it."""
     return Path(f"{without_suffix(output)}_viewer.html")
 
 
 def viewer_content(prediction: Prediction, ct: sitk.Image, options: ResultOptions,
                    window_hu: tuple[float, float]) -> Content | None:
-    """What that page holds, small, so that the CT need not be kept until it is written; None where none is wanted."""
+    """The content of that page, so small that the CT need not be kept until it is written; None if none is wanted."""
     if not options.viewer:
         return None
     ct, labels = to_lps(ct), to_lps(sitk.Cast(prediction.labels, sitk.sitkUInt8))
@@ -126,8 +128,10 @@ def viewer_content(prediction: Prediction, ct: sitk.Image, options: ResultOption
 
 def write_prediction(prediction: Prediction, content: Content | None, options: ResultOptions, algorithm: str,
                      watch: Stopwatch, files: Sequence[Path] = ()) -> list[Path]:
-    """Write all of a `Prediction`, last the JSON file with the seconds of a `Stopwatch`; the paths. content: of
-    `viewer_content`."""
+    """Write all of a `Prediction`, last the JSON file with the seconds of the `Stopwatch`, and return the paths.
+
+    content: from `viewer_content`.
+    """
     stem = without_suffix(options.output)
     summary, overlay = Path(f"{stem}.json"), Path(f"{stem}_overlay.png")
     pages = []

@@ -1,4 +1,4 @@
-"""Pages that open from disk, without network: rendered from templates/."""
+"""HTML pages rendered from templates/; they open from disk and need no network."""
 from pathlib import Path
 
 import jinja2
@@ -10,7 +10,7 @@ TEMPLATES = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).par
 
 
 def write_page(path: StrPath, template: str, **values: object) -> None:
-    """Write the template filled with `values`, text escaped, whole or not at all."""
+    """Render a template with `values`, escaped, to a file that appears complete or not at all."""
     page = TEMPLATES.get_template(template).render(values)
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    with whole_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")

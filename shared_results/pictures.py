@@ -10,7 +10,7 @@ from shared_data.files import whole_file
 from shared_data.named_types import Array, Labels, Mask, Range, Rgb, Row, StrPath
 
 REFERENCE_RGB, PREDICTION_RGB = (60, 220, 90), (255, 90, 60)
-LEARNING_RATE = "learning rate"  # a panel of the curves
+LEARNING_RATE = "learning rate"  # title of a panel
 
 
 def magnified(unit_yx: Array, side: int, aspect: float = 1.0) -> Rgb:
@@ -22,9 +22,10 @@ def magnified(unit_yx: Array, side: int, aspect: float = 1.0) -> Rgb:
 
 def overlay(unit_yx: Array, reference: Labels | Mask | None = None, prediction: Labels | Mask | None = None,
             side: int = 512) -> Rgb:
-    """RGB (side', side, 3) uint8 of a slice in [0, 1]; reference outlined green, prediction red on top.
+    """RGB (height, `side`, 3) uint8 of a slice in [0, 1], the reference outlined in green, the prediction in red on
+    top.
 
-    The slice is magnified to `side` pixels of width, so that outlines are thinner than a voxel.
+    Magnified to `side` pixels of width, so that outlines are thinner than a voxel.
     """
     picture = magnified(unit_yx, side)
     for mask, colour, width in ((reference, REFERENCE_RGB, max(3, side // 128)),
@@ -38,21 +39,24 @@ def overlay(unit_yx: Array, reference: Labels | Mask | None = None, prediction: 
 
 def save_picture(path: StrPath, rgb: Rgb) -> None:
     """Write an RGB array (y, x, 3) as PNG."""
-    with whole_file(path) as partial:
-        partial.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
+    with whole_file(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", rgb[..., ::-1])[1].tobytes())
 
 
 def mask_sheet(volume: Array, mask: Labels | Mask, window: Range, tiles: int = 8) -> Rgb:
-    """Contact sheet (RGB) of the slices of a volume (z, y, x) with most of a mask, or of slices through it when that is
-    empty. window: (low, high), the values that become black and white."""
+    """Contact sheet (RGB) of the slices of a volume (z, y, x) that hold most of a mask, or of evenly spaced ones if it
+    is empty. window: (low, high), the values shown black and white."""
     area, (low, high) = mask.sum((1, 2), dtype=np.int64), window
-    chosen = np.argsort(-area, kind="stable")[:tiles] if area.any() else np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
-    return contact_sheet([(overlay((volume[k].astype(np.float32) - low) / (high - low), prediction=mask[k], side=320),
-                           f"slice {k}") for k in sorted({int(k) for k in chosen})])
+    fullest, spread = np.argsort(-area, kind="stable")[:tiles], np.linspace(0, len(area) - 1, tiles + 2)[1:-1]
+    pictures = []
+    for k in sorted({int(k) for k in (fullest if area.any() else spread)}):
+        unit = (volume[k].astype(np.float32) - low) / (high - low)
+        pictures.append((overlay(unit, prediction=mask[k], side=320), f"slice {k}"))
+    return contact_sheet(pictures)
 
 
 def contact_sheet(pictures: Sequence[tuple[Rgb, str]], columns: int = 4) -> Rgb:
-    """(RGB, caption) pairs on one sheet: an RGB array."""
+    """One RGB array that shows (RGB, caption) pairs in rows of `columns`."""
     tiles = [_captioned(picture, caption) for picture, caption in pictures]
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
     columns = min(columns, len(tiles))
@@ -65,8 +69,8 @@ def contact_sheet(pictures: Sequence[tuple[Rgb, str]], columns: int = 4) -> Rgb:
 
 
 def draw_curves(history: Sequence[Row], path: StrPath, panels: Mapping[str, Sequence[str]]) -> None:
-    """One panel per entry of `panels` {title: columns} over the epochs of `history` (list of dicts), and one of its
-    column "lr"; where a column is absent (a run that an earlier version began) or not finite it has no point."""
+    """Write a PNG with a panel per {title: columns} over the epochs of `history`, and one of its column "lr". A value
+    that is not finite, or missing (as in runs of earlier versions), gets no point."""
     panels = {**panels, LEARNING_RATE: ["lr"]}
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for axes, (title, columns) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
@@ -78,12 +82,12 @@ def draw_curves(history: Sequence[Row], path: StrPath, panels: Mapping[str, Sequ
         axes.legend()
         if title == LEARNING_RATE:
             axes.set_yscale("log")
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=120)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def _captioned(picture, caption):
     bar = np.zeros((22, picture.shape[1], 3), np.uint8)
-    text = caption.encode("ascii", "replace").decode()  # OpenCV's fonts know no more
+    text = caption.encode("ascii", "replace").decode()  # OpenCV's fonts have no other letters
     cv2.putText(bar, text, (6, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([bar, picture])

@@ -1,7 +1,7 @@
-"""predict.py of every project: one CT, or a cohort with one network; what a killed run has finished is not made again.
+"""predict.py of every project: one CT, or a cohort; what a killed run has finished is not made again.
 
-A cohort leaves in the output folder what each CT alone would, cases.csv with a row for every CT found, report.html, and
-below .done/ how each result was made.
+For a cohort the output folder gets what each CT alone would give, cases.csv with a row for every CT found, report.html
+and, in .done/, a record of how each result was made.
 """
 import json
 import os
@@ -36,27 +36,27 @@ from shared_results.scoring import kept, stamp_of
 from shared_results.stopwatch import Stopwatch
 from shared_results.viewer import SOFT_TISSUE_HU
 
-# Options that say nothing of how a CT is segmented.
+# Options that do not affect how a CT is segmented.
 ELSEWHERE = ("input", "output", "series", "workers", "viewer", *CLUSTER)
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a project supplies; functions of a module, so that other processes find them there."""
+    """What a project supplies. The functions belong to a module, so that other processes can import them."""
 
-    name: str  # as DICOM objects call it
-    load: Callable[[Any], Any]  # options -> the network, on its device, and what goes with it: `loaded`
-    segment: Callable[[Any, sitk.Image, Any, Stopwatch], Prediction]  # of (loaded, CT as read, its options, watch)
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU  # of the viewer, at first
+    name: str  # in DICOM objects
+    load: Callable[[Any], Any]  # options -> `loaded`: the network on its device, and what it needs
+    segment: Callable[[Any, sitk.Image, Any, Stopwatch], Prediction]  # (loaded, CT as read, options of the CT, watch)
+    window_hu: tuple[float, float] = SOFT_TISSUE_HU  # in which the viewer opens
 
 
 @dataclass(frozen=True)
 class Job:
-    """A case of the cohort, to be made or finished already."""
+    """A case of the cohort, finished or still to be segmented."""
 
     case: Case
-    options: ResultOptions  # of this case alone
-    made_from: dict[str, Any]  # its files, the network's and the options, as JSON keeps them
+    options: ResultOptions  # of this case only
+    made_from: dict[str, Any]  # its files, the network's files and the options, as plain JSON values
 
     @property
     def record(self) -> Path:
@@ -64,22 +64,22 @@ class Job:
 
 
 def predict(options: ResultOptions, method: Method) -> int:
-    """Segment what --input names; the exit code."""
+    """Segment what --input names and return the exit code."""
     if not options.input.exists():
         raise InputError(f"{options.input}: no such file or folder.")
-    several = is_list(options.input) or options.input.is_dir()
-    one = options.output.name.lower().endswith(SUFFIXES)
-    if several and not one:
+    may_be_several = is_list(options.input) or options.input.is_dir()
+    to_one_file = options.output.name.lower().endswith(SUFFIXES)
+    if may_be_several and not to_one_file:
         return _predict_cohort(options, method)
-    if is_list(options.input) or (several and _holds_volumes_alone(options.input)):
+    if is_list(options.input) or (may_be_several and _holds_only_volumes(options.input)):
         raise InputError(f"{options.output}: a single file for several CTs. Name a folder.")
     if options.format:
-        raise InputError(f"--format {options.format}: the name of the output tells the format of one CT. Leave it out.")
+        raise InputError(f"--format {options.format}: for one CT the name of the output sets the format. Leave it out.")
     _predict_one(options, method)
     return 0
 
 
-def _holds_volumes_alone(folder):
+def _holds_only_volumes(folder):
     """Whether the files of a folder are volumes, not the slices of a DICOM series."""
     names = [path.name.lower() for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
     return bool(names) and all(name.endswith(SUFFIXES) for name in names)
@@ -110,11 +110,11 @@ def _predict_cohort(options, method):
     with only_run_in(options.output, "", ".done", *filter(None, (options.rtstruct, options.seg))):
         jobs = [_job(case, options) for case in cases]
         outcomes = {job.case.name: row for job in jobs if (row := _finished(job))}
-        before = len(outcomes)
-        wanted = [job for job in jobs if job.case.name not in outcomes]
-        for job, outcome in _outcomes(wanted, options, method) if wanted else ():
+        n_before = len(outcomes)
+        unfinished = [job for job in jobs if job.case.name not in outcomes]
+        for job, outcome in _outcomes(unfinished, options, method) if unfinished else ():
             outcomes[job.case.name] = outcome
-        return _summarise(cases, outcomes, before, options, method)
+        return _summarise(cases, outcomes, n_before, options, method)
 
 
 def _job(case, options):
@@ -127,69 +127,69 @@ def _job(case, options):
 
 
 def _finished(job):
-    """The row of a case that was made from the same, and is still there."""
+    """The row of a case whose results exist and were made from the same files and options; otherwise None."""
     try:
-        kept = read_json(job.record)
-        there = all((job.record.parent / name).exists() for name in kept["files"])
-        return kept["row"] if there and kept["made_from"] == job.made_from else None
+        record = read_json(job.record)
+        complete = all((job.record.parent / name).exists() for name in record["files"])
+        return record["row"] if complete and record["made_from"] == job.made_from else None
     except (InputError, KeyError, TypeError):
         return None
 
 
 def _outcomes(jobs, options, method):
-    """(job, its row or `Skipped`)"""
+    """Iterate over (job, its row or `Skipped`)."""
     if not (options.workers or options.scheduler):
-        bar = {"total": len(jobs), "unit": "CT", "disable": None}
-        return zip(jobs, map(told, tqdm(_overlapped(jobs, options, method), **bar)))
+        bar = tqdm(_overlapped(jobs, options, method), total=len(jobs), unit="CT", disable=None)
+        return zip(jobs, map(told, bar))
     work = partial(predict_job, options=options, method=method, stamp=stamp_of(options.networks()))
     return each_case(work, jobs, options.workers, "CT", options.scheduler, options.worker_memory_gb)
 
 
 def predict_job(job: Job, options: ResultOptions, method: Method, stamp: str) -> Row | Skipped:
-    """The outcome of a job; its process keeps the network for the next one."""
+    """The outcome of a job; the process keeps the network for the next one."""
     loaded = kept(method.load, options, stamp)
     return _write(_segment(_read(job), job, method, loaded), job, method)
 
 
 def _overlapped(jobs, options, method):
     """Outcomes in order; while one CT is segmented, the next is read and the one before is written."""
-    scans = _ahead(_read, ((job,) for job in jobs))
+    read = _one_ahead(_read, ((job,) for job in jobs))
     loaded = method.load(options)
-    results = ((_segment(scan, job, method, loaded), job, method) for job, scan in zip(jobs, scans))
-    return _ahead(_write, results)
+    segmented = ((_segment(ct_and_watch, job, method, loaded), job, method) for job, ct_and_watch in zip(jobs, read))
+    return _one_ahead(_write, segmented)
 
 
-def _ahead(work, given):
-    """work(*arguments) for each tuple of `given`, in order, in a thread that is one ahead."""
+def _one_ahead(work, calls):
+    """Yield work(*arguments) for the tuples `calls`, in order; a thread is at work on the next one meanwhile."""
     with ThreadPoolExecutor(1) as thread:
-        waiting: deque[Future[Any]] = deque()
-        for arguments in given:
-            waiting.append(thread.submit(work, *arguments))
-            if len(waiting) > 1:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        pending: deque[Future[Any]] = deque()
+        for arguments in calls:
+            pending.append(thread.submit(work, *arguments))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
-def _or_reason(work):
-    """`work`, but where it fails `Skipped`; one that comes in passes. A disk that is full, or may not be written to,
-    concerns all cases and stops the run."""
+def _or_skipped(work):
+    """`work`, but it returns `Skipped` when it fails, and passes on a first argument that is `Skipped`. An error that
+    every case would meet, such as a full disk, is raised."""
     @wraps(work)
-    def guarded(given, *others):
-        if isinstance(given, Skipped):
-            return given
+    def guarded(previous, *others):
+        if isinstance(previous, Skipped):
+            return previous
         try:
-            return work(given, *others)
-        except Exception as error:  # whatever one CT brings about, the others go on
+            return work(previous, *others)
+        except Exception as error:  # whatever goes wrong with one CT, the others are finished
             if concerns_all(error):
                 raise
             return explained(error)
     return guarded
 
 
-@_or_reason
+@_or_skipped
 def _read(job):
-    if job.record.exists():  # of another CT or network
+    if job.record.exists():  # outdated results, of another CT or network
         stem = without_suffix(job.options.output)
         for path in (job.record, job.options.output, Path(f"{stem}.json"), Path(f"{stem}_overlay.png"),
                      viewer_path(job.options.output)):
@@ -203,9 +203,9 @@ def _read(job):
     return ct, watch
 
 
-@_or_reason
-def _segment(scan, job, method, loaded):
-    ct, watch = scan
+@_or_skipped
+def _segment(ct_and_watch, job, method, loaded):
+    ct, watch = ct_and_watch
     watch.goes_on()
     prediction = method.segment(loaded, ct, job.options, watch)
     watch.ends("finish")
@@ -218,7 +218,7 @@ def _segment(scan, job, method, loaded):
     return prediction, content, watch
 
 
-@_or_reason
+@_or_skipped
 def _write(segmented, job, method):
     prediction, content, watch = segmented
     watch.goes_on()
@@ -229,19 +229,19 @@ def _write(segmented, job, method):
     return row
 
 
-def _summarise(cases, outcomes, before, options, method):
-    """Write cases.csv and the report; the exit code."""
+def _summarise(cases, outcomes, n_before, options, method):
+    """Write cases.csv and the report; return the exit code."""
     rows, failed = [], {}
     for case in cases:
         outcome = outcomes[case.name]
         if isinstance(outcome, Skipped):
             failed[case.name] = outcome.reason
             outcome = {"seconds": None, "warnings": ""}
-        rows.append({"case": case.name, "status": "failed" if case.name in failed else "done",
-                     "reason": failed.get(case.name, "").encode(errors="backslashreplace").decode(), **outcome,
-                     "input": printable(str(case.input)), "series": case.series})
+        reason = failed.get(case.name, "").encode(errors="backslashreplace").decode()
+        rows.append({"case": case.name, "status": "failed" if case.name in failed else "done", "reason": reason,
+                     **outcome, "input": printable(str(case.input)), "series": case.series})
     done = f"{len(cases) - len(failed)} of {len(cases)} CTs segmented"
-    done += f", {before} of them before" if before else ""
+    done += f", {n_before} of them before" if n_before else ""
     write_cohort(options.output, f"{method.name}: {options.input.name}", [done], rows)
     print(f"{done}: {options.output / 'report.html'}")
     return say_skipped(failed)

@@ -1,4 +1,4 @@
-"""How long the parts of one CT's way from file to mask take."""
+"""How long each step from CT to mask takes."""
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -10,9 +10,9 @@ PARTS = ("read", "prepare", "network", "finish", "write")
 
 
 class Stopwatch:
-    """`ends(part)` counts the seconds since the part before it, or since `goes_on`.
+    """`ends(part)` counts the seconds since the part before ended, or since `goes_on`.
 
-    desc, disable: of the progress bar, as tqdm's.
+    desc, disable: of the progress bar, as for tqdm.
     """
 
     def __init__(self, desc: str | None = None, disable: bool | None = None) -> None:
@@ -27,8 +27,7 @@ class Stopwatch:
         self.goes_on()
 
     def network(self, batches: Iterable[Batch], unit: str = "batch") -> Iterator[Batch]:
-        """The batches, under a progress bar; what is done with them is the network's part, what came before prepares.
-        """
+        """Yield the batches under a progress bar; this ends the part "prepare", and "network" after the last batch."""
         self.ends("prepare")
         yield from tqdm(batches, unit=unit, **self.bar)
         self.ends("network")
@@ -36,4 +35,5 @@ class Stopwatch:
     @property
     def seconds(self) -> dict[str, float]:
         """{part: seconds so far}, "total" last."""
-        return {part: round(seconds, 3) for part, seconds in (*self.parts.items(), ("total", sum(self.parts.values())))}
+        seconds = {**self.parts, "total": sum(self.parts.values())}
+        return {part: round(value, 3) for part, value in seconds.items()}

@@ -1,6 +1,6 @@
-"""A page for each case to look into: three planes, window and level, layers, the worst places; opens from disk.
+"""A page to look into a case: three planes, window and level, layers, the worst places; opens from disk.
 
-The page holds its volumes itself, cut out and in 8 bits; it needs neither network nor WebGL (templates/viewer.js).
+The page contains its volumes, cropped and in 8 bits; it needs neither network nor WebGL (templates/viewer.js).
 """
 import base64
 import math
@@ -25,19 +25,19 @@ from shared_results.worst_places import (
 )
 
 SOFT_TISSUE_HU = (-160.0, 240.0)
-# Grey levels lie 3 HU apart in soft tissue, 16 below and 24 above it.
+# Grey levels are 3 HU apart in soft tissue, 16 HU below and 24 HU above it.
 KNOTS_HU, KNOTS_GREY = (-1024, -200, 300, 1500), (0, 50, 205, 255)
 GREY_OF_HU = np.rint(np.interp(np.arange(KNOTS_HU[0], KNOTS_HU[-1] + 1), KNOTS_HU, KNOTS_GREY)).astype(np.uint8)
 HU_OF_GREY = np.rint(np.interp(np.arange(256), KNOTS_GREY, KNOTS_HU)).astype(int)
-BODY_HU = -500  # what lies around the patient is cut away
-MARGINS_MM = (160.0, 80.0, 40.0)  # around the labels, where the whole patient is too large: the first that fits
-MAX_VOXELS = 6_500_000  # so that even noise, which cannot be compressed, stays below 10 MB a page
-VOTES_SCALE = 180  # grey levels for each nat of entropy; 1.4 nats: four members, each of another mind
+BODY_HU = -500  # the page is cropped to what is denser
+MARGINS_MM = (160.0, 80.0, 40.0)  # around the labels, if the whole patient is too large: the first that fits
+MAX_VOXELS = 6_500_000  # keeps a page below 10 MB even if noise cannot be compressed
+VOTES_SCALE = 180  # grey levels per nat of entropy; 1.4 nats: four members with four different votes
 
 
 @dataclass(frozen=True)
 class View:
-    """What there is to see of a case; arrays (z, y, x) on one grid in LPS: x to the left, y to posterior, z to
+    """What there is to see of a case; arrays (z, y, x) on one grid in LPS: x runs to the left, y to posterior, z to
     superior."""
 
     hu: np.ndarray
@@ -46,20 +46,20 @@ class View:
     prediction: np.ndarray  # labels, uint8
     reference: np.ndarray | None = None  # labels, uint8
     disagreement: np.ndarray | None = None  # entropy of an ensemble's votes
-    absent_is_undrawn: bool = False  # a label that the reference lacks was drawn by nobody: finding it is no error
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU  # black and white at first
+    absent_is_undrawn: bool = False  # nobody drew a label that the reference lacks: finding it is no error
+    window_hu: tuple[float, float] = SOFT_TISSUE_HU  # in which the page opens
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a page holds of a `View`: {layer: uint8 (z, y, x)}, all of one shape, and what is told of them."""
+    """What a page holds of a `View`: {layer: uint8 (z, y, x)}, all of one shape, and facts about them."""
 
     layers: dict[str, np.ndarray]
     facts: dict[str, object]
 
 
 def viewer_pages(folder: Path, cases: Iterable[str]) -> dict[str, Path]:
-    """{case: its page} of the cases that have one, below the folder of a report."""
+    """{case: its page} of those cases that have one, below the folder of a report."""
     pages = {case: folder / "viewer" / f"{case}.html" for case in cases}
     return {case: page for case, page in pages.items() if page.exists()}
 
@@ -76,15 +76,16 @@ def write_content(path: Path, title: str, content: Content) -> None:
 
 
 def content_of(view: View) -> Content:
-    """The whole patient, or where that is too large the labels with a margin, and where these are in coarser voxels."""
+    """The whole patient; if that is too large, the labels with a margin; if those are still too large, coarser voxels.
+    """
     layers = {name: layer for name in ("prediction", "reference", "disagreement")
               if (layer := getattr(view, name)) is not None}
     labelled = _extent(layer > 0 if name == "disagreement" else layer for name, layer in layers.items())
     box = _shown_box(view, labelled)
     steps = _steps(_shape(box), view.spacing_zyx)
     ct = _grey(view.hu[box], steps)
-    shown = {name: layer[box][tuple(slice((step - 1) // 2, step * size, step) for step, size in zip(steps, ct.shape))]
-             for name, layer in layers.items()}
+    middles = tuple(slice((step - 1) // 2, step * size, step) for step, size in zip(steps, ct.shape))
+    shown = {name: layer[box][middles] for name, layer in layers.items()}
     if "disagreement" in shown:
         shown["disagreement"] = np.clip(np.rint(shown["disagreement"] * VOTES_SCALE), 0, 255)
     undrawn = _undrawn(view, labelled)
@@ -105,7 +106,7 @@ def content_of(view: View) -> Content:
 
 
 def _places(view: View, labelled: Box, undrawn: Sequence[int]) -> tuple[list[Place], dict[int, tuple[int, ...]]]:
-    """(where to look first, {label: where to look for it}), found within the part that has labels."""
+    """(places to look at first, {label: where to look for it}), searched within the box that has labels."""
     prediction, spacing, names = view.prediction[labelled], view.spacing_zyx, view.names
     reference = wrong = None
     if view.reference is not None:
@@ -118,11 +119,11 @@ def _places(view: View, labelled: Box, undrawn: Sequence[int]) -> tuple[list[Pla
         places = largest_parts(prediction, names, spacing)
     of_label = place_of_each_label(prediction, reference, wrong, spacing)
 
-    def whole(at: Sequence[int]) -> tuple[int, ...]:
+    def in_volume(at: Sequence[int]) -> tuple[int, ...]:
         return tuple(value + part.start for value, part in zip(at, labelled))
 
-    return ([Place(place.text, whole(place.at_zyx)) for place in places],
-            {label: whole(at) for label, at in of_label.items()})
+    return ([Place(place.text, in_volume(place.at_zyx)) for place in places],
+            {label: in_volume(at) for label, at in of_label.items()})
 
 
 def _undrawn(view: View, labelled: Box | None) -> list[int]:
@@ -133,7 +134,7 @@ def _undrawn(view: View, labelled: Box | None) -> list[int]:
 
 
 def _colours(label: int, names: Mapping[int, str]) -> dict[str, list[int]]:
-    """Of the reference's line and of the prediction: as in the pictures."""
+    """Colours of the reference's line and the prediction's fill, as in the pictures."""
     if len(names) == 1:
         return {"line": list(REFERENCE_RGB), "fill": list(PREDICTION_RGB)}
     colour = COLOURS[label % len(COLOURS)].tolist()
@@ -141,10 +142,10 @@ def _colours(label: int, names: Mapping[int, str]) -> dict[str, list[int]]:
 
 
 def _extent(masks: Iterable[np.ndarray]) -> Box | None:
-    """The smallest box around what is not 0 in any of the arrays (z, y, x); None where they are empty."""
-    lines = [[mask.any(others) for others in ((1, 2), (0, 2), (0, 1))] for mask in masks]
-    used = [np.flatnonzero(np.logical_or.reduce(along_axis)) for along_axis in zip(*lines)]
-    return tuple(slice(int(each[0]), int(each[-1]) + 1) for each in used) if len(used[0]) else None
+    """The smallest box around the nonzero voxels of all arrays (z, y, x); None if there is none."""
+    profiles = [[mask.any(others) for others in ((1, 2), (0, 2), (0, 1))] for mask in masks]
+    used = [np.flatnonzero(np.logical_or.reduce(along_axis)) for along_axis in zip(*profiles)]
+    return tuple(slice(int(index[0]), int(index[-1]) + 1) for index in used) if len(used[0]) else None
 
 
 def _shown_box(view: View, labelled: Box | None) -> Box:
@@ -152,12 +153,12 @@ def _shown_box(view: View, labelled: Box | None) -> Box:
     body = _extent([view.hu > BODY_HU]) or tuple(slice(0, size) for size in shape)
     if labelled is None:
         return body
-    whole = tuple(slice(min(part.start, core.start), max(part.stop, core.stop)) for part, core in zip(body, labelled))
-    boxes = [whole]
+    patient = tuple(slice(min(part.start, core.start), max(part.stop, core.stop)) for part, core in zip(body, labelled))
+    boxes = [patient]
     for margin in MARGINS_MM:
         voxels = [math.ceil(margin / mm) for mm in view.spacing_zyx]
         boxes.append(tuple(slice(max(part.start, core.start - n), min(part.stop, core.stop + n))
-                           for part, core, n in zip(whole, labelled, voxels)))
+                           for part, core, n in zip(patient, labelled, voxels)))
     return next((box for box in boxes if math.prod(_shape(box)) <= MAX_VOXELS), boxes[-1])
 
 
@@ -166,16 +167,16 @@ def _shape(box: Box) -> list[int]:
 
 
 def _steps(shape: Sequence[int], spacing_zyx: Sequence[float]) -> list[int]:
-    """How many voxels become one along each axis; the finest axis is made coarser first."""
+    """How many voxels are merged into one along each axis; the finest axis is made coarser first."""
     steps = [1, 1, 1]
     while math.prod(size // step for size, step in zip(shape, steps)) > MAX_VOXELS:
-        open_axes = [axis for axis in range(3) if shape[axis] > steps[axis]]
-        steps[min(open_axes, key=lambda axis: spacing_zyx[axis] * steps[axis])] += 1
+        reducible = [axis for axis in range(3) if shape[axis] > steps[axis]]
+        steps[min(reducible, key=lambda axis: spacing_zyx[axis] * steps[axis])] += 1
     return steps
 
 
 def _grey(hu: np.ndarray, steps: Sequence[int]) -> np.ndarray:
-    """HU (z, y, x) as grey levels, each the mean of a block of `steps` voxels; slice by slice, for the memory."""
+    """HU (z, y, x) as grey levels, each the mean of a block of `steps` voxels; slice by slice, to save memory."""
     size = [length // step for length, step in zip(hu.shape, steps)]
     grey = np.empty(size, np.uint8)
     z, y, x = steps

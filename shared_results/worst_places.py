@@ -1,11 +1,11 @@
-"""Where to look first in a case: where most is wrong, most is disputed, or the largest parts found."""
+"""Where to look first in a case: where most is wrong or disputed, or at the largest parts found."""
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-PLACES = 12
+PLACES = 12  # at most
 CELL_MM = 10.0  # edge of the cubes in which wrong voxels are counted
 Box = tuple[slice, ...]
 
@@ -17,7 +17,7 @@ class Place:
 
 
 def wrong_voxels(prediction: np.ndarray, reference: np.ndarray, undrawn: Sequence[int]) -> np.ndarray:
-    """Boolean (z, y, x): where labels differ, found ones that nobody drew aside."""
+    """Boolean (z, y, x): where labels differ, except where a label of `undrawn` was found, which nobody drew."""
     wrong = prediction != reference
     if undrawn:
         wrong &= (reference > 0) | ~np.isin(prediction, undrawn)
@@ -26,7 +26,7 @@ def wrong_voxels(prediction: np.ndarray, reference: np.ndarray, undrawn: Sequenc
 
 def worst_errors(prediction: np.ndarray, reference: np.ndarray, wrong: np.ndarray, names: Mapping[int, str],
                  spacing_zyx: Sequence[float]) -> list[Place]:
-    """The axial slice with most wrong voxels, then the places where most are close together, the worst first."""
+    """The axial slice with most wrong voxels, then the places where most are close together, worst first."""
     if not wrong.any():
         return []
     voxel_ml = np.prod(spacing_zyx) / 1000
@@ -61,7 +61,7 @@ def most_disputed_places(disagreement: np.ndarray, prediction: np.ndarray, names
 
 
 def largest_parts(labels: np.ndarray, names: Mapping[int, str], spacing_zyx: Sequence[float]) -> list[Place]:
-    """The connected parts of the labels, the largest first; of several labels the largest part of each."""
+    """The connected parts of the labels, largest first; of several labels only the largest part of each."""
     voxel_ml, parts = np.prod(spacing_zyx) / 1000, []
     boxes = {label: box for label, box in enumerate(ndimage.find_objects(labels), 1) if box}
     for label, box in boxes.items():
@@ -75,23 +75,23 @@ def largest_parts(labels: np.ndarray, names: Mapping[int, str], spacing_zyx: Seq
 
 def place_of_each_label(prediction: np.ndarray, reference: np.ndarray | None, wrong: np.ndarray | None,
                         spacing_zyx: Sequence[float]) -> dict[int, tuple[int, ...]]:
-    """{label: where most of it is wrong, else the middle of it}, of the labels that are there at all."""
+    """{label: where most of it is wrong, otherwise its middle} of the labels that occur."""
     maps = [labels for labels in (reference, prediction) if labels is not None]
     places: dict[int, tuple[int, ...]] = {}
     for labels in maps:
         for label, box in enumerate(ndimage.find_objects(labels), 1):
             if box is None or label in places:
                 continue
-            here = np.logical_or.reduce([each[box] == label for each in maps])
-            amiss = here & wrong[box] if wrong is not None else here
-            amiss = amiss if amiss.any() else here
-            at = _middle(amiss, next(fullest_cells(amiss, spacing_zyx, 1)))
+            voxels = np.logical_or.reduce([each[box] == label for each in maps])
+            if wrong is not None and (voxels & wrong[box]).any():
+                voxels &= wrong[box]
+            at = _middle(voxels, next(fullest_cells(voxels, spacing_zyx, 1)))
             places[label] = tuple(value + part.start for value, part in zip(at, box))
     return places
 
 
 def fullest_cells(weight: np.ndarray, spacing_zyx: Sequence[float], count: int) -> Iterator[Box]:
-    """The cubes of CELL_MM with the largest sums of a weight (z, y, x), none beside another, and 5 mm around each."""
+    """The cubes of CELL_MM with the largest sums of a weight (z, y, x), no two adjacent, each with 5 mm around it."""
     size = [max(1, round(CELL_MM / mm)) for mm in spacing_zyx]
     sums = weight
     for axis, step in enumerate(size):
@@ -105,7 +105,7 @@ def fullest_cells(weight: np.ndarray, spacing_zyx: Sequence[float], count: int) 
 
 
 def _middle(mask: np.ndarray, box: Box) -> tuple[int, ...]:
-    """The voxel of a mask within a box that is next to the middle of all of these."""
+    """The voxel of a mask within a box that is nearest to the mean of those voxels."""
     points = np.argwhere(mask[box])
     nearest = ((points - points.mean(0)) ** 2).sum(1).argmin()
     return tuple(int(value + (part.start or 0)) for value, part in zip(points[nearest], box))

@@ -1,1 +1,1 @@
-"""What the PyTorch projects share: devices, precision, Fabric, checkpoints, engines of inference."""
+"""What the PyTorch projects share: devices, precision, Fabric, checkpoints, inference engines."""

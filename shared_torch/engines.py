@@ -1,4 +1,4 @@
-"""What runs a trained network: PyTorch, or OpenVINO, faster on CPUs (tests.bench.inference_engines)."""
+"""Engines that run a trained network: PyTorch, or OpenVINO, faster on CPUs (tests.bench.inference_engines)."""
 import sys
 import warnings
 from collections import OrderedDict
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from openvino import InferRequest
 
 Engine = Literal["auto", "torch", "openvino"]
-Network = Callable[[torch.Tensor], torch.Tensor]  # what an engine makes of a network of one input and one output
+Network = Callable[[torch.Tensor], torch.Tensor]  # a network with one input and one output, run by an engine
 HINTS = {"32-true": "f32", "bf16-mixed": "bf16", "16-mixed": "f16"}  # OpenVINO's names of the precisions
-KEPT_SHAPES = 4  # compiled networks kept: the windows of a CT have one or two shapes
+KEPT_SHAPES = 4  # networks kept, each compiled for a shape: the windows of a CT have one or two
 
 
 class NetworkOptions(Protocol):
-    """What predict.py and test.py say of the networks."""
+    """Options of predict.py and test.py about the networks."""
 
     @property
     def checkpoint(self) -> tuple[Path, ...] | None: ...
@@ -41,7 +41,8 @@ class NetworkOptions(Protocol):
 
 
 def choose_engine(name: str, device_type: str) -> Literal["torch", "openvino"]:
-    """"torch" or "openvino" of an `Engine`: auto is OpenVINO on a CPU where it is installed. Raises InputError."""
+    """The engine to use; "auto": OpenVINO on a CPU if it is installed. Raises InputError if "openvino" cannot be used.
+    """
     if name == "torch" or (name == "auto" and device_type != "cpu"):
         return "torch"
     if device_type != "cpu":
@@ -51,41 +52,40 @@ def choose_engine(name: str, device_type: str) -> Literal["torch", "openvino"]:
     if name == "openvino":
         raise InputError("--engine openvino: the package openvino is not installed. pip install openvino, or leave it "
                          "out.")
-    _say_missing()
+    _note_missing()
     return "torch"
 
 
 @cache
-def _say_missing():
-    print("note: the package openvino is not installed; PyTorch, slower on a CPU, runs the network",
-          file=sys.stderr)
+def _note_missing():
+    print("note: the package openvino is not installed; PyTorch runs the network, slower on a CPU", file=sys.stderr)
 
 
 @cache
 def _core():
-    """The only one of the process: each sets the thread's stack for signals, and takes it away when it ends, so that
-    with several the next signal that Python handles ends the process (OpenVINO 2026.4)."""
+    """The process's only Core. Each one sets the thread's signal stack and removes it at its end; with several, the
+    next signal that Python handles would end the process (OpenVINO 2026.4)."""
     from openvino import Core
     return Core()
 
 
 class Compiled:
-    """A network of one input run by OpenVINO on the CPU: an array (or tensor) in, its outputs as float32 arrays out.
+    """A network with one input, run by OpenVINO on the CPU: takes an array or tensor, returns its outputs as float32
+    arrays. Compiled anew for each input shape.
 
-    trace: gives the network in eval mode as torch.jit traced it, on an input of any size. Compiled once for each shape
-    that comes.
+    trace: returns the network in eval mode, traced by torch.jit on an input of any size.
     """
 
     def __init__(self, trace: Callable[[], torch.jit.ScriptModule], precision: str, threads: int) -> None:
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes that the trace looks at only guard against bad input
+            warnings.simplefilter("ignore")  # about sizes in the trace: they only guard against bad input
             decoder = TorchScriptPythonDecoder(trace())
-        frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would report to its maker
-        self.converted, self.owner = frontend.convert(frontend.load(decoder)), decoder  # whose weights it looks at
+        frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would send telemetry
+        self.converted, self.owner = frontend.convert(frontend.load(decoder)), decoder  # it uses the decoder's weights
         self.hints = {"INFERENCE_PRECISION_HINT": HINTS[precision], "INFERENCE_NUM_THREADS": threads,
-                      "ENABLE_CPU_PINNING": False}  # pinned, processes side by side would share the first core
+                      "ENABLE_CPU_PINNING": False}  # with pinning, parallel processes would share the first core
         self.requests: OrderedDict[tuple[int, ...], InferRequest] = OrderedDict()
 
     def __call__(self, x: Array | torch.Tensor) -> tuple[Floats, ...]:

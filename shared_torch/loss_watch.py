@@ -1,4 +1,4 @@
-"""The losses of an epoch's updates; those on a GPU are looked at so seldom that it need not wait after each."""
+"""Watches the losses of an epoch; on a GPU only every so often, so that the GPU need not wait for each."""
 import math
 from collections.abc import Iterable
 
@@ -11,9 +11,9 @@ EVERY = 20  # updates
 
 
 class LossWatch:
-    """Shows the last loss behind a progress bar, and ends a training whose loss is no number any more.
+    """Shows the latest loss in a progress bar, and ends a training whose loss is no longer finite.
 
-    what: of a batch, in the message.
+    what: what a batch consists of, for the message.
     """
 
     def __init__(self, bar: tqdm, device: torch.device, what: str = "patches") -> None:
@@ -22,7 +22,7 @@ class LossWatch:
         self.every = 1 if device.type == "cpu" else EVERY
 
     def saw(self, loss: torch.Tensor, cases: Iterable[str]) -> None:
-        """A loss (scalar tensor) and the cases of its batch."""
+        """Note a loss (scalar tensor) and the cases of its batch."""
         self.unseen.append((loss.detach(), cases))
         if len(self.unseen) == self.every:
             self.look()

@@ -1,4 +1,4 @@
-"""Checkpoints, and the networks in them."""
+"""Save and load checkpoints, and the networks in them."""
 from functools import partial
 
 import torch
@@ -18,7 +18,10 @@ load_checkpoint = partial(checkpoints.load_checkpoint, project=PROJECT)
 
 
 def load_network(path: StrPath) -> tuple[SNet, Config]:
-    """(network in eval mode, its Config) of our checkpoint or the authors'; theirs gets the default settings."""
+    """(network in eval mode, its Config) of a checkpoint of ours or the authors'; theirs gets default settings.
+
+    Raises InputError for a damaged file, another project's, and tensors that do not fit.
+    """
     state = read_checkpoint(path)
     if "project" not in state:
         network = load_original_checkpoint(path)

@@ -1,4 +1,4 @@
-"""Prepared slices to tensors."""
+"""From prepared slices to batches of tensors."""
 import math
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,14 @@ from snet_neck_ln.process_data.data_parser import read_fold
 from snet_neck_ln.slices import STEPS
 
 Drawn = tuple[int, tuple[int, int, int]]  # (index of a slice, seed of its augmentation)
-Loader = DataLoader[dict[str, Any]]  # batches of what `SliceDataset` gives
+Loader = DataLoader[dict[str, Any]]  # batches of items of `SliceDataset`
 
 
 def build_loaders(config: Config, rank: int = 0, world_size: int = 1) -> tuple[Loader, Loader]:
-    """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share."""
+    """(training, validation) loaders of the fold; each process (`rank` of `world_size`) gets its share of the slices.
+
+    Raises InputError when either has no slice with a node.
+    """
     positives, negatives = read_fold(config.prepared_dir, config.val_fold, "train")
     val_positives, val_negatives = read_fold(config.prepared_dir, config.val_fold, "valid")
     for part, paths in (("train", positives), ("valid", val_positives)):
@@ -41,17 +44,17 @@ def build_loaders(config: Config, rank: int = 0, world_size: int = 1) -> tuple[L
 
 
 class BalancedSampler(Sampler[Drawn]):
-    """Every slice with a node and as many without, drawn afresh for each value of `epoch`.
+    """All slices with a node and `negatives_per_positive` times as many without, drawn anew for each value of `epoch`.
 
-    Yields (index, seed of the augmentation), so that what a worker makes depends on nothing else. The positives
-    are the first `n_positive` indices.
+    Yields (index, seed of the augmentation), on which alone depends what a worker makes. The first `n_positive` indices
+    are the slices with a node.
     """
 
     def __init__(self, n_positive: int, n_negative: int, config: Config, rank: int = 0, world_size: int = 1) -> None:
         self.n_positive, self.n_negative, self.seed = n_positive, n_negative, config.seed
         self.n_drawn = min(n_negative, round(n_positive * config.negatives_per_positive))
         self.rank, self.world_size = rank, world_size
-        self.epoch = 0  # no set_epoch(): Fabric would call it with its own count, which forgets a resumed run
+        self.epoch = 0  # no set_epoch(): Fabric would call it with its own count, which ignores resuming
 
     def __len__(self) -> int:
         return math.ceil((self.n_positive + self.n_drawn) / self.world_size)
@@ -60,14 +63,14 @@ class BalancedSampler(Sampler[Drawn]):
         rng = np.random.default_rng([self.seed, self.epoch])
         negatives = self.n_positive + rng.choice(self.n_negative, self.n_drawn, replace=False)
         drawn = rng.permutation([*range(self.n_positive), *negatives])
-        drawn = np.resize(drawn, len(self) * self.world_size)  # equal shares: the first ones come again
+        drawn = np.resize(drawn, len(self) * self.world_size)  # equal shares: the first ones are repeated
         return iter([(int(i), (self.seed, self.epoch, int(i))) for i in drawn[self.rank::self.world_size]])
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
     """{"image": (2n + 1, size, size) in [0, 1], "mask": (1, size, size), "patient": name} of the slices at `paths`.
 
-    An index gives the slice as it is; (index, seed) augments it.
+    An index returns the slice as it is, (index, seed) augments it.
     """
 
     def __init__(self, prepared_dir: StrPath, paths: Sequence[str], config: Config) -> None:
@@ -93,17 +96,18 @@ class SliceDataset(Dataset[dict[str, Any]]):
         """((2n + 1, y, x) float32 in [0, 1], (y, x) uint8)"""
         k, n = int(path.stem), self.config.context_slices
         image, mask = read_slice(path)
-        neighbours = {k: image}
+        channels = []
         for i in range(k - n, k + n + 1):
-            beside = path.with_name(f"{i}.npz")
-            if i not in neighbours:
-                neighbours[i] = read_slice(beside)[0] if beside.exists() else np.zeros_like(image)
-        channels = np.stack([neighbours[i] for i in range(k - n, k + n + 1)])
-        return channels.astype(np.float32) / STEPS, mask
+            neighbour = path.with_name(f"{i}.npz")
+            if i == k:
+                channels.append(image)
+            else:
+                channels.append(read_slice(neighbour)[0] if neighbour.exists() else np.zeros_like(image))
+        return np.stack(channels).astype(np.float32) / STEPS, mask
 
 
 def read_slice(path: Path) -> tuple[Labels, Labels]:
-    """(image uint16, mask uint8) of a prepared slice."""
+    """(image uint16, mask uint8), both (y, x), of a prepared slice. Raises InputError for a missing or damaged file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             image, mask = arrays["image"], arrays["mask"]
@@ -117,7 +121,7 @@ def read_slice(path: Path) -> tuple[Labels, Labels]:
 
 
 def augment(image: Array, mask: Array, rng: np.random.Generator, config: Config) -> tuple[Array, Array]:
-    """Small rotation, vertical flip, rotation by quarters; the same for image (C, Y, X) and mask (Y, X)."""
+    """A small rotation, a vertical flip and quarter turns, the same for image (C, Y, X) and mask (Y, X)."""
     if rng.random() < config.rotate_probability:
         angle = rng.uniform(*config.rotate_degrees) * rng.choice([-1, 1])
         height, width = mask.shape

@@ -1,6 +1,6 @@
-"""S-Net from nothing to pictures on a phantom cohort: python demo.py
+"""The whole of S-Net on a phantom cohort, from CTs to pictures: python demo.py
 
-Small slices and few patients, the full network; everything lands in demo/snet_neck_ln.
+Small slices and few patients, but the full network; everything is written to demo/snet_neck_ln.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 
 @dataclass(frozen=True)
 class Options:
-    folder: Path = ROOT / "demo" / "snet_neck_ln"  # the default is made anew; another must be empty
+    folder: Path = ROOT / "demo" / "snet_neck_ln"  # the default is emptied first; any other must be empty
     patients: int = 42  # phantom patients: 31 to train on, 7 to validate, 4 to test
     epochs: int = 3  # passes over the training slices
     size: int = 112  # pixels along x and y

@@ -1,4 +1,4 @@
-"""The network over all slices of a CT."""
+"""Run networks over all slices of a CT."""
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -17,11 +17,11 @@ from snet_neck_ln.config import Config
 from snet_neck_ln.networks import MainMap, SNet
 from snet_neck_ln.slices import STEPS, with_context
 
-TINY = np.float32(1e-12)  # keeps logits of certainty finite
+TINY = np.float32(1e-12)  # keeps the logits of probabilities 0 and 1 finite
 
 
 def ready(network: SNet, engine: Engine, config: Config, device: torch.device) -> Network:
-    """`MainMap` of a network for `predict_logits`: on the device, or compiled by the `Engine`."""
+    """The `MainMap` of a network for `predict_logits`: moved to the device, or compiled by OpenVINO."""
     main = MainMap(network)
     if choose_engine(engine, device.type) == "torch":
         return main.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
@@ -32,13 +32,15 @@ def ready(network: SNet, engine: Engine, config: Config, device: torch.device) -
 
 
 def views_of(config: Config) -> list[View]:
-    """The flips and quarter turns that a network's training slices had, the slice as it is first."""
+    """The flips and quarter turns that a network was trained with; the first view is the slice as it is."""
     flips = [(), (0,)] if config.flip_probability else [()]
-    return [View(flip, quarters) for flip in flips for quarters in (range(4) if config.rot90_probability else (0,))]
+    quarter_turns = range(4) if config.rot90_probability else range(1)
+    return [View(flip, quarters) for flip in flips for quarters in quarter_turns]
 
 
 def averaged(main: Network, views: list[View]) -> Network:
-    """What `ready` gives, for the mean probability over the views: (B, C, Y, X) -> logits (B, 1, Y, X), Y = X."""
+    """A network from `ready`, averaged over views: (B, C, Y, X) -> logits (B, 1, Y, X) of the mean probability; Y =
+    X."""
     def logits(batch: torch.Tensor) -> torch.Tensor:
         mean = mean_of_views(lambda copy: main(copy).float().sigmoid(), batch, views, torch, (2, 3))
         return mean.clamp_min(float(TINY)).log() - (1 - mean).clamp_min(float(TINY)).log()
@@ -48,9 +50,9 @@ def averaged(main: Network, views: list[View]) -> Network:
 @torch.inference_mode()
 def predict_logits(main: Network, stored_zyx: Labels, config: Config, device: torch.device,
                    progress: Progress = iter) -> Floats:
-    """Logits (z, size, size) of what `ready` gives, from 16-bit slices (z, y, x); the crop of `centre_crop`.
+    """Logits (z, size, size) of a network from `ready`, on the centre crop of 16-bit slices (z, y, x).
 
-    progress: wraps the batches, tqdm say.
+    progress: wraps the batches, e.g. in a progress bar.
     """
     logits = torch.empty((len(stored_zyx), config.size, config.size))
     for start in progress(range(0, len(stored_zyx), config.batch_size)):
@@ -65,8 +67,9 @@ def predict_logits(main: Network, stored_zyx: Labels, config: Config, device: to
 
 def predict_members(members: Sequence[Network], stored_zyx: Labels, config: Config, device: torch.device,
                     progress: Progress = iter) -> tuple[Floats, Labels | None]:
-    """(logits, votes) of networks asked together: the logits of their mean probability, and each one's own mask
-    (members, z, size, size), uint8; of one network its logits and None. One sum is kept, not every member's map."""
+    """(logits, votes) of an ensemble: the logits (z, size, size) of its mean probability, and each member's own mask
+    (members, z, size, size), uint8. A single network gives its logits and None. Memory holds one sum of probabilities.
+    """
     if len(members) == 1:
         return predict_logits(members[0], stored_zyx, config, device, progress), None
     total: Any = 0  # an array after the first member
@@ -79,5 +82,5 @@ def predict_members(members: Sequence[Network], stored_zyx: Labels, config: Conf
 
 
 def logit(probability: float) -> float:
-    """The logit above which a voxel's probability is above `probability`."""
+    """log(p / (1 - p)) of a probability p."""
     return math.log(probability / (1 - probability))

@@ -1,4 +1,4 @@
-"""Per-slice scores as the paper's code reports them, and the counts behind the patients' scores."""
+"""Scores of slices as the paper's code reports them."""
 import math
 
 import numpy as np
@@ -7,24 +7,26 @@ from shared_data.named_types import Floats, Mask
 
 
 def slice_scores(reference: Mask, prediction: Mask) -> dict[str, float]:
-    """Dice, Jaccard, recall, precision of one slice (boolean); precision without prediction is 0."""
-    both, either = int((reference & prediction).sum()), int((reference | prediction).sum())
+    """Dice, Jaccard, recall and precision of a slice (y, x), boolean. NaN if undefined; precision without prediction:
+    0."""
+    intersection, union = int((reference & prediction).sum()), int((reference | prediction).sum())
     n_reference, n_prediction = int(reference.sum()), int(prediction.sum())
-    return {"dice": _ratio(2 * both, n_reference + n_prediction), "jaccard": _ratio(both, either),
-            "recall": _ratio(both, n_reference), "precision": both / n_prediction if n_prediction else 0.0}
+    return {"dice": _ratio(2 * intersection, n_reference + n_prediction),
+            "jaccard": _ratio(intersection, union), "recall": _ratio(intersection, n_reference),
+            "precision": intersection / n_prediction if n_prediction else 0.0}
 
 
 def slice_dice_as_published(reference: Mask, prediction: Mask) -> float:
-    """Mean Dice over all slices (z, y, x), an empty slice predicted empty counting 1 (authors' code)."""
+    """Mean Dice over all slices (z, y, x); an empty slice predicted as empty counts as 1 (authors' code)."""
     scores = [slice_scores(*pair)["dice"] for pair in zip(reference, prediction)]
     return float(np.mean([1.0 if math.isnan(score) else score for score in scores]))
 
 
 def probability_correction(logits: Floats, threshold: float) -> Floats:
-    """The authors' 'correction' before thresholding, on a copy: logits above the cut divided by the share of pixels
-    above it, then those below by the share below, counted after the first step.
+    """The authors' 'correction' before thresholding, on a copy: logits above a cut are divided by the share of pixels
+    above it, then logits below by the share below, counted after the first step.
 
-    Their cut, log(1/t - 1 + 1e-6), has the sign of the logit of t reversed; kept here.
+    Their cut, log(1/t - 1 + 1e-6), is minus the logit of the threshold t; kept as it is.
     """
     cut = math.log(1 / threshold - 1 + 1e-6)
     logits = logits.copy()

@@ -1,4 +1,4 @@
-"""S-Net, 2-D. The paper's figure, and the authors' code where the two differ (axial attention)."""
+"""S-Net, 2-D: the paper's figure, and the authors' code where the two differ (axial attention)."""
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def build_network(config: "Config") -> "SNet":
-    """The network of a `Config`: 2 * context_slices + 1 input channels."""
+    """The network that a `Config` describes, with 2 * context_slices + 1 input channels."""
     return SNet(2 * config.context_slices + 1, config.axial_layout)
 
 
 class SNet(nn.Module):
-    """Logits (main, a, b), each (B, 1, Y, X), of slices (B, C, Y, X); Y and X divisible by 4.
+    """Slices (B, C, Y, X), Y and X divisible by 4 -> logits (main, a, b), each (B, 1, Y, X).
 
-    a and b are the maps of the coarser and the finer reverse-attention stage, at the size of the input.
+    a and b are the side maps of the coarser and the finer reverse-attention stage, at the size of the input.
     """
 
     def __init__(self, in_channels: int = 1, axial_layout: str = "original") -> None:
@@ -39,7 +39,7 @@ class SNet(nn.Module):
         return self.head(decoded), F.interpolate(a, scale_factor=2, mode="bilinear", align_corners=False), b
 
     def main(self, x: Tensor) -> Tensor:
-        """The main map alone: the side maps teach, and are not looked at afterwards."""
+        """The main map only: the side maps matter in training alone."""
         e1, e2, deepest = self._encode(x)
         decoded = self.decoder1.join(*self.decoder1.inputs(deepest, e2))
         return self.head(self.decoder2.join(*self.decoder2.inputs(decoded, e1)))
@@ -62,7 +62,7 @@ class MainMap(nn.Module):
 
 
 class SEResidualBlock(nn.Module):
-    """Pre-activation residual block with squeeze-excitation. (B, C, Y, X) -> (B, width, Y, X)."""
+    """Pre-activation residual block with squeeze-and-excitation. (B, C, Y, X) -> (B, width, Y, X)."""
 
     def __init__(self, channels: int, width: int, dilation: int = 1, reduction: int = 2) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class SEResidualBlock(nn.Module):
 
 
 class DenseASPP(nn.Module):
-    """Dilated units, each seeing the concatenation, newest first, of all before it.
+    """Dilated units; the input of each is the concatenation of all before it, newest first.
 
     (B, C, Y, X) -> (B, C + units * growth, Y, X).
     """
@@ -102,7 +102,7 @@ class DenseASPP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Up-sample, join the lateral connection, and draw a side map by reverse attention.
+    """Upsample, join with the lateral connection, and make a side map by reverse attention.
 
     deep (B, C, Y/2, X/2), skip (B, width, Y, X) -> (B, width, Y, X), side logits (B, 1, Y, X).
     """
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         return self.join(up, lateral), self.attention(up, lateral)
 
     def inputs(self, deep: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
-        """(deep at the size of skip, the lateral connection)."""
+        """(`deep` at the size of `skip`, the lateral connection)."""
         return F.interpolate(deep, scale_factor=2, mode="nearest"), self.lateral(skip)
 
     def join(self, up: Tensor, lateral: Tensor) -> Tensor:
@@ -150,10 +150,10 @@ class ReverseAxialAttention(nn.Module):
 
 
 class AxialAttention(nn.Module):
-    """Attention between the lines of one axis, by sigmoid and without scaling; `gain` starts at 0. Shape kept.
+    """Attention along one axis, by sigmoid and without scaling; `gain` starts at 0. Keeps the shape (B, C, Y, X).
 
-    layout "paper" attends along `axis`. "original" regroups the map in memory order into rows of that axis'
-    length, as the authors' code does: on square maps both axes then attend along the width.
+    layout "paper" attends along `axis`. "original" regroups the map, in memory order, into rows as long as that axis,
+    as the authors' code does: on square maps both axes then attend along the width.
     """
 
     def __init__(self, channels: int, axis: str, layout: str = "original") -> None:
@@ -174,7 +174,7 @@ class AxialAttention(nn.Module):
                              for part in (self.query, self.key, self.value))
         weight = (query.transpose(1, 2) @ key).sigmoid()  # (B, length, length)
         attended = (value @ weight.transpose(1, 2)).reshape(x.shape)
-        if x.is_contiguous(memory_format=torch.channels_last):  # what follows would be slower in mixed layouts
+        if x.is_contiguous(memory_format=torch.channels_last):  # mixed layouts would slow down what follows
             attended = attended.contiguous(memory_format=torch.channels_last)
         return self.gain.to(attended.dtype) * attended + x
 

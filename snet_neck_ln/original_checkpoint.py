@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code in our network."""
+"""Load checkpoints of the authors' code into our network."""
 import re
 from typing import Any
 
@@ -34,10 +34,10 @@ RENAMES = [
 
 
 def load_original_checkpoint(source: StrPath | dict[str, Any], axial_layout: str = "original") -> SNet:
-    """SNet in eval mode with the weights of the authors' code.
+    """An SNet in eval mode with weights from the authors' code.
 
     source: path of a `.pth`, or a state dict, plain or under "model"; keys with or without `module.`.
-    Raises InputError naming the key when a tensor is unknown, absent or of another shape.
+    Raises InputError, naming the key, for a tensor that is unknown, missing or of another shape.
     """
     where = "the state dict" if isinstance(source, dict) else source
     state = source if isinstance(source, dict) else read_checkpoint(source)
@@ -46,7 +46,7 @@ def load_original_checkpoint(source: StrPath | dict[str, Any], axial_layout: str
     for key, tensor in state.items():
         ours = renamed(key)
         if ours in tensors or not torch.is_tensor(tensor):
-            raise InputError(f"{where}: {key} is no tensor of S-Net, or stands there twice.")
+            raise InputError(f"{where}: {key} is not a tensor of S-Net, or occurs twice.")
         tensors[ours] = tensor
     stem = tensors.get("stem.0.weight")
     if stem is None or stem.ndim != 4:
@@ -57,7 +57,7 @@ def load_original_checkpoint(source: StrPath | dict[str, Any], axial_layout: str
 
 
 def renamed(key: str) -> str:
-    """The authors' name of a tensor -> ours."""
+    """Our name of a tensor, from the authors'."""
     for pattern, replacement in RENAMES:
         key = re.sub(pattern, replacement, key)
     return key

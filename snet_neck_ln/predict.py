@@ -1,10 +1,11 @@
-"""Segment the nodes of one CT: python predict.py --input ct.nii.gz --output mask.nii.gz
+"""Segment the nodes of a CT: python predict.py --input ct.nii.gz --output mask.nii.gz
 
-input: NIfTI, NRRD, MetaImage or a folder with one DICOM series; any orientation. The mask lies on the CT's own grid;
-beside it come <name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes in ml, components).
-A folder of CTs or a CSV of paths as input and a folder as output: the same for each, cases.csv and report.html; started
-again, it goes on. Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability;
-<name>_uncertainty.nii.gz is the entropy of their votes, its mean over each component stands in the JSON.
+input: NIfTI, NRRD, MetaImage or a folder with one DICOM series, in any orientation. The mask is on the CT's own grid;
+beside it are written <name>_overlay.png, <name>_viewer.html (opens in a browser) and <name>.json (volumes in ml,
+components). With a folder of CTs or a CSV of paths as input and a folder as output, each CT gets the same, and there
+are cases.csv and report.html; the same command continues after a stop. With several checkpoints, or --ensemble RUNS
+(the folds of crossval.py), probabilities are averaged; <name>_uncertainty.nii.gz is the entropy of the members' votes,
+and the JSON holds its mean over each component.
 """
 import math
 from collections.abc import Sequence
@@ -28,22 +29,15 @@ from shared_results.predicting import Method, predict
 from shared_results.stopwatch import Stopwatch
 from shared_results.sweep import without_small
 from shared_results.views import ViewOptions
-from shared_torch.engines import Engine
-from snet_neck_ln.config import METHOD, ROOT, Device, Precision
+from snet_neck_ln.config import METHOD, ROOT
 from snet_neck_ln.inference import logit, predict_members
-from snet_neck_ln.members import Loaded, find_folds, load_members
+from snet_neck_ln.members import Loaded, NetworkOptions, find_folds, load_members
 from snet_neck_ln.slices import STEPS, to_16bit, window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions, ViewOptions, NodePoint):
+class Options(ResultOptions, EnsembleOptions, ViewOptions, NodePoint, NetworkOptions):
     checkpoint: tuple[Path, ...] = (ROOT / "runs" / "snet_neck_ln" / "fold1" / "best.pt",)  # ours or the authors'
-    threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
-    size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
-    batch_size: int = 4  # slices at a time
-    device: Device = "auto"  # auto: cuda, else mps, else cpu
-    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
-    precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load(options: Options) -> Loaded:
-    """(networks, their Config with the options, device)"""
+    """(networks, their Config with the options applied, device)"""
     return load_members(options, set_options(options, "threshold", "size", "batch_size"))
 
 
 def segment(loaded: Loaded, ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
-    """The `Prediction` of a CT as read."""
+    """Segment a CT as read from its file."""
     networks, config, device = loaded
     scan, ct = geometry(ct), to_lps(ct)
     hu_zyx = sitk.GetArrayViewFromImage(ct)
@@ -83,5 +77,5 @@ def segment(loaded: Loaded, ct: sitk.Image, options: Options, watch: Stopwatch) 
 
 
 if __name__ == "__main__":
-    from snet_neck_ln import predict as module  # under the name by which other processes find what it hands them
+    from snet_neck_ln import predict as module  # imported by name, so that other processes can unpickle its functions
     run_script(module.main)

@@ -1,4 +1,4 @@
-"""From Hounsfield units to what the network sees: window, storage, neighbours. NumPy only."""
+"""From Hounsfield units to the network's input: window, stored form, neighbouring slices. NumPy only."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -6,11 +6,11 @@ from numpy.typing import NDArray
 
 from shared_data.named_types import Array, Floats
 
-STEPS = 65535  # a stored slice is uint16: window value times this
+STEPS = 65535  # a stored slice is uint16: the windowed value times this
 
 
 def window(hu: Array, center_hu: float = 40.0, width_hu: float = 400.0) -> Floats:
-    """HU clipped to the window and scaled to [0, 1] (paper); float64 for whole numbers, as in the authors' code."""
+    """HU clipped to the window and scaled to [0, 1] (paper); integers become float64, as in the authors' code."""
     low = center_hu - width_hu / 2
     return (np.clip(hu, low, low + width_hu) - low) / width_hu
 
@@ -21,7 +21,7 @@ def to_8bit(unit: Floats) -> NDArray[np.uint8]:
 
 
 def to_16bit(unit: Floats) -> NDArray[np.uint16]:
-    """[0, 1] -> uint16, rounded; the form that training and prediction read."""
+    """[0, 1] -> uint16, rounded; the form that training and prediction use."""
     return np.round(unit * STEPS).astype(np.uint16)
 
 

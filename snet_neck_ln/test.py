@@ -1,8 +1,8 @@
 """Score held-out patients: python test.py --run-dir ../runs/snet_neck_ln/fold1
 
 Writes to the output folder: cases.csv, nodes.csv, summary.json, calibration.csv and .png, predictions/, overlays/,
-viewer/, report.html; of several checkpoints, or --ensemble RUNS (the folds of crossval.py), also where they disagree,
-error_rate.csv and .png.
+viewer/, report.html. For several checkpoints, or --ensemble RUNS (the folds of crossval.py), also maps of where they
+disagree, error_rate.csv and .png.
 """
 import math
 from collections import Counter
@@ -35,13 +35,12 @@ from shared_results.sweep import sweep, without_small, write_sweeps
 from shared_results.viewer import View, viewer_pages, write_viewer
 from shared_results.views import ViewOptions
 from shared_torch.checkpoints import trained_on
-from shared_torch.engines import Engine
-from snet_neck_ln.config import METHOD, Config, Device, Precision
+from snet_neck_ln.config import METHOD, Config
 from snet_neck_ln.dataset import read_slice
 from snet_neck_ln.inference import logit, predict_members
-from snet_neck_ln.members import Loaded, find_folds, load_members
+from snet_neck_ln.members import Loaded, NetworkOptions, find_folds, load_members
 from snet_neck_ln.metrics import probability_correction, slice_dice_as_published, slice_scores
-from snet_neck_ln.process_data.data_parser import read_fold
+from snet_neck_ln.process_data.data_parser import fold_patients
 from snet_neck_ln.process_data.data_process_lymph_node import read_case
 from snet_neck_ln.slices import STEPS
 
@@ -49,24 +48,18 @@ HEADLINE = ("dice", "hd95_mm", "assd_mm", "sensitivity", "false_positives")
 
 
 @dataclass(frozen=True)
-class Options(EnsembleOptions, ViewOptions, NodePoint, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, NodePoint, NetworkOptions, ScoringOptions):
     run_dir: Path | None = None  # a run folder; unset: runs/snet_neck_ln/fold<val_fold>
     checkpoint: tuple[Path, ...] | None = None  # ours or the authors'; several: an ensemble; unset: the run's best.pt
-    prepared_dir: Path | None = None  # unset: where the run was trained
+    prepared_dir: Path | None = None  # prepared cohort; unset: the one that the run was trained on
     val_fold: int | None = None  # fold of the run; unset: the checkpoint's (1)
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     output_dir: Path | None = None  # unset: <run folder>/<split>
-    threshold: float | None = None  # probability that makes a node; unset: the checkpoint's (0.7)
-    size: int | None = None  # side of the centre crop, pixels; unset: the checkpoint's (384)
-    batch_size: int = 4  # slices at a time
-    device: Device = "auto"  # auto: cuda, else mps, else cpu
-    engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
-    precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filled(Options):
-    """Options in which nothing of this is unset any more."""
+    """Options after the unset ones among these have been filled in."""
 
     run_dir: Path
     checkpoint: tuple[Path, ...]
@@ -82,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                                     output_dir=options.output_dir or run_dir / options.split)))
     loaded = load(options)
     config = loaded[1]
-    kept = config.prepared_dir / "config.json"
-    note_differences(load_config(Config, kept), config, ("window_center_hu", "window_width_hu"), kept)
-    patients = natural_sort({path.split("/")[0] for paths in read_fold(config.prepared_dir, config.val_fold,
-                                                                       options.split) for path in paths})
+    prepared_config = config.prepared_dir / "config.json"
+    note_differences(load_config(Config, prepared_config), config, ("window_center_hu", "window_width_hu"),
+                     prepared_config)
+    patients = natural_sort(fold_patients(config.prepared_dir, config.val_fold, options.split))
     if not patients:
         raise InputError(f"{config.prepared_dir}: no {options.split} patients in fold {config.val_fold}.")
     check_members_unseen(options.checkpoint, patients, trained_on)
@@ -105,9 +98,11 @@ def load(options: Filled) -> Loaded:
 
 
 def score_patient(patient: str, loaded: Loaded, options: Filled) -> tuple[Any, ...]:
-    """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
-    `histogram` of the probabilities, what `sweep` says if it is asked); the predicted mask is written on the scan's
-    grid."""
+    """Predict and score a patient; write the mask on the CT's own grid.
+
+    Returns (row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
+    `histogram` of the probabilities, result of `sweep` or None).
+    """
     networks, config, device = loaded
     case = read_case(config.prepared_dir / patient)
     stored, reference = read_patient(config.prepared_dir / patient, len(case["has_node"]))
@@ -162,9 +157,9 @@ def read_patient(folder: Path, n_slices: int) -> tuple[Labels, Mask]:
 
 def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: Sequence[Row],
                   pictures: Mapping[str, Rgb], errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
-    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case."""
+    """Write tables, pictures and report. errors: `error_table` of an ensemble; forecasts: a `histogram` per case."""
     out = options.output_dir
-    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"])
+    calibration = write_calibration(out, [forecast[None] for forecast in forecasts], ["node"])
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
@@ -176,7 +171,8 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
                                       **({"error_rates": errors} if errors else {})})
     ranked = sorted((row for row in cases if not math.isnan(row["dice"])), key=lambda row: row["dice"])
     places = {"worst": 0, "median": len(ranked) // 2, "best": -1} if ranked else {}
-    ranks, figures = {ranked[place]["case"]: rank for rank, place in places.items()}, {}  # a case has one rank
+    ranks = {ranked[place]["case"]: rank for rank, place in places.items()}  # few cases: one may be two of these
+    figures = {}
     for row in ranked:
         if rank := ranks.get(row["case"]):
             save_picture(out / "overlays" / f"{rank}.png", pictures[row["case"]])
@@ -195,13 +191,12 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
         figures["training"] = options.run_dir / "curves.png"
     headline = [{"score": name, **summary[name]} for name in summary]
     write_report(out / "report.html", f"S-Net, {options.split} cases of {config.prepared_dir.name}", [
-        f"{len(cases)} cases, probability cut {config.threshold:g}, components from "
-        f"{options.smallest_ml:g} ml on, {in_words(options.checkpoint)}."
-        f"{options.views_note}",
+        f"{len(cases)} cases, probability cut {config.threshold:g}, components of at least "
+        f"{options.smallest_ml:g} ml, {in_words(options.checkpoint)}.{options.views_note}",
         "dice, hd95_mm, assd_mm: whole volume, per case. slice_*: mean over slices with a node. "
         "slice_dice_as_published: the authors' mean over all slices, where an empty slice left empty counts 1; "
         "it flatters and is not comparable with dice. _corrected: with their probability correction.",
-        "mean, std, median over the cases where the score is finite; n counts them.", NOTE],
+        "mean, std, median: over the cases with a finite score, of which there are n.", NOTE],
         {"Scores": headline, "Nodes found, by short axis": by_size, "Calibration": calibration,
          "Error rate by vote": errors, "Cases": cases}, figures, viewer_pages(out, [row["case"] for row in cases]))
     print("  ".join(f"{name} {summary[name]['mean']:.3f}" if summary[name]["n"] else f"{name} -" for name in HEADLINE))
@@ -209,5 +204,5 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
 
 
 if __name__ == "__main__":
-    from snet_neck_ln import test as module  # under the name by which other processes find what it hands them
+    from snet_neck_ln import test as module  # imported by name, so that other processes can unpickle its functions
     run_script(module.main)

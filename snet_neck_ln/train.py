@@ -39,19 +39,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_settings(given: Values) -> Config:
-    """The Config of a run: from the options given, or, with `resume`, as its folder keeps it."""
+    """The Config of a run: from the options given, or with `resume` from its last checkpoint. Raises InputError."""
     return settings_of_run(Config, given, "last.pt", names_of(Run), lambda path: load_checkpoint(path)["config"],
                            names_of(Slices))
 
 
 def is_finished(config: Config) -> bool:
-    """Whether a run that can go on has nothing left to do."""
+    """Whether a run with a last checkpoint has nothing left to do."""
     state = load_checkpoint(config.run_dir / "last.pt")
     return len(state["history"]) >= config.epochs or state["since_best"] >= config.stop_patience
 
 
 def train(config: Config, fabric: Fabric) -> None:
-    """All epochs, from the start or from last.pt."""
+    """Train all epochs, from the start or from last.pt."""
     if fabric.is_global_zero:
         clear_partials(config.run_dir)
         check_free_space(config.run_dir, 50e6)
@@ -66,14 +66,14 @@ def train(config: Config, fabric: Fabric) -> None:
     model, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters(), lr=config.lr))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, mode="max", factor=config.lr_factor, patience=config.lr_patience, min_lr=config.min_lr)
-    history, best_dice, since_best, seen = [], -1.0, 0, slices.patients()
+    history, best_dice, since_best, trained_on = [], -1.0, 0, slices.patients()
     if config.resume:
         state = load_checkpoint(config.run_dir / "last.pt")
         load_strictly(model, state["model"], config.run_dir / "last.pt")
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         history, best_dice, since_best = state["history"], state["best_dice"], state["since_best"]
-        seen |= set(state.get("trained_on", []))
+        trained_on |= set(state.get("trained_on", []))
     if fabric.is_global_zero:
         write_json(config.run_dir / "config.json", to_plain(config))
         board = SummaryWriter(config.run_dir / "tensorboard", purge_step=len(history) + 1)
@@ -81,7 +81,7 @@ def train(config: Config, fabric: Fabric) -> None:
 
     while len(history) < config.epochs and since_best < config.stop_patience:
         epoch = len(history)
-        fabric.seed_everything(config.seed + epoch, verbose=False)  # a resumed run meets the same chance
+        fabric.seed_everything(config.seed + epoch, verbose=False)  # the same random numbers in a resumed run
         sampler.epoch = epoch
         row = {"epoch": epoch + 1, "lr": optimizer.param_groups[0]["lr"]}
         row |= train_one_epoch(fabric, model, optimizer, train_loader, f"epoch {epoch + 1}/{config.epochs}")
@@ -93,7 +93,7 @@ def train(config: Config, fabric: Fabric) -> None:
         if fabric.is_global_zero:
             state = {"config": to_plain(config), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
                      "scheduler": scheduler.state_dict(), "history": history, "best_dice": best_dice,
-                     "since_best": since_best, "trained_on": natural_sort(seen)}
+                     "since_best": since_best, "trained_on": natural_sort(trained_on)}
             save_epoch(config, state, board)
         fabric.barrier()
     if fabric.is_global_zero:
@@ -103,7 +103,7 @@ def train(config: Config, fabric: Fabric) -> None:
 
 def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim.Optimizer, loader: Loader,
                     name: str) -> dict[str, float]:
-    """One pass over the slices; the mean of the loss and of each term."""
+    """One pass over the slices; returns the mean of the loss and of each of its terms."""
     model.train()
     history = []
     bar = tqdm(loader, name, unit="batch", leave=False, disable=None if fabric.is_global_zero else True)
@@ -125,14 +125,14 @@ def train_one_epoch(fabric: Fabric, model: _FabricModule, optimizer: torch.optim
 
 @torch.inference_mode()
 def validate(fabric: Fabric, model: _FabricModule, loader: Loader, threshold: float) -> dict[str, float]:
-    """Mean loss of the slices, mean Dice of the patients (3-D, within the crop) and of the slices with a node."""
+    """Mean loss over slices, mean Dice over patients (3-D, within the crop) and over slices with a node."""
     model.eval()
-    network = model.module  # not through DDP, which wants as many calls in every process
+    network = model.module  # not through DDP, which needs equally many calls in every process
     assert isinstance(loader.dataset, SliceDataset)
     patients = sorted(loader.dataset.patients())
     counts = torch.zeros(len(patients), 2, device=fabric.device)  # 2 x overlap, reference + prediction
     slices = torch.zeros(2, device=fabric.device)  # sum of Dice, number of slices with a node
-    losses = torch.zeros(2, device=fabric.device)  # their sum, number of slices
+    losses = torch.zeros(2, device=fabric.device)  # sum over slices, number of slices
     cut = logit(threshold)
     for batch in loader:
         with fabric.autocast():
@@ -150,13 +150,13 @@ def validate(fabric: Fabric, model: _FabricModule, loader: Loader, threshold: fl
     counts = torch.as_tensor(fabric.all_reduce(counts, reduce_op="sum"))
     slices = torch.as_tensor(fabric.all_reduce(slices, reduce_op="sum"))
     losses = torch.as_tensor(fabric.all_reduce(losses, reduce_op="sum"))
-    dice = (counts[:, 0] / counts[:, 1]).nanmean().item()  # a patient without node and prediction is NaN
+    dice = (counts[:, 0] / counts[:, 1]).nanmean().item()  # NaN: a patient without node and prediction
     return {"val_dice": dice, "val_slice_dice": (slices[0] / slices[1]).item(),
             "val_loss": (losses[0] / losses[1]).item()}
 
 
 def save_epoch(config: Config, state: dict[str, Any], board: SummaryWriter) -> None:
-    """last.pt last: whatever moment a kill comes, the run goes on as if there had been none."""
+    """Write everything about an epoch, last.pt last, so that a kill at any moment costs at most this epoch."""
     history = state["history"]
     row = history[-1]
     if state["since_best"] == 0:

@@ -11,8 +11,8 @@ const PRESETS = {"as in the pictures": facts.window, "soft tissue": [-160, 240],
 const MISSED = [70, 150, 255], TOO_MUCH = [255, 210, 40], MIXED_UP = [235, 90, 235];
 const volumes = {}, on = {crosshair: true}, hidden = new Set(), at = shape.map(size => size >> 1);
 const names = ["nothing"], line = [], undrawn = new Uint8Array(256);
-for (const each of facts.labels) {
-  [names[each.label], line[each.label], undrawn[each.label]] = [each.name, each.line, each.undrawn];
+for (const entry of facts.labels) {
+  [names[entry.label], line[entry.label], undrawn[entry.label]] = [entry.name, entry.line, entry.undrawn];
 }
 let window_ = [...facts.window], opacity = 0.4, zoom = 1, centre = [...at];
 let active = PLANES[0], place = -1, allHidden = false;
@@ -38,7 +38,7 @@ function tables() {
     const value = Math.round(255 * clamp((hu - low) / (high - low), 0, 1));
     grey[level] = pixel([value, value, value], 1);
   });
-  for (const each of facts.labels) if (!hidden.has(each.label)) fill[each.label] = pixel(each.fill, opacity);
+  for (const {label, fill: colour} of facts.labels) if (!hidden.has(label)) fill[label] = pixel(colour, opacity);
   const shown = ["prediction", "difference", "disagreement"].map(layer => [layer, on[layer] && !allHidden]);
   return {grey, fill, shown: Object.fromEntries(shown)};
 }
@@ -63,12 +63,13 @@ function overlaid(i, fill, shown) {
 function draw() {
   const colours = tables();
   for (const plane of PLANES) drawPlane(plane, colours);
-  const i = at.reduce((sum, value, axis) => sum + value * stride[axis], 0), said = [`${facts.hu[volumes.ct[i]]} HU`];
+  const i = at.reduce((sum, value, axis) => sum + value * stride[axis], 0);
+  const readout = [`${facts.hu[volumes.ct[i]]} HU`];
   for (const layer of ["reference", "prediction"]) {
-    if (volumes[layer]) said.push(`${layer}: ${names[volumes[layer][i]]}`);
+    if (volumes[layer]) readout.push(`${layer}: ${names[volumes[layer][i]]}`);
   }
-  if (volumes.disagreement) said.push(`disagreement ${(volumes.disagreement[i] / facts.votesScale).toFixed(2)}`);
-  element("where").textContent = said.join(" · ");
+  if (volumes.disagreement) readout.push(`disagreement ${(volumes.disagreement[i] / facts.votesScale).toFixed(2)}`);
+  element("where").textContent = readout.join(" · ");
   for (const [id, value] of [["level", (window_[0] + window_[1]) / 2], ["width", window_[1] - window_[0]]]) {
     element(id).value = value;
     element(id).previousElementSibling.textContent = `${Math.round(value)} HU`;
@@ -167,15 +168,15 @@ function setZoom(value) {
 }
 
 function scroll(axis, slices) {
-  go(at.map((value, each) => each === axis ? value + slices : value));
+  go(at.map((value, i) => i === axis ? value + slices : value));
 }
 
 function jump(number) {
   if (!facts.places.length) return;
   place = (number + facts.places.length) % facts.places.length;
-  [...element("places").querySelectorAll("button")].forEach((button, each) => {
-    button.classList.toggle("now", each === place);
-    if (each === place) button.scrollIntoView({block: "nearest"});
+  [...element("places").querySelectorAll("button")].forEach((button, i) => {
+    button.classList.toggle("now", i === place);
+    if (i === place) button.scrollIntoView({block: "nearest"});
   });
   go(facts.places[place].at, true);
 }
@@ -186,7 +187,7 @@ function setWindow(level, width) {
   draw();
 }
 
-// Each plane as large as its cell allows, a millimetre being as long across as down.
+// Make each plane as large as its cell allows, with square millimetres.
 function fit() {
   const cell = [element("axial").clientWidth, innerWidth > 800 ? (innerHeight - 70) / 2 - 48 : innerHeight - 120];
   for (const {canvas, row, column} of PLANES) {
@@ -264,13 +265,13 @@ function buildPanel() {
   element("preset").onchange = event => { window_ = [...PRESETS[event.target.value]]; draw(); };
   element("level").oninput = event => setWindow(+event.target.value, window_[1] - window_[0]);
   element("width").oninput = event => setWindow((window_[0] + window_[1]) / 2, +event.target.value);
-  for (const {label, name, fill, at: where, undrawn: unknown} of facts.labels) {
+  for (const {label, name, fill, at: where, undrawn: notContoured} of facts.labels) {
     const row = make("div", element("labels"), {});
     const box = make("input", row, {type: "checkbox", checked: true, ariaLabel: name});
     box.onchange = () => { box.checked ? hidden.delete(label) : hidden.add(label); draw(); };
     make("i", row, {}).style.cssText = `background: rgb(${fill}); border-color: rgb(${line[label]})`;
     make("button", row, {textContent: name, disabled: !where}).onclick = () => go(where, true);
-    if (unknown || !where) make("small", row, {textContent: unknown ? " not contoured" : " nowhere"});
+    if (notContoured || !where) make("small", row, {textContent: notContoured ? " not contoured" : " nowhere"});
   }
   const {reference, disagreement} = volumes;
   element("worst-title").textContent = reference ? "Most wrong" : disagreement ? "Most disputed" : "Largest";

@@ -1,7 +1,7 @@
 """Slices to folds: slices.csv -> <prepared>/folds/fold<f>/{train,valid,test}_{with,without}_node.txt.
 
-By patient, in natural order: the first 200 of 221 make five folds, the last 21 are the test set; other cohorts in
-the same proportion. No patient is in two of train, valid and test.
+By patient, in natural order: of 221 the first 200 make five folds and the last 21 are the test set; other cohorts are
+split in the same proportion. No patient is in two of train, valid and test.
 """
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ TEST_SHARE = 21 / 221  # paper
 N_FOLDS = 5
 PARTS = ("train", "valid", "test")
 SLICE_PATH = r"[^/]+/files/\d+\.npz"
-LAST_LINE = "# {} slices"  # of each list: one that was cut short lacks it
+LAST_LINE = "# {} slices"  # ends each list; one that was cut short lacks it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,14 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         if row["has_node"] not in ("0", "1") or not re.fullmatch(SLICE_PATH, row["path"] or ""):
             raise InputError(f"{table}: damaged at {row['path']!r}. Run data_process_lymph_node.py again.")
     folds = split_patients({row["patient"] for row in rows}, config.prepared_dir)
-    with only_run_in(config.prepared_dir), whole_folder(config.prepared_dir / "folds") as partial:
+    with only_run_in(config.prepared_dir), whole_folder(config.prepared_dir / "folds") as temporary:
         for number, parts in enumerate(folds, 1):
-            write_fold(partial / f"fold{number}", parts, rows)
+            write_fold(temporary / f"fold{number}", parts, rows)
             print(f"fold {number}: " + ", ".join(f"{part} {len(parts[part])} patients" for part in PARTS))
 
 
 def split_patients(patients: Collection[str], source: StrPath) -> list[dict[str, list[str]]]:
-    """[{"train", "valid", "test": names}], one for each fold (five, or fewer for fewer than six patients)."""
+    """[{"train", "valid", "test": names}], one per fold (five, or fewer for fewer than six patients).
+
+    Raises InputError, naming `source`, for fewer than 3 patients.
+    """
     if len(patients) < 3:
         raise InputError(f"{source}: {counted(len(patients), 'patient')}; train, valid and test need one each. "
                          "Prepare at least 3.")
@@ -47,6 +50,7 @@ def split_patients(patients: Collection[str], source: StrPath) -> list[dict[str,
 
 
 def write_fold(folder: Path, parts: Mapping[str, Sequence[str]], rows: Sequence[Mapping[str, str]]) -> None:
+    """Write the slice lists of a fold; parts: {part: patients}; rows: of slices.csv."""
     folder.mkdir()
     for part, patients in parts.items():
         for suffix, has_node in (("with_node", "1"), ("without_node", "0")):
@@ -56,7 +60,7 @@ def write_fold(folder: Path, parts: Mapping[str, Sequence[str]], rows: Sequence[
 
 
 def fold_numbers(prepared_dir: StrPath) -> list[int]:
-    """The folds that are there, from 1. Raises InputError for none."""
+    """Numbers of the folds that exist, from 1. Raises InputError if there is none."""
     numbers = sorted(int(path.name[4:]) for path in (Path(prepared_dir) / "folds").glob("fold*")
                      if path.name[4:].isdecimal())
     if not numbers:
@@ -65,18 +69,24 @@ def fold_numbers(prepared_dir: StrPath) -> list[int]:
 
 
 def read_fold(prepared_dir: StrPath, fold: int, part: str) -> tuple[list[str], list[str]]:
-    """(paths of slices with a node, of those without) of "train", "valid" or "test"."""
+    """(paths of slices with a node, paths of slices without) of "train", "valid" or "test". Raises InputError."""
     folder = Path(prepared_dir) / "folds" / f"fold{fold}"
     if not folder.is_dir():
-        there = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"
-        raise InputError(f"{folder}: no such fold ({there} there). Run data_parser.py, or give another --val-fold.")
+        existing = ", ".join(sorted(path.name for path in folder.parent.glob("fold*"))) or "no folds"
+        raise InputError(f"{folder}: no such fold ({existing} there). Run data_parser.py, or give another --val-fold.")
     return _read_list(folder / f"{part}_with_node.txt"), _read_list(folder / f"{part}_without_node.txt")
+
+
+def fold_patients(prepared_dir: StrPath, fold: int, part: str) -> set[str]:
+    """Names of the patients in "train", "valid" or "test" of a fold. Raises InputError."""
+    with_node, without_node = read_fold(prepared_dir, fold, part)
+    return {path.split("/")[0] for path in with_node + without_node}
 
 
 def _read_list(path):
     try:
         *lines, last = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, ValueError):  # not text, or empty
+    except (FileNotFoundError, ValueError):  # ValueError: not text, or empty
         lines, last = [], ""
     if last != LAST_LINE.format(len(lines)) or not all(re.fullmatch(SLICE_PATH, line) for line in lines):
         raise InputError(f"{path}: damaged, cut short or missing. Run data_parser.py again.")

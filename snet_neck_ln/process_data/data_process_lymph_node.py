@@ -1,8 +1,8 @@
 """Cases to slices: <patient>/<CT and mask> -> <prepared>/<patient>/{images/<k>.jpg, files/<k>.npz} and slices.csv.
 
-Instead of CT and mask a patient may have the files of a DICOM CT and its RTSTRUCT, below his folder, under any names.
-Stopped at any moment, the same command goes on: finished patients stay, half-written ones are made again.
-Exit code 1 when a patient had to be skipped.
+Instead of CT and mask a patient's folder may hold a DICOM CT and its RTSTRUCT, at any depth and under any names.
+The same command continues after a kill at any moment: finished patients are kept, others made again.
+Exit code 1 if a patient had to be skipped.
 """
 import shutil
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ from snet_neck_ln import slices
 from snet_neck_ln.config import STEPS, Config, Prepare, Slices
 from snet_neck_ln.slices import to_8bit, to_16bit, window
 
-RESERVED = ("folds", "config.json", "slices.csv")  # names that stand beside the patients' folders
+RESERVED = ("folds", "config.json", "slices.csv")  # names of what lies beside the patients' folders
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = build(Config, given_options(Prepare, argv, __doc__, STEPS))
-    read_rois(config.rois, NODES)  # tells of a bad file before any case is read
+    read_rois(config.rois, NODES)  # raises for a bad file before any case is read
     folders = patient_folders(config.data_dir)
     check_apart(config.data_dir, config.prepared_dir)
     with only_run_in(config.prepared_dir, ""):
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare_cohort(folders: Sequence[Path], config: Config) -> int:
-    """Prepare every patient and write the slice table; 1 when some had to be skipped."""
+    """Prepare every patient and write the slice table; return 1 if some had to be skipped, otherwise 0."""
     skipped, rows = {}, []
     for folder, outcome in each_case(partial(prepare_patient, config=config), folders, config.workers, "patient",
                                      config.scheduler, config.worker_memory_gb):
@@ -61,7 +61,7 @@ def prepare_cohort(folders: Sequence[Path], config: Config) -> int:
 
 
 def replace_table(prepared_dir: Path, rows: Sequence[Row]) -> None:
-    """Write slices.csv; when it is another one than before, the folds made from that are removed."""
+    """Write slices.csv; if it has changed, remove the folds made from the old one."""
     table = prepared_dir / "slices.csv"
     before = table.read_bytes() if table.exists() else b""
     write_table(table, rows, ("patient", "slice", "path", "has_node"))
@@ -78,7 +78,7 @@ def patient_folders(data_dir: Path) -> list[Path]:
 
 
 def prepare_patient(folder: Path, config: Config) -> list[Row] | Skipped:
-    """Rows of the slice table, the slices written; or `Skipped`."""
+    """Write a patient's slices, unless that is done; return the rows of the slice table, or `Skipped`."""
     case = config.prepared_dir / folder.name
     try:
         ct_path, mask_path, series = find_pair(folder, config)
@@ -90,18 +90,18 @@ def prepare_patient(folder: Path, config: Config) -> list[Row] | Skipped:
                 mask = masks_of(mask_path, ct, NODES, NODES | read_rois(config.rois, NODES))[0]["node"]
             else:
                 mask = read_mask(mask_path, any_label=config.merge_labels)
-            scan_grid, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
+            scan, ct, mask = geometry(ct), to_lps(ct), to_lps(mask)
             check_same_grid(ct, mask, mask_path)
     except (InputError, OSError) as error:
         return Skipped(one_line(error))
     if not done:
-        write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan_grid}, config)
+        write_case(case, ct, mask, {"patient": folder.name, "sources": sources, "scan": scan}, config)
     return [{"patient": folder.name, "slice": k, "path": f"{folder.name}/files/{k}.npz", "has_node": int(node)}
             for k, node in enumerate(read_case(case)["has_node"])]
 
 
 def is_prepared(case: Path, sources: Sequence[object]) -> bool:
-    """Whether the patient's folder was written whole, from these very files."""
+    """Whether the patient's folder is complete and was made from the same files."""
     try:
         return read_case(case)["sources"] == sources
     except (InputError, OSError):
@@ -109,15 +109,16 @@ def is_prepared(case: Path, sources: Sequence[object]) -> bool:
 
 
 def read_case(case: Path) -> dict[str, Any]:
-    """case.json of a prepared patient. Raises InputError when it does not say what it should."""
+    """The content of a prepared patient's case.json. Raises InputError when it is damaged."""
     facts = read_json(case / "case.json")
     try:
-        sizes = [facts[grid]["size_xyz"] for grid in ("scan", "grid")]
-        images = [image_from(np.zeros((1, 1, 1), np.uint8), facts[grid]) for grid in ("scan", "grid")]
-        usable = (facts["sources"] and len(facts["has_node"]) == sizes[1][2] and sorted(sizes[0]) == sorted(sizes[1])
+        grids = facts["scan"], facts["grid"]  # the CT's own, and in LPS
+        own_size, lps_size = (grid["size_xyz"] for grid in grids)
+        images = [image_from(np.zeros((1, 1, 1), np.uint8), grid) for grid in grids]
+        usable = (facts["sources"] and len(facts["has_node"]) == lps_size[2] and sorted(own_size) == sorted(lps_size)
                   and all(min(image.GetSpacing()) > 0 for image in images)
                   and all(type(node) is bool for node in facts["has_node"]))
-    except Exception:  # whatever a damaged file may hold
+    except Exception:  # a damaged file may hold anything
         usable = False
     if not usable:
         raise InputError(f"{case / 'case.json'}: damaged. Delete {case} and run data_process_lymph_node.py again.")
@@ -125,8 +126,8 @@ def read_case(case: Path) -> dict[str, Any]:
 
 
 def find_pair(folder: Path, config: Config) -> tuple[Path, Path, str | None]:
-    """(CT, mask, None) of a patient: exactly one file (or DICOM folder) each, a name that fits both patterns is a mask;
-    or (patient's folder, RTSTRUCT, UID of its CT series), where no mask of that name is there."""
+    """(CT, mask, None): a patient's one file (or DICOM folder) for each pattern, a name that fits both being a mask;
+    or, without a mask, (patient's folder, RTSTRUCT, UID of its CT series). Raises InputError."""
     check_case_name(folder, RESERVED)
     entries = [path for path in sorted(folder.iterdir()) if path.name[0] != "."
                and (path.is_dir() or path.name.lower().endswith(SUFFIXES))]
@@ -147,7 +148,7 @@ def _fits(path, pattern):
 
 
 def write_case(case: Path, ct: sitk.Image, mask: sitk.Image, facts: dict[str, Any], config: Config) -> None:
-    """Write one patient's slices: 8-bit picture for people, 16-bit image with its mask for training."""
+    """Write a patient's slices: an 8-bit picture to look at, and the 16-bit image with its mask for training."""
     hu_zyx, mask_zyx = sitk.GetArrayViewFromImage(ct), sitk.GetArrayViewFromImage(mask)
     with whole_folder(case) as written:
         (written / "images").mkdir()

@@ -22,8 +22,8 @@ def test_folds_predict_and_score_together(runs, raw, prepared, tmp_path):
     labels, entropy = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"{name}.nii.gz")))
                        for name in ("labels", "labels_uncertainty"))
     assert facts["checkpoints"] == [str(path) for path in find_folds(folder)]
-    there = [row for row in facts["organs"] if row["components"]]
-    assert there
+    found = [row for row in facts["organs"] if row["components"]]
+    assert found
     for row in facts["organs"]:
         inside = entropy[labels == row["label"]]
         if inside.size:

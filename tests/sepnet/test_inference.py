@@ -55,10 +55,10 @@ def test_coverage_equals_the_authors(golden):
 def test_batched_windows_equal_single_ones():
     torch.manual_seed(0)
     network, volume = SepNet(5, 4).eval(), np.random.default_rng(0).random((21, 16, 24)).astype(np.float32)
-    one, three = (torch.cat(list(predict_slices(
+    single, three = (torch.cat(list(predict_slices(
         network, volume, Config(n_classes=5, window_batch=batch, precision="32-true"), torch.device("cpu"))), dim=1)
         for batch in (1, 3))
-    assert torch.allclose(one, three, atol=1e-4)
+    assert torch.allclose(single, three, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -49,14 +49,14 @@ def start_by_torchrun(options):
 
 
 def test_two_machines_train_as_one_process_and_go_on_when_one_was_lost(options, tmp_path):
-    here, lost = start_by_srun([*options, "--epochs", "500", "--run-dir", str(tmp_path / "two")])
+    survivor, lost = start_by_srun([*options, "--epochs", "500", "--run-dir", str(tmp_path / "two")])
     while not (tmp_path / "two" / "last.pt").exists():
-        assert here.poll() is None and lost.poll() is None
+        assert survivor.poll() is None and lost.poll() is None
         time.sleep(0.1)
     lost.kill()
-    said = here.communicate(timeout=60)[1].splitlines()
+    stderr = survivor.communicate(timeout=60)[1].splitlines()
     lost.communicate()
-    assert here.returncode == 2 and "rank 0: another process of this run" in said[-1]
+    assert survivor.returncode == 2 and "rank 0: another process of this run" in stderr[-1]
 
     epochs = str(len(losses(tmp_path / "two")) + 2)
     resumed = start_by_torchrun(["--run-dir", str(tmp_path / "two"), "--resume", "--epochs", epochs])

@@ -129,8 +129,9 @@ def test_five_organs_of_ones_own_need_no_code(raw, tmp_path):
     assert "lr" not in read_json(tmp_path / "prepared" / "config.json")
     train.main([*common, "--run-dir", str(tmp_path / "run"), "--patch-zyx", "16", "16", "16", "--batch-size", "2",
                 "--base-channels", "2", "--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu"])
-    kept = read_json(tmp_path / "run" / "config.json")
-    assert kept["organs"] == list(FIVE["organs"]) and kept["weights"] == [2, 1, 1, 1, 1] and kept["n_classes"] == 6
+    config = read_json(tmp_path / "run" / "config.json")
+    assert config["organs"] == list(FIVE["organs"]) and config["n_classes"] == 6
+    assert config["weights"] == [2, 1, 1, 1, 1]
     test.main(["--run-dir", str(tmp_path / "run"), "--window-step", "16", "--device", "cpu"])
     weights = ["--weights", "1", "1", "1", "1", "5"]
     assert train.read_settings(train.given_settings([*common, *weights, "--run-dir", str(tmp_path / "other")], "",

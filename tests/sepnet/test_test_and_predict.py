@@ -134,18 +134,18 @@ def test_a_network_sees_the_intensities_it_was_trained_with(runs, raw, prepared,
     state["config"]["multi_thresh_1"] = points = (-500.0, 0.0, 0.0, 0.5, 1500.0, 1.0)
     (tmp_path / "other").mkdir()
     torch.save(state, tmp_path / "other" / "best.pt")
-    seen = []
+    segmented = []
 
     def segment(networks, volumes, *rest, **more):
-        seen.extend(volumes)
-        return whole(networks, volumes, *rest, **more)
+        segmented.extend(volumes)
+        return original(networks, volumes, *rest, **more)
 
-    whole = predict.segment_slices
+    original = predict.segment_slices
     monkeypatch.setattr(predict, "segment_slices", segment)
     run_predict(raw / "4" / "data.nii.gz", tmp_path / "labels.nii.gz", tmp_path / "other" / "best.pt",
                 runs / "one" / "best.pt")
     hu = array(raw / "4" / "data.nii.gz")
-    for volume, expected in zip(seen, (points, CONTROL_POINTS["multi_thresh_1"]), strict=True):
+    for volume, expected in zip(segmented, (points, CONTROL_POINTS["multi_thresh_1"]), strict=True):
         assert np.array_equal(volume, transformed(hu, expected))
     del state["config"]["multi_thresh_1"]  # a checkpoint of before the control points were recorded
     torch.save(state, tmp_path / "other" / "best.pt")
@@ -215,8 +215,8 @@ class Evil:
 
 
 def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
-    whole = runs / "one" / "best.pt"
-    state = torch.load(whole, weights_only=True)
+    checkpoint = runs / "one" / "best.pt"
+    state = torch.load(checkpoint, weights_only=True)
     last = list(state["model"])[-1]
     four = {name: value for name, value in state["config"].items() if name not in ("organs", "weights")}
     fewer = {**state, "config": {**four, "n_classes": 5}}
@@ -226,7 +226,7 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
            "evil": Evil(), "settings": {**state, "config": {"speed": 3}}}
     for name, content in bad.items():
         torch.save(content, tmp_path / f"{name}.pt")
-    (tmp_path / "cut.pt").write_bytes(whole.read_bytes()[:5000])
+    (tmp_path / "cut.pt").write_bytes(checkpoint.read_bytes()[:5000])
     (tmp_path / "empty.pt").touch()
     for name, word in (("other", "snet_neck_ln, not sepnet"), ("list", "holds a list"),
                        ("fewer", "other classes"),
@@ -239,7 +239,7 @@ def test_bad_checkpoints_are_refused(runs, raw, tmp_path, capsys):
     small = {**state, "config": {**state["config"], "crop_size": 32}}
     torch.save(small, tmp_path / "small.pt")
     with pytest.raises(InputError, match="small.pt: crop_size 32 differs from .*best.pt's 48"):
-        run_predict(raw / "1" / "data.nii.gz", tmp_path / "m.nrrd", whole, tmp_path / "small.pt")
+        run_predict(raw / "1" / "data.nii.gz", tmp_path / "m.nrrd", checkpoint, tmp_path / "small.pt")
 
 
 def test_a_bad_scan_is_one_line_and_exit_code_2(runs, raw, tmp_path):

@@ -36,8 +36,8 @@ def test_a_fault_of_the_program_names_the_case_tells_where_and_stops_no_other(wo
     outcomes = dict(each_case(broken_for_2, [1, 2, 3], workers))
     assert (outcomes[1], outcomes[3]) == ("one", "three")
     assert outcomes[2].reason == "a fault of the program, see the traceback: KeyError: 2"
-    said = capfd.readouterr().err
-    assert said.count("Traceback") == 1 and "in broken_for_2" in said and said.rstrip().endswith("KeyError: 2")
+    stderr = capfd.readouterr().err
+    assert stderr.count("Traceback") == 1 and "in broken_for_2" in stderr and stderr.rstrip().endswith("KeyError: 2")
 
 
 def test_what_is_wrong_with_a_disk_stops_the_run(tmp_path):

@@ -75,8 +75,8 @@ def test_importing_it_does_not_import_highdicom():
 def test_dciodvfy_finds_no_error(ct, tmp_path):
     write_dicom_series(ct, tmp_path / "ct")
     write_seg(labels_of(ct), NAMES, (tmp_path / "ct").iterdir(), tmp_path / "seg.dcm")
-    said = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
-    assert "Segmentation" in said.stderr + said.stdout and "Error" not in said.stderr + said.stdout
+    result = subprocess.run(["dciodvfy", str(tmp_path / "seg.dcm")], capture_output=True, text=True)
+    assert "Segmentation" in result.stderr + result.stdout and "Error" not in result.stderr + result.stdout
 
 
 @pytest.mark.skipif(not shutil.which("segimage2itkimage"), reason="pip install dcmqi")

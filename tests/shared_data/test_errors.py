@@ -21,13 +21,13 @@ def outcome(error, capsys):
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "error: out of memory: CUDA"),
     (MemoryError(), "error: out of memory: no more to be had")])
 def test_files_settings_and_machines_are_one_line(error, words, capsys):
-    code, said = outcome(error, capsys)
-    assert code == 2 and words in said and len(said.splitlines()) == 1
+    code, output = outcome(error, capsys)
+    assert code == 2 and words in output and len(output.splitlines()) == 1
 
 
 def test_a_fault_of_the_program_shows_its_traceback_then_says_what_it_is(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    code, said = outcome(KeyError("lr"), capsys)
-    first, *_, last = said.splitlines()
-    assert code == 2 and first == "Traceback (most recent call last):" and "raise error" in said
+    code, output = outcome(KeyError("lr"), capsys)
+    first, *_, last = output.splitlines()
+    assert code == 2 and first == "Traceback (most recent call last):" and "raise error" in output
     assert last.endswith("error: rank 1: a fault of the program, see the traceback: KeyError: 'lr'")

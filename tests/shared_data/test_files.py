@@ -90,13 +90,13 @@ def test_json_holds_no_number_that_other_readers_refuse(tmp_path):
 def test_a_folder_belongs_to_one_run_and_a_killed_one_holds_nothing(tmp_path):
     hold = ("import sys, time\nfrom shared_data.files import only_run_in\n"
             "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)")
-    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
     refused = pytest.raises(InputError, match=f"{tmp_path}: another run is at work here. Wait for it, or name another")
     with refused, only_run_in(tmp_path):
         pass
-    other.kill()
-    other.communicate()
+    holder.kill()
+    holder.communicate()
     (tmp_path / ".writing-x").mkdir()
     for _ in range(2):
         with only_run_in(tmp_path, ""):

@@ -37,12 +37,12 @@ def test_surface_distances_agree_with_monai(seed):
 
 
 def test_known_distances():
-    one, other = np.zeros((2, 8, 20, 20), bool)
-    one[2, 5, 5] = other[4, 5, 8] = True
+    first, second = np.zeros((2, 8, 20, 20), bool)
+    first[2, 5, 5] = second[4, 5, 8] = True
     apart = math.hypot(2 * 3.0, 3 * 0.7)
-    assert surface_distances(one, other, SPACING_XYZ) == pytest.approx({"hd95_mm": apart, "assd_mm": apart})
-    assert surface_distances(one, one, SPACING_XYZ) == {"hd95_mm": 0, "assd_mm": 0}
-    assert dice(one, one) == 1 and dice(one, other) == 0
+    assert surface_distances(first, second, SPACING_XYZ) == pytest.approx({"hd95_mm": apart, "assd_mm": apart})
+    assert surface_distances(first, first, SPACING_XYZ) == {"hd95_mm": 0, "assd_mm": 0}
+    assert dice(first, first) == 1 and dice(first, second) == 0
 
 
 def test_absent_is_neither_0_nor_1():

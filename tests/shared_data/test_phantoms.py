@@ -20,9 +20,9 @@ def test_a_cohort_has_the_layout_of_the_real_one(tmp_path):
 
 
 def test_same_seed_same_patient_other_seed_another():
-    (hu, nodes), again, other = (neck(seed, (8, 64, 64), SPACING) for seed in (1, 1, 2))
-    assert np.array_equal(hu, again[0]) and np.array_equal(nodes, again[1])
-    assert not np.array_equal(nodes, other[1])
+    (hu, nodes), repeated, other_seed = (neck(seed, (8, 64, 64), SPACING) for seed in (1, 1, 2))
+    assert np.array_equal(hu, repeated[0]) and np.array_equal(nodes, repeated[1])
+    assert not np.array_equal(nodes, other_seed[1])
 
 
 def test_no_threshold_finds_the_nodes():

@@ -57,7 +57,7 @@ def test_what_nodes_are_called(name, is_node):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("[]", "no mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"),
+    ("[]", "not a mapping"), ('{"Liver": "liver"}', "'Liver' is none of our organs: node"),
     ('{"node": 3}', "needs a name"), ('{"node": [3]}', "needs a name"), ("{", "not valid JSON")])
 def test_bad_mappings_are_one_line(tmp_path, content, message):
     (tmp_path / "rois.json").write_text(content)
@@ -93,8 +93,8 @@ def test_the_rois_of_a_cohort_are_listed_with_counts(cohort, capsys):
     assert rois.main(["--data-dir", str(folder), "--rois", str(folder / "rois.json")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "2 RTSTRUCTs", "     2 LN1 -> node", "     2 Lt Parotid -> ParotidGland L", "     1 LN2 -> node"]
-    whole = (folder / "A" / "rs").read_bytes()
-    (folder / "A" / "rs").write_bytes(whole[:len(whole) // 2])
+    content = (folder / "A" / "rs").read_bytes()
+    (folder / "A" / "rs").write_bytes(content[:len(content) // 2])
     assert rois.main(["--data-dir", str(folder)]) == 1
     captured = capsys.readouterr()
     assert "1 RTSTRUCTs" in captured.out and "skipped" in captured.err and "cut short" in captured.err

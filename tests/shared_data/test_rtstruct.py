@@ -86,8 +86,8 @@ def test_labels_of_a_mended_series_go_back_to_the_true_slices(ball, stack, tmp_p
         points = np.reshape(contour.ContourData, (-1, 3)).astype(float)
         position = uids[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
         assert abs((points - position) @ np.cross(orientation[:3], orientation[3:])).max() < 1e-3
-    back = read_rtstruct(tmp_path / "rs.dcm", ct)["ball"]
-    assert dice(array(back) > 0, array(ct) > -450) > (0.98 if what == "tilted" else 0.93)
+    restored = read_rtstruct(tmp_path / "rs.dcm", ct)["ball"]
+    assert dice(array(restored) > 0, array(ct) > -450) > (0.98 if what == "tilted" else 0.93)
     drawn = sum(_area(contour) for contour in contours)  # against what was there before any mending
     assert drawn == pytest.approx(masks.sum() * 1.25, rel=0.02)
 
@@ -216,8 +216,8 @@ def same_names(structures):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change, message", [
-    (lambda s: setattr(s, "PatientID", "other"), "of patient other, the CT of phantom"),
-    (other_frame, "of frame of reference 1.2.3, the CT of"), (nan, "'one' has a point that is no number"),
+    (lambda s: setattr(s, "PatientID", "other"), "of patient other, but the CT is of phantom"),
+    (other_frame, "of frame of reference 1.2.3, but the CT is of"), (nan, "'one' has a point that is no number"),
     (many_rois, "10000 ROIs; at most 1000"), (odd_numbers, "of ROI 'two' cannot be read"),
     (askew, "'one' are not parallel to the CT's slices"), (no_contours, "no closed contour .*one .no contours.; two"),
     (same_names, "two ROIs are called 'one'"), (lambda s: s.__delattr__("ROIContourSequence"), "no contours"),
@@ -240,9 +240,9 @@ def test_a_roi_of_another_frame_of_reference_is_left_out_and_named(case, capsys)
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_bytes_give_masks_or_one_line(case):
     ct, _, path, _ = case
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    for place in [*range(128, 1500, 37), *rng.integers(1500, len(whole), 60)]:
-        damaged = bytearray(whole)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in [*range(128, 1500, 37), *rng.integers(1500, len(content), 60)]:
+        damaged = bytearray(content)
         damaged[place] ^= 1 << int(rng.integers(8))
         path.write_bytes(damaged)
         try:
@@ -253,9 +253,9 @@ def test_damaged_bytes_give_masks_or_one_line(case):
 
 def test_a_structure_set_cut_short_anywhere_is_refused(case):
     ct, _, path, _ = case
-    whole = path.read_bytes()
-    for part in np.linspace(0, len(whole) - 1, 40).astype(int):
-        path.write_bytes(whole[:part])
+    content = path.read_bytes()
+    for part in np.linspace(0, len(content) - 1, 40).astype(int):
+        path.write_bytes(content[:part])
         with pytest.raises(InputError) as error:
             read_rtstruct(path, ct)
         assert "\n" not in str(error.value)
@@ -264,7 +264,7 @@ def test_a_structure_set_cut_short_anywhere_is_refused(case):
 def test_files_that_are_no_structure_sets(case, tmp_path):
     ct, files, _, _ = case
     (tmp_path / "text").write_text("hello")
-    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "no DICOM"), (tmp_path / "no", "no such")):
+    for path, message in ((files[0], "modality CT"), (tmp_path / "text", "not a DICOM"), (tmp_path / "no", "no such")):
         with pytest.raises(InputError, match=message):
             read_rtstruct(path, ct)
 
@@ -312,5 +312,5 @@ def test_plastimatch_reads_ours_and_we_read_its(case, tmp_path):
 
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="apt-get install dicom3tools")
 def test_dciodvfy_finds_no_error(case):
-    said = subprocess.run(["dciodvfy", str(case[2])], capture_output=True, text=True)
-    assert "RTStructureSet" in said.stderr + said.stdout and "Error" not in said.stderr + said.stdout
+    result = subprocess.run(["dciodvfy", str(case[2])], capture_output=True, text=True)
+    assert "RTStructureSet" in result.stderr + result.stdout and "Error" not in result.stderr + result.stdout

@@ -184,10 +184,10 @@ def test_a_tuple_of_any_length_takes_one_or_more_values():
 
 
 def test_a_device_is_chosen_where_it_is():
-    there = {"cuda": False, "mps": True, "cpu": True}
-    assert device_there("auto", there) == "mps" and device_there("cpu", there) == "cpu"
+    available = {"cuda": False, "mps": True, "cpu": True}
+    assert device_there("auto", available) == "mps" and device_there("cpu", available) == "cpu"
     with pytest.raises(InputError, match="--device cuda: none on this machine. Here: mps, cpu."):
-        device_there("cuda", there)
+        device_there("cuda", available)
 
 
 def test_torchrun_and_the_settings_have_to_agree(monkeypatch):

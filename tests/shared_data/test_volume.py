@@ -49,9 +49,9 @@ def test_what_is_written_is_read_back_on_the_same_grid(ct, tmp_path, suffix):
 def test_a_mask_returns_to_the_grid_of_its_scan(ct, orientation):
     scan = sitk.DICOMOrient(ct, orientation)
     marked = to_lps(scan)
-    back = onto_scan((array(marked) > 500).astype(np.uint8), geometry(scan))
-    assert geometry(back) == geometry(scan)
-    assert np.array_equal(array(back) > 0, array(scan) > 500)
+    restored = onto_scan((array(marked) > 500).astype(np.uint8), geometry(scan))
+    assert geometry(restored) == geometry(scan)
+    assert np.array_equal(array(restored) > 0, array(scan) > 500)
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -65,9 +65,9 @@ def test_oblique_scans_keep_their_geometry(ct, angles, orientation):
     scan = sitk.DICOMOrient(ct, orientation)
     turn = np.reshape(sitk.Euler3DTransform((0, 0, 0), *angles).GetMatrix(), (3, 3))
     scan.SetDirection((turn @ np.reshape(scan.GetDirection(), (3, 3))).ravel())
-    back = onto_scan(array(sitk.Cast(to_lps(scan) > 0, sitk.sitkUInt8)), geometry(scan))
-    assert np.allclose(back.GetDirection(), scan.GetDirection())
-    assert np.array_equal(array(back) > 0, array(scan) > 0)
+    restored = onto_scan(array(sitk.Cast(to_lps(scan) > 0, sitk.sitkUInt8)), geometry(scan))
+    assert np.allclose(restored.GetDirection(), scan.GetDirection())
+    assert np.array_equal(array(restored) > 0, array(scan) > 0)
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "RAS", "SPL", "PIR"])
@@ -110,9 +110,9 @@ def test_bad_dicom_folders_are_refused(ct, tmp_path):
     assert "same position" in refused(tmp_path / "twice")
     write_dicom_series(ct, tmp_path / "cut")
     last = tmp_path / "cut" / "0005.dcm"
-    whole = last.read_bytes()
-    for part in (0, 100, 500, len(whole) - 300):
-        last.write_bytes(whole[:part])
+    content = last.read_bytes()
+    for part in (0, 100, 500, len(content) - 300):
+        last.write_bytes(content[:part])
         refused(tmp_path / "cut")
     assert "name the folder" in refused(last)
 
@@ -140,8 +140,8 @@ def test_truncated_files_are_refused(ct, tmp_path, suffix, part):
     path = tmp_path / f"ct{suffix}"
     sitk.WriteImage(ct, str(path), suffix in (".nii.gz", ".nrrd", ".mha", "compressed.mhd"))
     data = next((file for file in tmp_path.iterdir() if file.suffix in (".raw", ".zraw")), path)
-    whole = data.read_bytes()
-    data.write_bytes(whole[:int(len(whole) * part)])
+    content = data.read_bytes()
+    data.write_bytes(content[:int(len(content) * part)])
     refused(path)
 
 
@@ -291,9 +291,9 @@ def test_masks_hold_only_known_labels(ct, tmp_path):
 def test_a_mask_on_another_grid_is_refused(ct):
     for change, what in (({"spacing_xyz": [0.75, 0.5, 2.6]}, "spacing"), ({"origin_xyz": [-20, 30, 101]}, "origin"),
                          ({"direction": [-1, 0, 0, 0, -1, 0, 0, 0, 1]}, "direction")):
-        other = image_from(array(ct), {**geometry(ct), **change})
+        changed = image_from(array(ct), {**geometry(ct), **change})
         with pytest.raises(InputError, match=f"mask.nrrd: {what}"):
-            check_same_grid(ct, other, "mask.nrrd")
+            check_same_grid(ct, changed, "mask.nrrd")
     with pytest.raises(InputError, match="mask.nrrd: size"):
         check_same_grid(ct, ct[1:], "mask.nrrd")
 

@@ -108,9 +108,9 @@ def test_bad_cases_are_named_and_the_others_finish(ct, folder, run, capsys):
                          ("odd", "a fault of the program, see the traceback: ZeroDivisionError: a case that the")):
         assert rows[name]["status"] == "failed" and reason in rows[name]["reason"], name
         assert not (folder.parent / "out" / f"{name}.nii.gz").exists()
-    said = capsys.readouterr()
-    assert said.err.count("skipped ") == 7 and "3 of 10 CTs segmented" in said.out
-    assert said.err.count("Traceback") == 1 and "in segment\n    raise ZeroDivisionError" in said.err
+    captured = capsys.readouterr()
+    assert captured.err.count("skipped ") == 7 and "3 of 10 CTs segmented" in captured.out
+    assert captured.err.count("Traceback") == 1 and "in segment\n    raise ZeroDivisionError" in captured.err
 
 
 def test_names_that_collide_or_cannot_be_printed_are_told_apart(ct, folder, run):
@@ -192,11 +192,11 @@ def test_a_killed_run_goes_on(ct, folder, run, workers):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in out.glob(".done/*.json")}
-    assert 0 < len(kept) < 6 and not (out / "cases.csv").exists()
+    modified_at = {path: path.stat().st_mtime_ns for path in out.glob(".done/*.json")}
+    assert 0 < len(modified_at) < 6 and not (out / "cases.csv").exists()
     code, rows = run(folder, *options)
     assert code == 0 and [row["status"] for row in rows.values()] == ["done"] * 6
-    assert all(path.stat().st_mtime_ns == moment for path, moment in kept.items())
+    assert all(path.stat().st_mtime_ns == moment for path, moment in modified_at.items())
     assert not list(out.glob(".writing-*"))
     for seed in range(6):
         assert np.array_equal(voxels(out / f"P{seed}.nii.gz"), sitk.GetArrayFromImage(other(ct, seed)) >= 100)
@@ -249,7 +249,7 @@ def test_a_full_disk_stops_the_run(ct, folder, run, monkeypatch):
     ("m.nii.gz", ["--input", "list.csv"], "a single file for several"), ("m.nii.gz", [], "a single file for several"),
     ("out", ["--input", "empty.csv"], "empty.csv: no CT in it"), ("out", ["--input", "hole.csv"], "without a path"),
     ("out", ["--input", "none"], "none: no such file or folder"),
-    ("m.nii.gz", ["--input", "cts/P1.nii.gz", "--format", "mha"], "--format mha: the name"),
+    ("m.nii.gz", ["--input", "cts/P1.nii.gz", "--format", "mha"], "--format mha: for one CT the name"),
     ("out", ["--checkpoint", "none.json"], "none.json: no such file"),
     ("out", ["--input", "bare"], "bare: no CT in it")])
 def test_impossible_wishes_are_one_line(ct, folder, run, monkeypatch, output, more, message):
@@ -275,15 +275,15 @@ def test_workers_of_this_machine_or_of_a_cluster_make_the_same(ct, folder, run, 
     for seed in range(3):
         write_volume(other(ct, seed), folder / f"P{seed}.nii.gz")
     (folder / "bad.nii.gz").write_bytes(b"no")
-    one = run(folder)
+    single = run(folder)
     shutil.rmtree(folder.parent / "out")
     if cluster:
         with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as there:
             two = run(folder, "--scheduler", there.scheduler_address)
     else:
         two = run(folder, "--workers", "2")
-    assert one[0] == two[0] == 1 and len(LOADED) == 1
-    for name, row in one[1].items():
+    assert single[0] == two[0] == 1 and len(LOADED) == 1
+    for name, row in single[1].items():
         assert {**row, "seconds": ""} == {**two[1][name], "seconds": ""}
 
 

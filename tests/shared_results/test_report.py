@@ -46,8 +46,8 @@ def test_a_case_that_has_a_page_is_a_link_to_it(tmp_path):
 def test_organs_are_drawn_as_boxes_beside_the_human_level(tmp_path, monkeypatch):
     rows = [{"organ": organ, "dice": dice, "hd95_mm": distance} for organ, dice, distance in (
         ("BrainStem", 0.8, 3.0), ("BrainStem", 0.9, math.inf), ("Parotid R", 0.7, 4.0), ("chiasm", math.nan, math.inf))]
-    said, human = human_level()
-    assert "oncologist" in said and human[identity("Brainstem")]["dice"] == pytest.approx(0.89, abs=0.01)
+    observers, human = human_level()
+    assert "oncologist" in observers and human[identity("Brainstem")]["dice"] == pytest.approx(0.89, abs=0.01)
     drawn = []
     monkeypatch.setattr(organ_boxes, "_draw_panel", lambda axes, *what: drawn.append(what) or draw_panel(axes, *what))
     draw_organ_boxes(rows, tmp_path / "o.png", human)

@@ -47,12 +47,12 @@ def test_members_give_their_mean_probability_and_their_votes(runs, engine):
                               checkpoint=tuple(sorted(runs.glob("*/best.pt"))))
     networks, config, device = load_members(options, {"threshold": 0.3})
     stored = np.random.default_rng(0).integers(0, 65536, (3, 32, 32)).astype(np.uint16)
-    each = [predict_logits(network, stored, config, device) for network in networks]
+    member_logits = [predict_logits(network, stored, config, device) for network in networks]
     logits, votes = predict_members(networks, stored, config, device)
-    assert np.allclose(expit(logits), np.mean([expit(one) for one in each], axis=0), atol=1e-5)
-    assert np.array_equal(votes, [one > logit(0.3) for one in each])
+    assert np.allclose(expit(logits), np.mean([expit(one) for one in member_logits], axis=0), atol=1e-5)
+    assert np.array_equal(votes, [one > logit(0.3) for one in member_logits])
     alone, none = predict_members(networks[:1], stored, config, device)
-    assert none is None and np.array_equal(alone, each[0])
+    assert none is None and np.array_equal(alone, member_logits[0])
 
 
 def test_disagreement_lies_beside_the_mask_and_in_the_json(runs, raw, tmp_path):
@@ -69,11 +69,11 @@ def test_disagreement_lies_beside_the_mask_and_in_the_json(runs, raw, tmp_path):
     for name, expected in (("disagreement", inside.mean()), ("disputed", (inside > 0).mean())):
         assert np.average([node[name] for node in facts["components"]], weights=weights) == pytest.approx(
             expected, abs=1e-4)
-    given = [str(path) for path in sorted(runs.glob("*/best.pt"))]
-    predict.main([*arguments(raw, tmp_path / "again"), "--checkpoint", *given])
+    checkpoints = [str(path) for path in sorted(runs.glob("*/best.pt"))]
+    predict.main([*arguments(raw, tmp_path / "again"), "--checkpoint", *checkpoints])
     assert (tmp_path / "again" / "mask.nii.gz").read_bytes() == (tmp_path / "mask.nii.gz").read_bytes()
     with pytest.raises(InputError, match="--ensemble and --checkpoint: both name the networks"):
-        predict.main([*arguments(raw, tmp_path, "--ensemble", str(runs)), "--checkpoint", given[0]])
+        predict.main([*arguments(raw, tmp_path, "--ensemble", str(runs)), "--checkpoint", checkpoints[0]])
     with pytest.raises(InputError, match=r"no fold\*/best.pt in it. Train the folds with crossval.py"):
         predict.main(arguments(raw, tmp_path, "--ensemble", str(tmp_path)))
 
@@ -109,8 +109,8 @@ def test_views_are_turned_back_and_averaged(runs, engine):
     for flipped in (False, True):
         for quarters in range(4):
             copy = np.rot90(stored[:, ::-1] if flipped else stored, quarters, (1, 2))
-            back = np.rot90(expit(predict_logits(plain, copy, config, device)), -quarters, (1, 2))
-            each.append(back[:, ::-1] if flipped else back)
+            turned_back = np.rot90(expit(predict_logits(plain, copy, config, device)), -quarters, (1, 2))
+            each.append(turned_back[:, ::-1] if flipped else turned_back)
     assert len({one.tobytes() for one in each}) == 8
     logits = predict_logits(averaged, stored, config, device)
     assert np.allclose(expit(logits), np.mean(each, axis=0), atol=1e-5)

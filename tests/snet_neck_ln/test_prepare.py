@@ -151,8 +151,8 @@ def test_bad_patients_are_skipped_and_named(raw, tmp_path, capsys):
     patient("size", segmentation=mask[1:])
     patient("shifted", segmentation=shifted)
     patient("cut")
-    whole = (cohort / "cut" / "IM0001.nrrd").read_bytes()
-    (cohort / "cut" / "IM0001.nrrd").write_bytes(whole[:len(whole) // 2])
+    content = (cohort / "cut" / "IM0001.nrrd").read_bytes()
+    (cohort / "cut" / "IM0001.nrrd").write_bytes(content[:len(content) // 2])
     assert prepare(cohort, tmp_path / "out") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped")]
     reasons = dict(line.removeprefix("skipped ").split(": ", 1) for line in lines)

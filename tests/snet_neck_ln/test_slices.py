@@ -29,12 +29,12 @@ def test_any_window_lies_in_0_to_1_and_keeps_the_order(values, center, width):
 def test_crop_and_back(height, width, size):
     plane = np.random.default_rng(0).integers(1, 9, (2, height, width))
     cropped = centre_crop(plane, size)
-    back = undo_crop(cropped, (height, width))
-    assert cropped.shape == (2, size, size) and back.shape == plane.shape
-    assert (back[back != 0] == plane[back != 0]).all()
-    assert (back != 0).sum() == (cropped != 0).sum() == 2 * min(height, size) * min(width, size)
+    restored = undo_crop(cropped, (height, width))
+    assert cropped.shape == (2, size, size) and restored.shape == plane.shape
+    assert (restored[restored != 0] == plane[restored != 0]).all()
+    assert (restored != 0).sum() == (cropped != 0).sum() == 2 * min(height, size) * min(width, size)
     if size >= max(height, width):
-        assert np.array_equal(back, plane)
+        assert np.array_equal(restored, plane)
 
 
 def test_context_is_zero_beyond_the_ends():
