@@ -169,7 +169,7 @@ def without_undrawn(rows: Sequence[Row], config: Config) -> list[Row]:
 def write_results(options: Filled, members: Members, patients: Sequence[str], organs: Sequence[Row],
                   errors: Sequence[Row], forecasts: Sequence[Floats], notes: Sequence[str]) -> None:
     out = options.output_dir
-    calibration = write_calibration(out, forecasts, members.config.classes[1:])
+    calibration = write_calibration(out, dict(zip(patients, forecasts)), members.config.classes[1:])
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
     overall = {"mean_dice": mean([row["dice"] for row in by_organ]),

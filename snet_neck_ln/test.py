@@ -164,7 +164,8 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
                   pictures: Mapping[str, Rgb], errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
     """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case."""
     out = options.output_dir
-    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"])
+    calibration = write_calibration(
+        out, {row["case"]: forecast[None] for row, forecast in zip(cases, forecasts)}, ["node"])
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}
