@@ -37,6 +37,7 @@ class Study:
     scores: tuple[str, ...]  # columns of test.py's cases.csv; the first says which cases are worst
     by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
     point: Point | None = None  # how it calls its operating point, where it finds nodes
+    point_note: str = ""  # what the report has to add
     pooled: tuple[Pooled, ...] = ()
 
 
@@ -70,8 +71,8 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
         "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
         "on how training goes.",
-        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.", *([NOTE] if points else []),
-        *of_calibration],
+        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.",
+        *([f"{NOTE} {study.point_note}"] if points else []), *of_calibration],
         {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points, "Calibration": calibrated,
          f"Worst {len(worst)} cases": worst, "Cases": cases},
         {**curves, **reliability, **figures(folds, worst, study)},
@@ -88,6 +89,8 @@ def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str]
     if not all((fold.scored / "sweep.csv").exists() for fold in folds):
         return {}, {}
     rows = read_scores(folds, "sweep.csv")
+    if not rows:
+        return {}, {}
     averaged = {name: f"--{name}" in folds[0].test for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {
         *folds[0].test}}
     facts = {"method": study.name, **averaged, "folds": [fold.number for fold in folds],

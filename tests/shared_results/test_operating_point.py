@@ -47,16 +47,6 @@ def test_a_sweep_counts_what_the_mask_itself_would_score(cut, smallest):
     assert len(rows) == 1 + len(CUTS) * len(SIZES_ML)
 
 
-def test_sizes_by_slice_are_those_of_all_mask_in_it():
-    probability = np.zeros((3, 16, 16))
-    probability[0, 2, 2:5] = probability[0, 9, 2:5] = probability[2, 2, 2:5] = 0.9
-    reference = probability[:] > 0.5
-    rows, candidates = sweep(probability, reference, reference, 1, (1, 5), by_slice=True, scans=2)
-    kept = {row["smallest"]: row["prediction"] for row in rows if row["cut"] == 0.5}
-    assert kept == {1: 9, 5: 6} and rows[0]["scans"] == 2
-    assert {row["size"] for row in candidates} == {6, 3}
-
-
 @dataclass(frozen=True)
 class Scored:
     number: int
