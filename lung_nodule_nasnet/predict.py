@@ -111,7 +111,8 @@ def segment_ct(loaded: "Loaded", ct: sitk.Image, options: Options, watch: Stopwa
         volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
     return Prediction(
         labels=onto_scan(mask, scan), names={1: "nodule"},
-        facts={**as_fact(options.checkpoint), "tta": options.tta, "components": nodules, "volume_ml": total},
+        facts={**as_fact(options.checkpoint), "tta": options.tta, "smallest_ml": options.smallest_ml,
+               "components": nodules, "volume_ml": total},
         picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
         found=f"{len(nodules)} nodules, {total:.2f} ml",
         row={"volume_ml": total, "nodules": len(nodules), **most_disputed(nodules, entropy)}, volumes=volumes,
