@@ -166,7 +166,7 @@ def write_results(options: Filled, stage: str, config: Config, names: Sequence[s
                   small: Sequence[Row], notes: Sequence[str], errors: Sequence[Row],
                   forecasts: Sequence[Floats]) -> None:
     out, path = options.output_dir, options.checkpoint[0]
-    calibration = write_calibration(out, forecasts, config.organs)
+    calibration = write_calibration(out, dict(zip(names, forecasts)), config.organs)
     by_organ, by_small = summarise(organs, SCORES), summarise(small, SMALL_SCORES)
     observed, human = human_level()
     for row in by_organ:

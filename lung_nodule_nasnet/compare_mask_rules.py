@@ -92,8 +92,9 @@ def sphere(volume: Volume, centre_zyx: Sequence[float], diameter_mm: float) -> L
     return np.concatenate(flat)
 
 
-def dice(one: Labels, other: Labels) -> float:
-    return 2 * len(np.intersect1d(one, other)) / (len(one) + len(other))
+def dice(reference: Labels, drawn: Labels) -> float:
+    """Of flat indices."""
+    return 2 * len(np.intersect1d(reference, drawn)) / (len(reference) + len(drawn))
 
 
 if __name__ == "__main__":

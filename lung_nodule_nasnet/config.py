@@ -28,15 +28,15 @@ class Slices:
     The comment behind a field is its help text; in brackets where the value comes from.
     """
 
-    annotations: Annotations = "auto"  # auto: luna16 where .mhd files lie, else xml if there are read-outs, else list
+    annotations: Annotations = "auto"  # auto: luna16 if there are .mhd files, xml if there are read-outs, else list
     consensus: float = 0.5  # share of the readers of a nodule that makes a voxel nodule (xml)
     min_readers: int = 1  # nodules marked by fewer readers are left out, and their slices not used (xml)
     mask_rule: MaskRule = "edge"  # outlines of list and luna16: steepest closed edge (ours), or wand and HU > -500
     list_convention: Literal["list", "authors"] = "list"  # authors: columns counted from 0, mm taken for pixels
     negatives_per_positive: float = 1.0  # slices without a nodule kept for each with one (ours)
-    min_negatives: int = 2  # at least so many of each scan (ours)
+    min_negatives: int = 2  # but at least this many from each scan (ours)
     size: int = 400  # pixels along a side of the network's input: the central 400 of 512, resized (authors: 400)
-    window: int | None = None  # pixels along a side of the windows that learning from crops took, resized to `size`
+    window: int | None = None  # pixels along a side of the windows a network trained on crops sees, resized to `size`
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Prepare(Slices, Prepared, Cluster):
     data_dir: Path = ROOT / "data" / "raw" / "lung_nodule_nasnet"  # LIDC-IDRI or LUNA16, as unpacked
     nodule_list: Path | None = None  # list3.2.csv; unset: in data_dir
     luna_annotations: Path | None = None  # annotations.csv of LUNA16; unset: in data_dir
-    seed: int = 85  # of the slices without a nodule that are kept
+    seed: int = 85  # of the choice of slices without a nodule
     workers: int = 2  # processes that prepare
 
 
@@ -54,16 +54,15 @@ class Prepare(Slices, Prepared, Cluster):
 class Split(Prepared):
     """What slice_idx.py reads."""
 
-    split: Literal["patient", "slice"] = "patient"  # slice: neighbouring slices on both sides (authors)
+    split: Literal["patient", "slice"] = "patient"  # slice: neighbouring slices land on both sides (authors)
     validation_share: float = 0.2  # of the patients, or slices (authors)
     split_seed: int = 85  # of the split (authors)
-    leave_out: Path | None = None  # CSV with a column seriesuid: these scans are kept out of training (for testing)
+    leave_out: Path | None = None  # CSV with a column seriesuid: scans kept out of training, for testing
 
 
 @dataclass(frozen=True)
 class Run(Prepared):
-    """Where and for how long a network is trained, and what comes after: what may change when a run goes on with
-    --resume."""
+    """Where and for how long a network is trained, and what follows: all that may change when a run is resumed."""
 
     run_dir: Path | None = None  # config, results; unset: runs/lung_nodule_nasnet, a fold's fold<val_fold> in it
     epochs: int = 200  # passes over the training slices (authors)
@@ -78,9 +77,9 @@ class Run(Prepared):
 
     # Machine
     device: Device = "auto"  # auto: gpu where there is one
-    devices: int = 1  # GPUs (or CPU parts) one batch is shared by
-    workers: int = 2  # processes that load
-    predict_batch: int = 4  # slices at a time without training
+    devices: int = 1  # GPUs (or CPU parts) that share a batch
+    workers: int = 2  # processes that load slices
+    predict_batch: int = 4  # slices at a time outside training
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ class Train(Run):
     """What train.py reads, beside how the slices were prepared."""
 
     # Training
-    val_fold: int | None = None  # validate on this patient fold, from 1, in place of the split (ours)
+    val_fold: int | None = None  # validate on this patient fold, from 1, instead of the split (ours)
     batch_size: int = 12  # slices in one update, over all devices (authors)
     lr: float = 1e-2  # first learning rate of SGD (ours: the authors' is not known)
     momentum: float = 0.9  # of SGD (authors)
@@ -96,7 +95,7 @@ class Train(Run):
     lr_patience: int = 5  # epochs without a better Dice before that (ours)
     min_lr: float = 1e-7  # lower bound of the learning rate (authors' last one)
     finetune: Path | None = None  # start from this checkpoint, at 1e-7 (authors) unless --lr is given
-    flip_probability: float = 0.5  # chance of a flip, along each axis (authors)
+    flip_probability: float = 0.5  # chance of a flip along each axis (authors)
     rotate_degrees: float = 6.0  # largest rotation, either direction (authors)
     zoom: float = 0.0  # largest relative change of size, either direction (authors: 0)
 

@@ -3,8 +3,8 @@
 Patient folds of the table's scans, those left out by slice_idx.py apart. Trains the folds that are not trained, resumes
 killed ones, scores each one's held-out patients (test.py, slice by slice). Writes to <runs>/crossval: cases.csv,
 folds.csv, summary.json, report.html: every patient once, per fold and in total, 95 % intervals over patients, the worst
-cases. operating_point.json: the cut that suits them, and the free-response curve by slice (test.py --sweep). Stopped at
-any moment, the same command goes on.
+cases. operating_point.json: the cut and smallest nodule that suit them, and the free-response curve, both of the slices
+that were prepared (test.py --sweep). Stopped at any moment, the same command goes on.
 """
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lung_nodule_nasnet.config import METHOD, STEPS, Config, Train
 from lung_nodule_nasnet.slice_idx import patient_rows, read_split, split_of
-from lung_nodule_nasnet.table import Columns, read_columns
+from lung_nodule_nasnet.table import Columns, case_names, read_columns
 from lung_nodule_nasnet.train import is_finished, settings_of
 from shared_data.errors import run_script
 from shared_data.folds import fold_numbers
@@ -22,11 +22,15 @@ from shared_results.crossval import Fold, FoldOptions, as_arguments, chosen, cro
 from shared_results.crossval_report import Study
 from shared_results.point_choice import Point
 
-STUDY = Study(METHOD, "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"), point=Point(
-    cut="cut", smallest="min_pixels", number=int, fixed=(("threshold_rule", "cut"),), unit="slice"), pooled=(
-    ("dice of all pixels", ("overlap_pixels", "overlap_pixels"), ("reference_pixels", "mask_pixels")),
-    ("slices found", ("slices_found",), ("slices_with_nodule",)),
-    ("empty slices marked", ("empty_slices_marked",), ("empty_slices",))))
+STUDY = Study(
+    METHOD, "lung_nodule_nasnet", ("dice", "mean_slice_dice", "sensitivity", "precision"),
+    point=Point(cut="cut", fixed=(("threshold_rule", "cut"),)),
+    point_note="Components go through the slices of a scan, but only where neighbouring slices were prepared: all with "
+    "a nodule, of the others a few drawn by chance. On these, false positives per scan are fewer, and what is marked "
+    "outside the nodules looks smaller, than on the whole scan: test.py --scans counts them there.",
+    pooled=(("dice of all pixels", ("overlap_pixels", "overlap_pixels"), ("reference_pixels", "mask_pixels")),
+            ("slices found", ("slices_found",), ("slices_with_nodule",)),
+            ("empty slices marked", ("empty_slices_marked",), ("empty_slices",))))
 # Options of test.py that train.py has, too.
 OF_TEST = ("device", "threshold_rule", "centre_distance", "cut", "erode", "min_pixels", "predict_batch")
 
@@ -52,12 +56,15 @@ def plan(number: int, given: Values, run: Path, columns: Columns, tta: bool = Fa
     settings = {**given, "val_fold": number, "run_dir": run, "resume": (run / "last.npz").exists()}
     config = settings_of(settings)
     split = split_of(config, columns)
-    learnt_from, held_out = ({columns["subject_ids"][i] for i in split[part]} for part in ("train", "validation"))
+    names = case_names(columns)
+    learnt_from = {columns["subject_ids"][i] for i in split["train"]}
+    held_out = {names[columns["series_uids"][i]]: columns["subject_ids"][i] for i in split["validation"]}
     test = {"run_dir": run, "prepared_dir": config.prepared_dir, "output_dir": run / "validation",
             "sweep": True, "tta": tta,
+            "smallest_ml": 0.0,  # said, so that folds are scored anew whose sweep counted pixels of a slice
             **{name: given[name] for name in OF_TEST if name in given}}
     return Fold(number, None if config.resume and is_finished(config) else as_arguments(settings), as_arguments(test),
-                run / "validation", run, (run / "best.npz",), tuple(learnt_from), {name: name for name in held_out})
+                run / "validation", run, (run / "best.npz",), tuple(learnt_from), held_out)
 
 
 def count_gpus(device: str) -> int:

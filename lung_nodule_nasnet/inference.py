@@ -13,7 +13,7 @@ from lung_nodule_nasnet.scans import whole_hu
 from lung_nodule_nasnet.windows import ct_map
 from shared_data.named_types import Array, Floats, Labels, Progress
 from shared_data.volume import to_lps
-from shared_results.views import View, mean_of_views
+from shared_results.views import FlipTurn, mean_of_views
 
 if TYPE_CHECKING:
     import keras
@@ -54,9 +54,9 @@ def segment_members(networks: "Sequence[keras.Model]", image: sitk.Image, config
     return mask, probability, ct, votes
 
 
-def views_of(config: Config) -> list[View]:
+def views_of(config: Config) -> list[FlipTurn]:
     """The flips that a network's training slices had, the slice as it is first."""
-    return [View(axes) for axes in (((), (0,), (1,), (0, 1)) if config.flip_probability else ((),))]
+    return [FlipTurn(axes) for axes in (((), (0,), (1,), (0, 1)) if config.flip_probability else ((),))]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Averaged:
     """A network that gives the mean over views of its slices."""
 
     network: Any
-    views: list[View]
+    views: list[FlipTurn]
 
     def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
         """(B, Y, X, 1) -> probabilities (B, Y, X, C)."""

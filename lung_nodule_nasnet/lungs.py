@@ -55,14 +55,20 @@ def plausible_lungs(dark: Labels) -> Labels:
     opened = cv2.dilate(cv2.erode(dark, ERODE, anchor=(1, 1)), DILATE, anchor=(4, 4))
     _, components, boxes, _ = cv2.connectedComponentsWithStats(opened, connectivity=8, ltype=cv2.CV_16U)
     _, top, width, height, _ = boxes.T
-    kept = (height < 475) & (width < 475) & (top > 40) & (top + height < 472)
-    kept[0] = False
-    return np.asarray(cv2.dilate(kept.astype(np.uint8)[components], DILATE, anchor=(4, 4)), np.uint8)
+    plausible = (height < 475) & (width < 475) & (top > 40) & (top + height < 472)
+    plausible[0] = False
+    return np.asarray(cv2.dilate(plausible.astype(np.uint8)[components], DILATE, anchor=(4, 4)), np.uint8)
 
 
 def network_slice(hu: Array, size: int) -> Floats:
     """(size, size) float32 of a slice of any matrix in HU: its lungs, the central 400 of 512, resized to `size`."""
     return resized(extract_lungs(to_matrix(hu)).image[CROP, CROP], size)
+
+
+def network_spacing(spacing_zyx: Sequence[float], shape_yx: Sequence[int], size: int) -> list[float]:
+    """mm (z, y, x) between the pixels of `network_slice`, of a slice of `shape_yx`."""
+    factor = max(shape_yx) / MATRIX * (CROP.stop - CROP.start) / size
+    return [spacing_zyx[0], spacing_zyx[1] * factor, spacing_zyx[2] * factor]
 
 
 def network_mask(mask: Mask, size: int) -> Mask:

@@ -100,9 +100,9 @@ def joined(branches: Sequence[KerasTensor], width: int) -> KerasTensor:
 
 def global_convolution(x: KerasTensor, width: int, kernel: int) -> KerasTensor:
     """GCN: a large kernel as the sum of its two separable halves."""
-    one = layers.Conv2D(width, (1, kernel), padding="same")(layers.Conv2D(width, (kernel, 1), padding="same")(x))
-    other = layers.Conv2D(width, (kernel, 1), padding="same")(layers.Conv2D(width, (1, kernel), padding="same")(x))
-    return layers.Add()([one, other])
+    tall_wide = layers.Conv2D(width, (1, kernel), padding="same")(layers.Conv2D(width, (kernel, 1), padding="same")(x))
+    wide_tall = layers.Conv2D(width, (kernel, 1), padding="same")(layers.Conv2D(width, (1, kernel), padding="same")(x))
+    return layers.Add()([tall_wide, wide_tall])
 
 
 def squeeze_excite(x: KerasTensor, ratio: int = 8) -> KerasTensor:

@@ -62,12 +62,12 @@ def of_the_list(rows: Sequence[Row], scan: "Scan", n_series: int, path: StrPath)
     """The rows of one scan: a patient's only series has them all, else `scan` must be the series number."""
     if n_series == 1 and len({row["scan"] for row in rows}) <= 1:
         return rows
-    mine = [row for row in rows if row["scan"] == scan.number]
-    if not mine and rows:
+    of_scan = [row for row in rows if row["scan"] == scan.number]
+    if not of_scan and rows:
         raise InputError(f"{path}: patient {scan.patient} has {n_series} CT series here and scans "
                          f"{', '.join(sorted({row['scan'] for row in rows}))} in the list; series number "
                          f"{scan.number or '(none)'} is none of them. Keep one series, or use the XML read-outs.")
-    return mine
+    return of_scan
 
 
 def list_nodules(rows: Iterable[Row], volume: "Volume", convention: str, rule: str,
@@ -81,8 +81,8 @@ def list_nodules(rows: Iterable[Row], volume: "Volume", convention: str, rule: s
     nodules: list[Nodule] = []
     unsure: set[int] = set()
     for row in rows:
-        one = 0 if convention == "authors" else 1
-        centre = (n - row["slice"], row["y"] - one, row["x"] - one)
+        first = 0 if convention == "authors" else 1
+        centre = (n - row["slice"], row["y"] - first, row["x"] - first)
         check_inside(centre, volume.hu_zyx.shape, f"{path}: nodule at slice {row['slice']}")
         reach = 1 if row["diameter_mm"] > NEIGHBOURS_ABOVE_MM else 0
         half = int(row["diameter_mm"] / 2 / spacing_zyx[0])

@@ -7,6 +7,7 @@ report.html; started again, it goes on.
 Several checkpoints, or --ensemble RUNS (the folds of crossval.py): their mean probability; <name>_uncertainty.nii.gz is
 the entropy of their votes, its mean over each nodule stands in the JSON.
 """
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +28,12 @@ from shared_data.settings import parse_options, set_options, with_changes
 from shared_data.volume import geometry, onto_scan, without_suffix
 from shared_data.votes import disagreement, most_disputed, vote_entropy
 from shared_results.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
-from shared_results.operating_point import OperatingOptions, with_operating_point
+from shared_results.operating_point import NodePoint, with_operating_point
 from shared_results.outputs import Prediction, ResultOptions
 from shared_results.pictures import mask_sheet
 from shared_results.predicting import Method, predict
 from shared_results.stopwatch import Stopwatch
+from shared_results.sweep import without_small
 from shared_results.views import ViewOptions
 
 if TYPE_CHECKING:
@@ -43,9 +45,9 @@ WINDOW_HU = (-1200.0, 300.0)  # of the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ResultOptions, EnsembleOptions, ViewOptions, OperatingOptions):
+class Options(ResultOptions, EnsembleOptions, ViewOptions, NodePoint):
     checkpoint: tuple[Path, ...] = (SHIPPED,)  # of train.py, or a Keras .h5 of the authors; unset: what ships (LIDC)
-    reducer: Path | None = None  # fpr.npz of train_fpr.py: rates the nodules anew
+    reducer: Path | None = None  # fpr.npz of train_fpr.py, which rates the nodules again
     min_probability: float = 0.0  # nodules below it are left out
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
@@ -94,6 +96,7 @@ def segment_ct(loaded: "Loaded", ct: sitk.Image, options: Options, watch: Stopwa
     from lung_nodule_nasnet.inference import segment_members
     networks, config, reducer = loaded
     mask, probability, lps, votes = segment_members(networks, ct, config, watch.network)
+    mask = without_small(mask > 0, math.prod(lps.GetSpacing()) / 1000, options.smallest_ml).astype(np.uint8)
     nodules, labels = find_nodules(mask, probability, lps)
     if reducer:
         nodules = rate(reducer, nodules, lps)
@@ -108,7 +111,8 @@ def segment_ct(loaded: "Loaded", ct: sitk.Image, options: Options, watch: Stopwa
         volumes[uncertainty_path(options.output)] = onto_scan(entropy, scan)
     return Prediction(
         labels=onto_scan(mask, scan), names={1: "nodule"},
-        facts={**as_fact(options.checkpoint), "tta": options.tta, "components": nodules, "volume_ml": total},
+        facts={**as_fact(options.checkpoint), "tta": options.tta, "smallest_ml": options.smallest_ml,
+               "components": nodules, "volume_ml": total},
         picture=mask_sheet(sitk.GetArrayViewFromImage(lps), mask, WINDOW_HU),
         found=f"{len(nodules)} nodules, {total:.2f} ml",
         row={"volume_ml": total, "nodules": len(nodules), **most_disputed(nodules, entropy)}, volumes=volumes,

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from lung_nodule_nasnet.config import STEPS, Config, Prepare, Slices
-from lung_nodule_nasnet.lungs import CONSTANTS, CROP, extract_lungs, network_mask, resized, to_matrix
+from lung_nodule_nasnet.lungs import CONSTANTS, CROP, extract_lungs, network_mask, network_spacing, resized, to_matrix
 from lung_nodule_nasnet.nodules import CONSTANTS as NODULE_CONSTANTS, Nodule
 from lung_nodule_nasnet.nodules import (LUNA_COLUMNS, describe, list_nodules, luna_nodules, of_the_list,
                                         read_luna_annotations, read_nodule_list)
@@ -109,8 +109,8 @@ def prepare_scan(scan: Scan, source: Source, config: Config) -> dict[str, Any] |
 
 
 def annotation_files(scan: Scan, source: Source) -> list[Path]:
-    there = [source["readouts"].get(scan.uid)] if source["kind"] == "xml" else [source["path"]]
-    return [*sorted(scan.files), *filter(None, there)]
+    annotations = source["readouts"].get(scan.uid) if source["kind"] == "xml" else source["path"]
+    return [*sorted(scan.files), *([annotations] if annotations else [])]
 
 
 def draw_nodules(scan: Scan, volume: Volume, source: Source, config: Config) -> tuple[list[Nodule], set[int]]:
@@ -156,7 +156,8 @@ def write_case(case: Path, facts: dict[str, Any], volume: Volume, nodules: Seque
     with whole_folder(case) as written:
         np.savez_compressed(written / "slices.npz", image=np.stack(images), mask=np.stack(masks).astype(np.uint8))
         write_json(written / "case.json", {
-            **facts, "slices": chosen.tolist(), "has_nodule": [bool(mask.any()) for mask in masks],
+            **facts, "spacing_zyx": network_spacing(to_lps(volume.image).GetSpacing()[::-1], hu.shape[1:], config.size),
+            "slices": chosen.tolist(), "has_nodule": [bool(mask.any()) for mask in masks],
             "nodules": [describe(nodule, volume.image) for nodule in nodules],
             "nodule_pixels": int(sum(mask.sum() for mask in masks)), "outside_lungs": outside})
 

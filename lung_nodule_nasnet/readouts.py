@@ -103,10 +103,10 @@ def consensus_nodules(readers: Sequence[Sequence[Mark]], volume: "Volume", share
         if n_readers < min_readers:
             unsure.update((voxels // (shape[1] * shape[2])).tolist())
             continue
-        kept = voxels[votes >= share * len(group) - 1e-9]
+        consensus = voxels[votes >= share * len(group) - 1e-9]
         unsure.update(set((voxels // (shape[1] * shape[2])).tolist()))
-        if len(kept):
-            nodules.append({"voxels": kept, "readers": n_readers})
+        if len(consensus):
+            nodules.append({"voxels": consensus, "readers": n_readers})
     return nodules, unsure
 
 

@@ -24,12 +24,13 @@ from shared_results.froc import Matched, bootstrap, cpm, draw_froc, froc_rows, m
 from shared_results.pictures import contact_sheet, overlay, save_picture
 from shared_results.report import write_report
 from shared_results.scoring import score_each
+from shared_results.sweep import without_small
 from shared_results.viewer import View, viewer_pages, write_viewer
 
 if TYPE_CHECKING:
     import keras
 
-    from lung_nodule_nasnet.test import Options
+    from lung_nodule_nasnet.test import Filled
 
 Picture = tuple[Rgb, str]  # and its caption
 Loaded = tuple[list["keras.Model"], "keras.Model | None"]  # (networks, reducer of false positives)
@@ -38,7 +39,7 @@ PLACE = ("coordX", "coordY", "coordZ")
 TILES = 16
 
 
-def score_scans(options: "Options", config: Config, seen: set[str]) -> int:
+def score_scans(options: "Filled", config: Config, seen: set[str]) -> int:
     """Score every scan of the folder that training has not seen; 1 when some had to be skipped."""
     assert options.scans
     annotations = options.nodules or options.scans / "annotations.csv"
@@ -68,19 +69,20 @@ def score_scans(options: "Options", config: Config, seen: set[str]) -> int:
     return say_skipped(skipped)
 
 
-def load(options: "Options") -> "Loaded":
+def load(options: "Filled") -> "Loaded":
     """(networks, reducer of false positives or None)"""
     networks, _ = load_members(options.checkpoint,
                                lambda path: prepare_network(path, options.device, {}, options.tta))
     return networks, load_reducer(options.reducer) if options.reducer else None
 
 
-def score_scan(case: tuple[Scan, list[Finding], list[Finding]], loaded: "Loaded", options: "Options",
+def score_scan(case: tuple[Scan, list[Finding], list[Finding]], loaded: "Loaded", options: "Filled",
                config: Config) -> tuple[Matched, list[Row], list[Picture]]:
     """(what `match` says of the candidates of a (scan, its nodules, excluded findings), rows of
     candidates_class.csv, pictures)"""
     (scan, truth, excluded), (network, reducer) = case, loaded
     mask, probability, ct = segment(network, read_scan(scan).image, config)
+    mask = without_small(mask > 0, math.prod(ct.GetSpacing()) / 1000, options.smallest_ml).astype(np.uint8)
     found, _ = find_nodules(mask, probability, ct)
     found = rate(reducer, found, ct) if reducer else found
     places = [[nodule[name] for name in (*PLACE, "probability")] for nodule in found]
@@ -123,7 +125,7 @@ def draw(ct: sitk.Image, mask: Labels, truth: Sequence[Finding], name: str) -> l
     return [(overlay((hu[k] - low) / (high - low), sphere, mask[k], 320), f"{name[-30:]} slice {k}")]
 
 
-def write_results(options: "Options", results: Mapping[str, Matched], candidates: Sequence[Row],
+def write_results(options: "Filled", results: Mapping[str, Matched], candidates: Sequence[Row],
                   pictures: Sequence[Picture], n_seen: int) -> None:
     assert options.scans
     out, scans = options.output_dir, list(results.values())

@@ -97,10 +97,10 @@ def read_split(prepared_dir: Path, n_slices: int) -> dict[str, Any]:
         raise InputError(f"{path}: no such file. Run slice_idx.py.")
     split = read_json(path)
     try:
-        both = split["train"] + split["validation"]
-        usable = (split["n_slices"] == n_slices and len(set(both)) == len(both) and split["train"]
+        rows = split["train"] + split["validation"]
+        usable = (split["n_slices"] == n_slices and len(set(rows)) == len(rows) and split["train"]
                   and split["validation"] and type(split["left_out"]) is list
-                  and all(type(i) is int and 0 <= i < n_slices for i in both))
+                  and all(type(i) is int and 0 <= i < n_slices for i in rows))
     except (KeyError, TypeError):
         usable = False
     if not usable:

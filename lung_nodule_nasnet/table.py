@@ -1,7 +1,8 @@
 """Prepared slices to one compressed HDF5 table: python table.py
 
 <prepared>/table.h5 holds, slice by slice, `data` (N, size, size) float32, `truth` uint8, `subject_ids` (patients),
-`series_uids` and `slice_index`. It gets its name when it is complete.
+`series_uids`, `slice_index` and `spacing_zyx` (mm; NaN where preprocess.py, of an older version, kept none). It gets
+its name when it is complete.
 """
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from lung_nodule_nasnet.config import STEPS, Prepared
 from lung_nodule_nasnet.preprocess import finished, read_slices_of
 from shared_data.errors import InputError, run_script
 from shared_data.files import check_free_space, only_run_in, read_table, whole_file
-from shared_data.named_types import Mask
+from shared_data.named_types import Floats, Mask
 from shared_data.settings import parse_options
 
 FILTERS = tables.Filters(complevel=5, complib="blosc", fletcher32=True)
@@ -26,6 +27,8 @@ class Columns(TypedDict):
 
     subject_ids: list[str]  # patients
     series_uids: list[str]
+    slice_index: list[int]  # in the scan, from its lowest slice
+    spacing_zyx: Floats  # (n, 3) mm, NaN where it is not known
     has_nodule: Mask
     size: int  # pixels along a side
 
@@ -66,16 +69,17 @@ def _fill(table, cases):
         if not arrays:
             side = images.shape[1]
             arrays = {name: table.create_earray("/", name, atom, (0, *shape), filters=FILTERS,
-                                                chunkshape=(1 if shape else 1024, *shape), track_times=False)
+                                                chunkshape=(1 if len(shape) > 1 else 1024, *shape), track_times=False)
                       for name, atom, shape in (
                           ("data", tables.Float32Atom(), (side, side)), ("truth", tables.UInt8Atom(), (side, side)),
                           ("subject_ids", TEXT, ()), ("series_uids", TEXT, ()),
-                          ("slice_index", tables.Int32Atom(), ()))}
+                          ("slice_index", tables.Int32Atom(), ()), ("spacing_zyx", tables.Float64Atom(), (3,)))}
         arrays["data"].append(images.astype(np.float32))
         arrays["truth"].append(masks)
         for name, value in (("subject_ids", facts["patient"]), ("series_uids", facts["seriesuid"])):
             arrays[name].append(np.array([value.encode("utf-8")[:128]] * len(images)))
         arrays["slice_index"].append(np.array(facts["slices"], np.int32))
+        arrays["spacing_zyx"].append(np.tile(facts.get("spacing_zyx", [np.nan] * 3), (len(images), 1)))
     table.root._v_attrs.n_slices = int(arrays["data"].nrows)
     return int(arrays["data"].nrows)
 
@@ -104,15 +108,26 @@ def open_slices(path: Path) -> tables.File:
 
 
 def read_columns(path: Path) -> Columns:
-    """{"subject_ids", "series_uids": lists of strings, "has_nodule": booleans, "size"} of the table."""
+    """`Columns` of the table."""
     with open_slices(path) as table:
         try:
             patients, uids = ([text.decode("utf-8") for text in table.root[name].read()]
                               for name in ("subject_ids", "series_uids"))
+            spacing = table.root.spacing_zyx.read() if "spacing_zyx" in table.root else np.full((len(uids), 3), np.nan)
             return {"size": int(table.root.data.shape[1]), "subject_ids": patients, "series_uids": uids,
+                    "slice_index": table.root.slice_index.read().tolist(), "spacing_zyx": spacing,
                     "has_nodule": np.array([bool(plane.any()) for plane in table.root.truth.iterrows()])}
         except (tables.HDF5ExtError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: damaged. Run table.py again.") from error
+
+
+def case_names(columns: Columns) -> dict[str, str]:
+    """{series UID: its patient, with a number where he has several scans}"""
+    scans: dict[str, list[str]] = {}
+    for uid, patient in dict(zip(columns["series_uids"], columns["subject_ids"])).items():
+        scans.setdefault(patient, []).append(uid)
+    return {uid: patient if len(uids) == 1 else f"{patient}_{number}"
+            for patient, uids in scans.items() for number, uid in enumerate(uids, 1)}
 
 
 if __name__ == "__main__":

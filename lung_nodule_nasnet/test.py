@@ -7,17 +7,16 @@ calibration.csv and .png, with it viewer/, candidates.csv (the challenge's form)
 train_fpr.py) and froc.png.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lung_nodule_nasnet.checkpoint import load_checkpoint
 from lung_nodule_nasnet.config import METHOD, ROOT, Config, Device, ThresholdRule
 from lung_nodule_nasnet.members import find_folds
 from shared_data.errors import InputError, run_script
 from shared_data.settings import config_from_dict, parse_options, set_options
-from shared_results.ensembles import EnsembleOptions, members_of
-from shared_results.operating_point import OperatingOptions, with_operating_point
+from shared_results.ensembles import EnsembleOptions, with_members
+from shared_results.operating_point import NodePoint, with_operating_point
 from shared_results.scoring import ScoringOptions
 from shared_results.views import ViewOptions
 
@@ -25,16 +24,16 @@ OF_THE_RUN = ("prepared_dir", "threshold_rule", "centre_distance", "cut", "erode
 
 
 @dataclass(frozen=True)
-class Given(EnsembleOptions, ViewOptions, OperatingOptions, ScoringOptions):
+class Options(EnsembleOptions, ViewOptions, NodePoint, ScoringOptions):
     run_dir: Path = ROOT / "runs" / "lung_nodule_nasnet"  # folder of a run
     checkpoint: tuple[Path, ...] | None = None  # unset: best.npz of the run folder; or a Keras .h5 of the authors
-    prepared_dir: Path | None = None  # with the validation slices; unset: where the run was trained
+    prepared_dir: Path | None = None  # holds the validation slices; unset: where the run was trained
     scans: Path | None = None  # folder of whole scans to score; unset: the validation slices
     nodules: Path | None = None  # their nodules; unset: annotations.csv in --scans
     excluded: Path | None = None  # findings that count neither way (annotations_excluded.csv)
-    seen_scans: bool = False  # score scans of the training, too
+    seen_scans: bool = False  # also score scans used in training
     reducer: Path | None = None  # fpr.npz of train_fpr.py
-    bootstrap_samples: int = 1000  # drawn sets of scans for the 95 % interval
+    bootstrap_samples: int = 1000  # resampled sets of scans for the 95 % interval
     output_dir: Path | None = None  # unset: <run folder>/validation or /scans
     threshold_rule: ThresholdRule | None = None  # how a slice is cut; unset: the checkpoint's
     centre_distance: float | None = None  # of the two class centres of a slice; unset: the checkpoint's
@@ -44,29 +43,28 @@ class Given(EnsembleOptions, ViewOptions, OperatingOptions, ScoringOptions):
     predict_batch: int | None = None  # slices at a time; unset: the checkpoint's
     device: Device = "auto"  # auto: gpu where there is one
 
-
-@dataclass(frozen=True)
-class Options(Given):
-    if TYPE_CHECKING:  # never None once they are filled in
-        checkpoint: tuple[Path, ...] = ()
-        output_dir: Path = Path()
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ensemble:
-            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
-            object.__setattr__(self, "run_dir", self.ensemble / "ensemble")
-            object.__setattr__(self, "ensemble", None)
-        for name, value in (("checkpoint", (self.run_dir / "best.npz",)),
-                            ("output_dir", self.run_dir / ("scans" if self.scans else "validation"))):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
         if self.bootstrap_samples < 1:
             raise ValueError("--bootstrap-samples must be at least 1.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which nothing of this is unset any more."""
+
+    checkpoint: tuple[Path, ...]
+    output_dir: Path
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     options = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
+    if options.ensemble:
+        options = replace(options, run_dir=options.ensemble / "ensemble")
+    options = with_members(options, find_folds)
+    options = Filled(**{
+        **vars(options), "checkpoint": options.checkpoint or (options.run_dir / "best.npz",),
+        "output_dir": options.output_dir or options.run_dir / ("scans" if options.scans else "validation")})
     if options.sweep and options.scans:
         raise InputError("--sweep counts on the validation slices. Leave out --scans.")
     states = {path: load_checkpoint(path)[0] for path in options.checkpoint}

@@ -152,8 +152,8 @@ def validate(forward: Callable[[Any], Any], slices: SliceSequence) -> dict[str, 
         probability = forward(keras.ops.convert_to_tensor(image))
         loss.append(float(gdl_wce_loss(reference, probability)))
         soft.append(float(dice_coefficient(reference, probability)))
-        there, marked = reference[..., 1] > 0, probability.numpy()[..., 1] > 0.5
-        counts += (there & marked).sum(), there.sum(), marked.sum()
+        drawn, marked = reference[..., 1] > 0, probability.numpy()[..., 1] > 0.5
+        counts += (drawn & marked).sum(), drawn.sum(), marked.sum()
     overlap, n_reference, n_marked = counts
     return {"val_loss": float(np.mean(loss)), "val_dice": float(2 * overlap / (n_reference + n_marked)),
             "val_soft_dice": float(np.mean(soft)), "val_sensitivity": float(overlap / n_reference),

@@ -47,9 +47,9 @@ def probability_map(forward: Callable[[Floats], Floats], plane: Array, wanted: M
         batch = np.zeros((BATCH, config.size, config.size), np.float32)
         batch[:len(part)] = enlarged([window_at(plane, top, left, side, least) for top, left in part], config.size)
         for (top, left), probability in zip(part, forward(batch)):
-            seen = (slice(top, top + side), slice(left, left + side))
-            total[seen] += weight * cv2.resize(probability, (side, side), interpolation=cv2.INTER_AREA)
-            weights[seen] += weight
+            window = (slice(top, top + side), slice(left, left + side))
+            total[window] += weight * cv2.resize(probability, (side, side), interpolation=cv2.INTER_AREA)
+            weights[window] += weight
     return total / np.maximum(weights, 1e-6) * wanted
 
 
@@ -73,10 +73,10 @@ def ct_map(forward: Callable[[Floats], Floats], hu: Array, lungs: Array, spacing
     shape = hu.shape
     low, high = SPACING_MM
     factors = [1 if low <= spacing <= high else spacing / USUAL_MM for spacing in spacing_yx]
-    seen = [max(1, round(n * factor)) for n, factor in zip(shape, factors)]
-    hu, lungs = cv2.resize(hu, seen[::-1], interpolation=cv2.INTER_LINEAR), cv2.resize(
-        lungs.astype(np.uint8), seen[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    missing = [(0, max(0, NEIGHBOURHOOD - n)) for n in seen]
+    resampled = [max(1, round(n * factor)) for n, factor in zip(shape, factors)]
+    hu, lungs = cv2.resize(hu, resampled[::-1], interpolation=cv2.INTER_LINEAR), cv2.resize(
+        lungs.astype(np.uint8), resampled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    missing = [(0, max(0, NEIGHBOURHOOD - n)) for n in resampled]
     hu, lungs = np.pad(hu, missing, constant_values=AIR_HU), np.pad(lungs, missing)
-    values = probability_map(forward, hu, lungs > 0, config, LEAST_HU)[:seen[0], :seen[1]]
+    values = probability_map(forward, hu, lungs > 0, config, LEAST_HU)[:resampled[0], :resampled[1]]
     return np.asarray(cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

@@ -32,7 +32,7 @@ class Region:
 
     vertebra_labels: Six = (32, 31, 30, 29, 28, 27)  # T12, L1-L5 in a multi-label file (TotalSegmentator)
     ap_mm: float = 180.0  # length of the region, posterior to anterior, mm (authors)
-    ap_offset_mm: float = 30.0  # it starts so far behind the anterior margin of L2, mm (authors)
+    ap_offset_mm: float = 30.0  # how far behind the anterior margin of L2 it starts, mm (authors)
     lr_mm: float = 150.0  # its width, mm (authors)
     si_extent: Literal["all", "L2"] = "all"  # height: all vertebrae (authors' README), or L2 (their code)
     landmark: Literal["correct", "original"] = "correct"  # original: first vertebra for a missing L2, axis slip
@@ -107,7 +107,7 @@ class Training:
     momentum: float = 0.99  # of SGD, Nesterov's (authors)
     oversample_foreground: float = 0.5  # share of patches centred on a node (authors; nnU-Net: 0.33)
     save_every: int = 1  # epochs between writing checkpoint_latest.pth (ours; nnU-Net: 50)
-    seed: int = 0  # of weights, sampling and augmentation (ours; the same run again only with num_processes 0)
+    seed: int = 0  # of weights, sampling and augmentation (ours; runs repeat exactly only with num_processes 0)
 
     # Augmentation beside nnU-Net's own
     elastic_probability: float = 0.2  # chance of an elastic deformation (ours; promised by the authors' README)
@@ -128,7 +128,7 @@ class Train(Training, RunConfig):
     """What train.py reads, beside how the cases were cropped."""
 
     prepare_only: bool = False  # stop before training: data set, plan and preprocessed cases
-    prepare: bool = True  # --no-prepare: they are there already; folds that start side by side would collide
+    prepare: bool = True  # --no-prepare: these exist already; folds that start side by side would collide
     c: bool = False  # --resume, spelled as in nnU-Net
 
 

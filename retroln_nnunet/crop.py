@@ -152,28 +152,28 @@ def crop_job(job: tuple[str, list[Path], list[Path] | None, list[Path]], config:
     case, cts, masks, levels = job
     try:
         check_case_name(Path(case))
-        drawn = find_rtstruct(cts[0]) if not masks and cts[0].is_dir() else None
-        if drawn:  # in the folder of a DICOM CT that has no mask
-            masks = [drawn[0]]
+        rtstruct = find_rtstruct(cts[0]) if not masks and cts[0].is_dir() else None
+        if rtstruct:  # in the folder of a DICOM CT that has no mask
+            masks = [rtstruct[0]]
         ct = _only(cts, "CT", case)
         mask = None if masks is None else _only(masks, "mask", case)
         vertebrae = _only(levels, "vertebrae", case)
-        facts = {str(path): fingerprint(path) for path in (ct, mask, vertebrae, drawn and config.rois) if path}
-        image, label, kept = (config.output_dir / path for path in (
+        facts = {str(path): fingerprint(path) for path in (ct, mask, vertebrae, rtstruct and config.rois) if path}
+        image, label, region_path = (config.output_dir / path for path in (
             f"images/{case}_0000.nii.gz", f"labels/{case}.nii.gz", f"regions/{case}.json"))
-        row = finished(kept, facts) if image.exists() and (label.exists() or mask is None) else None
+        row = finished(region_path, facts) if image.exists() and (label.exists() or mask is None) else None
         if row is None:
-            row, region = crop_case(ct, mask, vertebrae, image, label, config, drawn and drawn[1])
-            write_json(kept, {"case": case, **region, "report": row, "sources": facts})
+            row, region = crop_case(ct, mask, vertebrae, image, label, config, rtstruct and rtstruct[1])
+            write_json(region_path, {"case": case, **region, "report": row, "sources": facts})
         return row
     except (InputError, OSError) as error:
         return Skipped(one_line(error))
 
 
-def finished(kept: Path, facts: dict[str, Any]) -> Row | None:
+def finished(region_path: Path, facts: dict[str, Any]) -> Row | None:
     """Row of the report of a case cropped before from these very files, else None."""
     try:
-        region = read_json(kept)
+        region = read_json(region_path)
         return region["report"] if region["sources"] == facts and region["report"]["size_xyz"] else None
     except (InputError, KeyError, TypeError):  # absent, or damaged
         return None
@@ -237,14 +237,14 @@ def crop_mask(mask: tuple[Grid, Iterator[Array]], path: Path, output: Path, ct: 
 
     inside = cut_slices(counted(), ct, region)
     check_labels(labels, path)
-    kept = int(np.count_nonzero(sitk.GetArrayViewFromImage(inside)))
-    lost_ml = (total - kept) * float(np.prod(ct.GetSpacing())) / 1000
+    n_inside = int(np.count_nonzero(sitk.GetArrayViewFromImage(inside)))
+    lost_ml = (total - n_inside) * float(np.prod(ct.GetSpacing())) / 1000
     if not total:
         notes.append("the mask is empty")
     elif lost_ml:
-        notes.append(f"the region cuts {lost_ml:.2f} ml ({1 - kept / total:.1%}) off the mask")
+        notes.append(f"the region cuts {lost_ml:.2f} ml ({1 - n_inside / total:.1%}) off the mask")
     write_volume(inside, output)
-    return {"mask_voxels": total, "share_inside": kept / total if total else None, "lost_ml": lost_ml}
+    return {"mask_voxels": total, "share_inside": n_inside / total if total else None, "lost_ml": lost_ml}
 
 
 def cut_slices(slices: Iterable[Array], grid: Grid, region: Located) -> sitk.Image:

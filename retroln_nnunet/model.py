@@ -99,8 +99,8 @@ def without_small_parts(mask: sitk.Image, smallest_ml: float) -> sitk.Image:
     """A mask without components smaller than `smallest_ml`."""
     if not smallest_ml:
         return mask
-    kept = without_small(sitk.GetArrayFromImage(mask) > 0, math.prod(mask.GetSpacing()) / 1000, smallest_ml)
-    return image_from(kept.astype(np.uint8), geometry(mask))
+    large = without_small(sitk.GetArrayFromImage(mask) > 0, math.prod(mask.GetSpacing()) / 1000, smallest_ml)
+    return image_from(large.astype(np.uint8), geometry(mask))
 
 
 def find_folds(folder: Path) -> list[Path]:

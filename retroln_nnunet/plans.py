@@ -63,8 +63,8 @@ def published_plans(plans: dict[str, Any], config: Config) -> dict[str, Any]:
     """nnU-Net's own plans for this data set with the authors' 3d_fullres in place of its own."""
     n = len(STRIDES)
     features = [min(config.base_features * 2 ** stage, 10 * config.base_features) for stage in range(n)]
-    own = plans["configurations"]["3d_fullres"]
-    full = {**own, "data_identifier": "RetroLNPlans_3d_fullres", "batch_size": config.batch_size,
+    default = plans["configurations"]["3d_fullres"]
+    full = {**default, "data_identifier": "RetroLNPlans_3d_fullres", "batch_size": config.batch_size,
             "patch_size": list(config.patch_zyx), "spacing": list(config.spacing_zyx), "batch_dice": False,
             "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [False],
             "architecture": {

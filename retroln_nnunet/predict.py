@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,7 +30,7 @@ from shared_data.named_types import Mask, Rgb
 from shared_data.settings import build, given_options, load_config
 from shared_data.volume import geometry, image_from, to_lps, write_volume
 from shared_data.votes import most_disputed, vote_entropy
-from shared_results.ensembles import EnsembleOptions, as_fact, members_of, uncertainty_path
+from shared_results.ensembles import EnsembleOptions, as_fact, uncertainty_path, with_members
 from shared_results.operating_point import NodePoint, with_operating_point
 from shared_results.outputs import Prediction, ResultOptions
 from shared_results.pictures import contact_sheet, overlay
@@ -43,7 +43,7 @@ REGION_RGB = (250, 210, 60)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given(ResultOptions, EnsembleOptions, NodePoint, RegionConfig):
+class Options(ResultOptions, EnsembleOptions, NodePoint, RegionConfig):
     vertebrae: Path | None = None  # of one CT: its folder or file; several: a folder of such; unset: TotalSegmentator
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
     threshold: float | None = None  # probability that makes a node; unset: nnU-Net's (0.5)
@@ -51,20 +51,9 @@ class Given(ResultOptions, EnsembleOptions, NodePoint, RegionConfig):
     fast: bool = False  # TotalSegmentator's 3 mm model
     vert_seg_device: Literal["gpu", "cpu"] = "gpu"  # where TotalSegmentator runs
 
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Given):
-    if TYPE_CHECKING:  # never None once it is filled in
-        checkpoint: tuple[Path, ...] = ()
-
     def __post_init__(self) -> None:
         ResultOptions.__post_init__(self)
         RegionConfig.__post_init__(self)
-        if self.ensemble:
-            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
-            object.__setattr__(self, "ensemble", None)
-        if self.checkpoint is None:
-            object.__setattr__(self, "checkpoint", (model_dir(self) / f"fold_{self.fold}" / "checkpoint_final.pth",))
 
     def networks(self) -> tuple[Path, ...]:
         return (*super().networks(), *([self.vertebrae] if self.vertebrae else []))
@@ -77,21 +66,34 @@ class Options(Given):
         return replace(options, vertebrae=folder if folder.exists() else folder.with_name(f"{folder.name}.nii.gz"))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which this is not unset any more."""
+
+    checkpoint: tuple[Path, ...]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    given = given_options(Options, argv, __doc__)
-    options = build(Options, given)
-    kept = options.checkpoint[0].parent.parent / "region.json"  # as in training, unless given here
-    if kept.exists():
-        options = load_config(Options, kept, given)
+    typed = given_options(Options, argv, __doc__)
+    options = filled(build(Options, typed))
+    region = options.checkpoint[0].parent.parent / "region.json"  # as in training, unless given here
+    if region.exists():
+        options = filled(load_config(Options, region, typed))
     options = with_operating_point(options, METHOD)
     return predict(options, Method(METHOD, load, segment))
 
 
-def load(options: Options) -> list[nnUNetPredictor]:
+def filled(options: Options) -> Filled:
+    options = with_members(options, find_folds)
+    fold = model_dir(options) / f"fold_{options.fold}"
+    return Filled(**{**vars(options), "checkpoint": options.checkpoint or (fold / "checkpoint_final.pth",)})
+
+
+def load(options: Filled) -> list[nnUNetPredictor]:
     return load_members(options.checkpoint, choose_device(options.device), options.mirror)
 
 
-def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Options, watch: Stopwatch) -> Prediction:
+def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Filled, watch: Stopwatch) -> Prediction:
     """The `Prediction` of a CT as read."""
     region = {**find_vertebrae_and_region(ct, options), "scan": geometry(ct)}
     crop = cut(ct, region)
@@ -119,7 +121,7 @@ def segment(predictors: Sequence[nnUNetPredictor], ct: sitk.Image, options: Opti
         warnings=list(region["warnings"]), volumes=volumes)
 
 
-def find_vertebrae_and_region(ct: sitk.Image, options: Options) -> Located:
+def find_vertebrae_and_region(ct: sitk.Image, options: Filled) -> Located:
     """The region, from the vertebrae given or from TotalSegmentator's."""
     if options.vertebrae:
         return locate(ct, options.vertebrae, options)
@@ -152,11 +154,11 @@ def three_planes(ct: sitk.Image, region: Located, reference: sitk.Image | None =
     spacing_zyx = to_lps(ct).GetSpacing()[::-1]
     pictures = []
     for axis, name in enumerate(("axial", "coronal", "sagittal")):
-        others = tuple(other for other in range(3) if other != axis)
-        k = int((drawn[0] > 0).sum(axis=others).argmax()) if drawn else int(np.flatnonzero(box.any(axis=others)).mean())
+        in_plane = tuple(each for each in range(3) if each != axis)
+        k = int((drawn[0] > 0).sum(axis=in_plane).argmax() if drawn else np.flatnonzero(box.any(axis=in_plane)).mean())
         planes: list[Any] = [None if array is None else np.take(array, k, axis) for array in (hu, box, *masks)]
         if axis:  # superior on top, pixels square
-            planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[others[1]])
+            planes = [None if plane is None else _square(plane[::-1], spacing_zyx[0] / spacing_zyx[in_plane[1]])
                       for plane in planes]
         picture = overlay((planes[0] - low) / (high - low), planes[2], planes[3], 320)
         outline(picture, planes[1])

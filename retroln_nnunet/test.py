@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -30,7 +30,7 @@ from shared_data.volume import (check_same_grid, geometry, image_from, read_ct, 
                                 write_volume)
 from shared_data.votes import vote_entropy
 from shared_results.calibration import NOTE, histogram, write_calibration
-from shared_results.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, members_of
+from shared_results.ensembles import EnsembleOptions, as_fact, check_members_unseen, in_words, with_members
 from shared_results.error_rates import count_errors, error_table, write_error_rates
 from shared_results.operating_point import NodePoint, with_operating_point
 from shared_results.pictures import save_picture
@@ -44,7 +44,7 @@ HEADLINE = ("dice", "hd95_mm", "volume_error_ml", "sensitivity", "false_positive
 
 
 @dataclass(frozen=True)
-class Given(EnsembleOptions, NodePoint, RunConfig, ScoringOptions):
+class Options(EnsembleOptions, NodePoint, RunConfig, ScoringOptions):
     prepared_dir: Path = Config.prepared_dir  # crops of crop.py
     split: Literal["test", "valid"] = "test"  # the test patients, or those of the validation fold
     checkpoint: tuple[Path, ...] | None = None  # nnU-Net's .pth; unset: checkpoint_final.pth of the fold
@@ -53,28 +53,21 @@ class Given(EnsembleOptions, NodePoint, RunConfig, ScoringOptions):
     threshold: float | None = None  # probability that makes a node; unset: nnU-Net's (0.5)
     mirror: bool = True  # average over mirrored copies (nnU-Net)
 
-
-@dataclass(frozen=True)
-class Options(Given):
-    if TYPE_CHECKING:  # never None once they are filled in
-        checkpoint: tuple[Path, ...] = ()
-        output_dir: Path = Path()
-
     def __post_init__(self) -> None:
         super().__post_init__()
         ScoringOptions.__post_init__(self)
-        fold = model_dir(self) / f"fold_{self.fold}"
-        if self.ensemble:
-            object.__setattr__(self, "checkpoint", members_of(self, find_folds))
-            object.__setattr__(self, "ensemble", None)
-            fold = model_dir(self) / "ensemble"
-        for name, value in (("checkpoint", (fold / "checkpoint_final.pth",)), ("output_dir", fold / self.split)):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled(Options):
+    """Options in which nothing of this is unset any more."""
+
+    checkpoint: tuple[Path, ...]
+    output_dir: Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = with_operating_point(parse_options(Options, argv, __doc__), METHOD)
+    config = filled(with_operating_point(parse_options(Options, argv, __doc__), METHOD))
     if config.predictions_dir and (config.threshold or config.sweep):
         raise InputError(f"--predictions-dir {config.predictions_dir}: masks have no probability to cut. Leave out "
                          "--threshold, --operating-point and --sweep.")
@@ -88,17 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.sweep:
         write_sweeps(config.output_dir, names, sweeps)
     write_results(config, cases, nodes, dict(zip(names, pictures)),
-                  error_table(sum(voxels, Counter()), sum(wrong, Counter())), forecasts if predictors else [])
+                  error_table(sum(voxels, Counter()), sum(wrong, Counter())),
+                  dict(zip(names, forecasts)) if predictors else {})
     return say_skipped(skipped)
 
 
-def load(config: Options) -> list[nnUNetPredictor] | None:
+def filled(options: Options) -> Filled:
+    fold = model_dir(options) / ("ensemble" if options.ensemble else f"fold_{options.fold}")
+    options = with_members(options, find_folds)
+    return Filled(**{**vars(options), "checkpoint": options.checkpoint or (fold / "checkpoint_final.pth",),
+                     "output_dir": options.output_dir or fold / options.split})
+
+
+def load(config: Filled) -> list[nnUNetPredictor] | None:
     """nnU-Net's predictors; None where masks are there already."""
     return None if config.predictions_dir else load_members(config.checkpoint, choose_device(config.device),
                                                             config.mirror)
 
 
-def held_out(config: Options) -> list[str]:
+def held_out(config: Filled) -> list[str]:
     """Case ids of the split; raises InputError when train.py has not made it, or it is empty."""
     raw = config.nnunet_dir / "nnUNet_raw" / DATASET
     recipe = read_recipe(raw)
@@ -114,7 +115,7 @@ def held_out(config: Options) -> list[str]:
     return cases
 
 
-def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None, config: Options) -> tuple[Any, ...]:
+def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None, config: Filled) -> tuple[Any, ...]:
     """(row of cases.csv, rows of nodes.csv, overlay as RGB, voxels and wrong voxels of each split of the votes,
     `histogram` of the probabilities, what `sweep` says, both None where not at hand, or not asked); the mask is written
     on the CT's own grid."""
@@ -126,9 +127,8 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None, config: 
     votes, entropy, voxels, wrong = None, None, Counter[str](), Counter[str]()
     maps, forecast, swept = list[Floats](), None, None
     if predictors:
-        there = sitk.GetArrayFromImage(to_lps(cut(reference, region))) > 0
         prediction, votes = predict_members(predictors, crop, config.threshold, maps.append)
-        forecast = histogram(maps[0], there)
+        forecast = histogram(maps[0], sitk.GetArrayFromImage(to_lps(cut(reference, region))) > 0)
     else:
         assert config.predictions_dir
         prediction = turned_like(read_mask(config.predictions_dir / f"{case}.nii.gz"), crop)
@@ -137,26 +137,25 @@ def score_case(case: str, predictors: Sequence[nnUNetPredictor] | None, config: 
     if votes:
         entropy = count_votes([paste(vote, region) for vote in votes], prediction, reference, voxels, wrong,
                               config.output_dir / "predictions" / f"{case}_uncertainty.nii.gz")
-    one, other = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
+    drawn, found = (sitk.GetArrayFromImage(to_lps(image)) > 0 for image in (reference, prediction))
     lps = to_lps(ct)
     spacing = lps.GetSpacing()
     write_viewer(config.output_dir, case, View(
-        sitk.GetArrayViewFromImage(lps), spacing[::-1], {1: "lymph node"}, other.view(np.uint8), one.view(np.uint8),
+        sitk.GetArrayViewFromImage(lps), spacing[::-1], {1: "lymph node"}, found.view(np.uint8), drawn.view(np.uint8),
         None if entropy is None else sitk.GetArrayFromImage(to_lps(entropy)), window_hu=WINDOW_HU))
-    nodes, false_positives = detection(one, other, spacing)
+    nodes, false_positives = detection(drawn, found, spacing)
     voxel_ml = math.prod(spacing) / 1000
     if config.sweep:
         turned = turned_like(image_from(maps[0], geometry(to_lps(crop))), crop)
-        swept = sweep(sitk.GetArrayFromImage(to_lps(paste(turned, region))), one, other, voxel_ml)
-    reference_ml, prediction_ml = float(one.sum() * voxel_ml), float(other.sum() * voxel_ml)
-    found = sum(node["found"] for node in nodes)
-    row = {"case": case, "dice": dice(one, other), **surface_distances(one, other, spacing),
+        swept = sweep(sitk.GetArrayFromImage(to_lps(paste(turned, region))), drawn, found, voxel_ml)
+    reference_ml, prediction_ml = float(drawn.sum() * voxel_ml), float(found.sum() * voxel_ml)
+    n_found = sum(node["found"] for node in nodes)
+    row = {"case": case, "dice": dice(drawn, found), **surface_distances(drawn, found, spacing),
            "reference_ml": reference_ml, "prediction_ml": prediction_ml,
-           "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": found,
-           "sensitivity": found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
+           "volume_error_ml": prediction_ml - reference_ml, "nodes": len(nodes), "nodes_found": n_found,
+           "sensitivity": n_found / len(nodes) if nodes else math.nan, "false_positives": false_positives,
            "lost_by_region_ml": region["report"]["lost_ml"]}
-    return (row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong,
-            forecast, swept)
+    return row, nodes, three_planes(ct, region, reference, prediction), voxels, wrong, forecast, swept
 
 
 def count_votes(votes: Sequence[sitk.Image], prediction: sitk.Image, reference: sitk.Image, voxels: Counter[str],
@@ -185,11 +184,12 @@ def read_region(path: Path) -> dict[str, Any]:
     return region
 
 
-def write_results(config: Options, cases: Sequence[Row], nodes: Sequence[Row], pictures: Mapping[str, Rgb],
-                  errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
-    """errors: `error_table` of an ensemble; forecasts: a `histogram` for each case, none where masks were given."""
+def write_results(config: Filled, cases: Sequence[Row], nodes: Sequence[Row], pictures: Mapping[str, Rgb],
+                  errors: Sequence[Row], forecasts: Mapping[str, Floats]) -> None:
+    """errors: `error_table` of an ensemble; forecasts: {case: `histogram`}, empty where masks were given."""
     out = config.output_dir
-    calibration = write_calibration(out, [one[None] for one in forecasts], ["node"]) if forecasts else []
+    calibration = write_calibration(
+        out, {case: counts[None] for case, counts in forecasts.items()}, ["node"]) if forecasts else []
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}

@@ -100,8 +100,8 @@ def checkpoints_of(results: Path) -> list[Path]:
 def resumed_config(checkpoint: Path, given: Values) -> TrainConfig:
     """The settings of the run that left the checkpoint, with what may change; its plan is put back in place."""
     state = read_checkpoint(checkpoint)
-    kept = config_from_dict(TrainConfig, run_settings(state, checkpoint), checkpoint)
-    config = changed_config(kept, given, FREE, checkpoint)
+    recorded = config_from_dict(TrainConfig, run_settings(state, checkpoint), checkpoint)
+    config = changed_config(recorded, given, FREE, checkpoint)
     write_plans(state["init_args"]["plans"], config)
     return config
 

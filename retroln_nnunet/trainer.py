@@ -112,8 +112,8 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
 
     def _note_trained_on(self, cases):
         dataset = self.my_init_kwargs["dataset_json"]
-        seen = natural_sort({*cases, *dataset.get("trained_on", [])})
-        self.my_init_kwargs = {**self.my_init_kwargs, "dataset_json": {**dataset, "trained_on": seen}}
+        learnt_from = natural_sort({*cases, *dataset.get("trained_on", [])})
+        self.my_init_kwargs = {**self.my_init_kwargs, "dataset_json": {**dataset, "trained_on": learnt_from}}
 
     def on_epoch_start(self) -> None:
         """Chance depends on the epoch alone: with one process (--num-processes 0) a resumed run meets the same."""
@@ -149,10 +149,10 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
             self.write_history()
 
     def write_history(self) -> None:
-        kept = self.logger.get_checkpoint()
+        logged = self.logger.get_checkpoint()
         columns = {"loss": "train_losses", "val_loss": "val_losses", "pseudo_dice": "mean_fg_dice",
                    "lr": "lrs"}
-        history = [{"epoch": epoch + 1, **{name: float(kept[key][epoch]) for name, key in columns.items()}}
+        history = [{"epoch": epoch + 1, **{name: float(logged[key][epoch]) for name, key in columns.items()}}
                    for epoch in range(self.current_epoch)]
         write_table(os.path.join(self.output_folder, "history.csv"), history)
         with matplotlib.rc_context():
@@ -176,11 +176,11 @@ class nnUNetTrainerRetroLN(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: StrPath) -> None:
         from retroln_nnunet.original_checkpoint import read_checkpoint
         # nnU-Net opens it as a pickle: refuse what holds more than data.
-        kept = read_checkpoint(filename_or_checkpoint)["init_args"]["dataset_json"]
-        own = self.my_init_kwargs
+        dataset = read_checkpoint(filename_or_checkpoint)["init_args"]["dataset_json"]
+        of_this_run = self.my_init_kwargs
         super().load_checkpoint(filename_or_checkpoint)
-        self.my_init_kwargs = own  # a run made longer stays so
-        self._note_trained_on(kept.get("trained_on", []))
+        self.my_init_kwargs = of_this_run  # a run made longer stays so
+        self._note_trained_on(dataset.get("trained_on", []))
 
 
 def plot_whole(plot: Callable[[str], object], folder: StrPath) -> None:

@@ -125,8 +125,8 @@ def segment(path: Path, program: str, options: Options) -> tuple[str, str]:
     except InputError:
         pass  # a damaged result is made again
     try:
-        drawn = find_rtstruct(path) if path.is_dir() else None
-        ct = read_ct(path, drawn and drawn[1])
+        rtstruct = find_rtstruct(path) if path.is_dir() else None
+        ct = read_ct(path, rtstruct and rtstruct[1])
         if min(ct.GetSize()) < MIN_VOXELS or max(ct.GetSpacing()) > MAX_SPACING_MM:
             return "corrupted", (f"{path}: size {ct.GetSize()}, spacing {ct.GetSpacing()} mm; at least {MIN_VOXELS} "
                                  f"voxels and at most {MAX_SPACING_MM:g} mm are needed.")
@@ -147,8 +147,8 @@ def segment(path: Path, program: str, options: Options) -> tuple[str, str]:
 
 def run(program: str, ct_path: Path, folder: Path, options: Options) -> None:
     """Run TotalSegmentator, one file per vertebra. Raises ToolFailed."""
-    with_us = shutil.which("setpriv")  # it ends with this process, even if that one is killed
-    command = [*([with_us, "--pdeathsig", "KILL"] if with_us else []), program, "-i", str(ct_path), "-o", str(folder),
+    setpriv = shutil.which("setpriv")  # with it TotalSegmentator ends when this process does, even by a kill
+    command = [*([setpriv, "--pdeathsig", "KILL"] if setpriv else []), program, "-i", str(ct_path), "-o", str(folder),
                "--device", options.device, "--roi_subset", *(f"vertebrae_{name}" for name in VERTEBRAE),
                *(["--fast"] if options.fast else [])]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False,

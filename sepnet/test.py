@@ -173,7 +173,7 @@ def write_results(options: Filled, members: Members, patients: Sequence[str], or
     """Write tables, pictures and report. organs: rows of `score_organs`; errors: `error_table`; forecasts: a
     `histogram` per case."""
     out = options.output_dir
-    calibration = write_calibration(out, forecasts, members.config.classes[1:])
+    calibration = write_calibration(out, dict(zip(patients, forecasts)), members.config.classes[1:])
     by_organ = [summarise_organ([row for row in organs if row["label"] == label])
                 for label in range(1, members.config.n_classes)]
     overall = {"mean_dice": mean([row["dice"] for row in by_organ]),

@@ -5,7 +5,7 @@ curve stays what it claims to be, the frequency among voxels of one forecast (to
 bend it), and the background that everybody is sure of, nearly all of a CT, does not make the error small. What was
 drawn where the network gives less stands apart as "below".
 """
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from shared_data.named_types import Row
 LEAST, BINS = 0.01, 20
 EDGES = np.append(LEAST, np.arange(1, BINS + 1) / BINS)
 VOXELS, FORECAST, TRUE = range(3)  # columns of a histogram: voxels, their summed probability, how many were drawn
+COLUMNS = ("voxels", "forecast", "drawn")  # the same in OF_CASES
+OF_CASES = "calibration_cases.csv"  # histograms, bin by bin without empty ones; crossval.py adds them up
 NOTE = (f"Calibration: of the voxels that the network sees, those to which it gives a structure {LEAST:g} or more; "
         "chosen by the forecast alone, the sure background left out. ece: mean distance of probability and frequency "
         f"over {BINS} bins, the voxels of all cases together; low, high: 95 % interval, bootstrap over cases; "
@@ -64,13 +66,32 @@ def drawn_alone(histograms: np.ndarray) -> np.ndarray:
     return histograms * (histograms[..., TRUE].sum(-1) > 0)[:, None, None]
 
 
-def write_calibration(folder: Path, by_case: Sequence[np.ndarray], names: Sequence[str]) -> list[Row]:
-    """calibration.csv (the curves) and .png; [{"structure", "ece", "low", "high", "ece_of_cases", "probability",
-    "frequency", "below", "voxels", "cases"}], all structures together first where they are several.
+def write_calibration(folder: Path, by_case: Mapping[str, np.ndarray], structures: Sequence[str]) -> list[Row]:
+    """What `write_curves` writes and gives, and OF_CASES.
 
-    by_case: for each case a histogram of each of the structures `names`, (structures, BINS + 1, 3).
+    by_case: {case: a histogram of each of the structures, (structures, BINS + 1, 3)}.
     """
-    cases = np.stack(by_case)
+    write_table(folder / OF_CASES, [
+        {"case": case, "structure": structure, "bin": place, **dict(zip(COLUMNS, bins[place].tolist()))}
+        for case, histograms in by_case.items() for structure, bins in zip(structures, histograms)
+        for place in np.flatnonzero(bins.any(1)).tolist()], ("case", "structure"))
+    return write_curves(folder, [*by_case.values()], structures)
+
+
+def histograms_of(rows: Sequence[Row]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """({patient: his histograms (structures, BINS + 1, 3), cases added up}, structures) of rows of OF_CASES."""
+    structures = list(dict.fromkeys(row["structure"] for row in rows))
+    by_patient: dict[str, np.ndarray] = {}
+    for row in rows:
+        of_patient = by_patient.setdefault(row["patient"], np.zeros((len(structures), BINS + 1, 3)))
+        of_patient[structures.index(row["structure"]), int(row["bin"])] += [row[name] for name in COLUMNS]
+    return by_patient, structures
+
+
+def write_curves(folder: Path, by_case: Sequence[np.ndarray], structures: Sequence[str]) -> list[Row]:
+    """calibration.csv (the curves) and .png; [{"structure", "ece", "low", "high", "ece_of_cases", "probability",
+    "frequency", "below", "voxels", "cases"}], all structures together first where they are several."""
+    names, cases = tuple(structures), np.stack(by_case)
     if len(names) > 1:
         names, cases = ("all", *names), np.concatenate([cases.sum(1, keepdims=True), cases], axis=1)
     rng = np.random.default_rng(0)

@@ -11,6 +11,8 @@ from shared_data.errors import InputError
 from shared_data.files import read_table, write_json, write_table
 from shared_data.metrics import bootstrap_interval, mean, spread
 from shared_data.named_types import Row
+from shared_results.calibration import NOTE as CALIBRATION_NOTE
+from shared_results.calibration import OF_CASES, UNDRAWN_NOTE, histograms_of, write_curves
 from shared_results.operating_point import AVERAGED
 from shared_results.point_choice import NOTE, Point, choose_for_nodes, choose_for_organs
 from shared_results.report import write_report
@@ -35,11 +37,13 @@ class Study:
     scores: tuple[str, ...]  # columns of test.py's cases.csv; the first says which cases are worst
     by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
     point: Point | None = None  # how it calls its operating point, where it finds nodes
+    point_note: str = ""  # what the report has to add
     pooled: tuple[Pooled, ...] = ()
 
 
 def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
-    """Write cases.csv, folds.csv, with organs organs.csv and organs_of_cases.csv, summary.json and report.html."""
+    """Write cases.csv, folds.csv, calibration.csv and .png, with organs organs.csv and organs_of_cases.csv,
+    summary.json and report.html."""
     cases = read_scores(folds, "cases.csv")
     absent = sorted(case for fold in folds for case in fold.held_out if not any(row["case"] == case for row in cases))
     totals = summarise(cases, study.scores)
@@ -56,19 +60,22 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         write_table(out / "organs_of_cases.csv", organs)
     n_patients = len({row["patient"] for row in cases})
     points, curves = operating_point(study, folds, [row["organ"] for row in by_organ], out)
+    calibrated, reliability, of_calibration = calibration(study, folds, out)
     write_json(out / "summary.json", {
         "method": study.name, "folds": [fold.number for fold in folds], "patients": n_patients, "cases": len(cases),
         "left_out": absent, "scores": totals + pooled, "by_fold": by_fold, "organs": by_organ,
-        "checkpoints": {fold.number: list(fold.checkpoints) for fold in folds}})
+        "calibration": calibrated, "checkpoints": {fold.number: list(fold.checkpoints) for fold in folds}})
     write_report(out / "report.html", f"{study.name}, cross-validation over {len(folds)} folds", [
         f"{n_patients} patients, each scored once, by the network of the fold that held him out.",
         "mean, std, median over the patients where the score is finite (of a patient with several cases their mean "
         "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
         "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
         "on how training goes.",
-        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.", *([NOTE] if points else [])],
-        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points,
-         f"Worst {len(worst)} cases": worst, "Cases": cases}, {**curves, **figures(folds, worst, study)},
+        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.",
+        *([f"{NOTE} {study.point_note}"] if points else []), *of_calibration],
+        {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points, "Calibration": calibrated,
+         f"Worst {len(worst)} cases": worst, "Cases": cases},
+        {**curves, **reliability, **figures(folds, worst, study)},
         viewers(folds))
     for row in totals + pooled:
         if row["n"]:
@@ -82,6 +89,8 @@ def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str]
     if not all((fold.scored / "sweep.csv").exists() for fold in folds):
         return {}, {}
     rows = read_scores(folds, "sweep.csv")
+    if not rows:
+        return {}, {}
     averaged = {name: f"--{name}" in folds[0].test for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {
         *folds[0].test}}
     facts = {"method": study.name, **averaged, "folds": [fold.number for fold in folds],
@@ -90,6 +99,22 @@ def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str]
         return choose_for_organs(rows, organs, facts, out), {}
     assert study.point
     return choose_for_nodes(rows, read_scores(folds, "sweep_candidates.csv"), study.point, facts, out)
+
+
+def calibration(study: Study, folds: Sequence["Fold"], out: Path) -> tuple[list[Row], dict[str, Path], list[str]]:
+    """Write calibration.csv and .png of all held-out patients: (table, {caption: picture}, notes) of the report."""
+    usable = [fold for fold in folds if (fold.scored / OF_CASES).exists()]
+    lacking = [str(fold.number) for fold in folds if fold not in usable]
+    notes = [f"Calibration: without fold {', '.join(lacking)}, whose {OF_CASES} is missing. An older version scored "
+             "it; delete its folder of scores and start again."] if lacking else []
+    by_patient, structures = histograms_of(read_scores(usable, OF_CASES))
+    rows = write_curves(out, [*by_patient.values()], structures) if by_patient else []
+    if not rows:
+        return [], {}, notes
+    undrawn = UNDRAWN_NOTE if study.by_organ else ""
+    caption = f"probability and frequency, {len(by_patient)} held-out patients; grey: 95 % interval over patients"
+    return rows, {caption: out / "calibration.png"}, [
+        f"{CALIBRATION_NOTE}{undrawn} Here all cases of a patient count as one case.", *notes]
 
 
 def read_scores(folds: Sequence["Fold"], name: str) -> list[Row]:

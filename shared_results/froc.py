@@ -88,17 +88,15 @@ def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0,
     return {"cpm": tuple(np.percentile(drawn.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}
 
 
-def froc_rows(scans: Sequence[Matched], interval: dict[str, Any], unit: str = "scan") -> list[Row]:
-    """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN.
-
-    interval: from `bootstrap`; unit: what to call a scan.
-    """
+def froc_rows(scans: Sequence[Matched], interval: dict[str, Any]) -> list[Row]:
+    """[{"false positives per scan", "sensitivity", "low", "high"}] at FALSE_POSITIVES_PER_SCAN; interval: from
+    `bootstrap`."""
     points = zip(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), interval["sensitivity"])
-    return [{f"false positives per {unit}": rate, "sensitivity": float(value), "low": low, "high": high}
+    return [{"false positives per scan": rate, "sensitivity": float(value), "low": low, "high": high}
             for rate, value, (low, high) in points]
 
 
-def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
+def draw_froc(scans: Sequence[Matched], path: Path,
               points: Sequence[tuple[str | None, float, float]] = ()) -> None:
     """Write a PNG of the curve, with `points`: (name or None, false positives per scan, sensitivity)."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
@@ -113,7 +111,7 @@ def draw_froc(scans: Sequence[Matched], path: Path, unit: str = "scan",
             axes.plot(max(rate, 1 / 16), value, "*", markersize=11, label=name)
     axes.legend(fontsize=8)
     axes.set_xscale("log", base=2)
-    axes.set(xlabel=f"false positives per {unit}", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
+    axes.set(xlabel="false positives per scan", ylabel="sensitivity", xlim=(1 / 16, 16), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)

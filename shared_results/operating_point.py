@@ -1,13 +1,15 @@
 """The probability cut and smallest component that crossval.py chose on the folds' held-out patients, on request in
 place of the authors'."""
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from collections.abc import Sequence
 
 from shared_data.errors import InputError
 from shared_data.files import read_json
 from shared_data.settings import with_changes
+from shared_results.scoring import stamp_of
 
 NAME = "operating_point.json"
 AVERAGED = ("tta", "mirror")  # options that average over copies of a CT: a cut belongs to how they were set
@@ -57,7 +59,7 @@ def read_point(path: Path, method: str, options: OperatingOptions) -> dict[str, 
     """What crossval.py wrote; says so where it was chosen with other copies of the CT averaged than now."""
     if path.is_dir():
         raise InputError(f"{path}: a folder. Name the file, such as {path / 'crossval' / NAME}.")
-    point = read_json(path)
+    point = _read_once(path, stamp_of([path]))
     if not (isinstance(point, dict) and isinstance(point.get("settings"), dict) and "method" in point):
         raise InputError(f"{path}: no operating point. Name the {NAME} of crossval.py.")
     if point["method"] != method:
@@ -66,6 +68,12 @@ def read_point(path: Path, method: str, options: OperatingOptions) -> dict[str, 
         if name in point and point[name] != getattr(options, name, point[name]):
             print(f"note: {path}: chosen {'with' if point[name] else 'without'} --{name}")
     return point
+
+
+@lru_cache(maxsize=1)
+def _read_once(path, stamp):
+    """The same for every case of a run, unless `stamp_of` the file has changed."""
+    return read_json(path)
 
 
 def smallest_of_each(options: OrganPoint, organs: Sequence[str], method: str) -> tuple[float, ...]:

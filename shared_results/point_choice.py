@@ -40,7 +40,7 @@ class Counts:
     found: np.ndarray  # (n, settings) nodes
     false: np.ndarray  # (n, settings) false positives
     nodes: np.ndarray  # (n,)
-    scans: np.ndarray  # (n,) how many cases
+    scans: np.ndarray  # (n,)
 
     def best(self, patients: np.ndarray) -> int:
         """The setting of the highest mean Dice over some of them; of equal ones the first, the default before all."""
@@ -56,16 +56,17 @@ class Counts:
                 chosen[~others] = self.best(others)
         return chosen
 
-    def row(self, name: str, chosen: np.ndarray, unit: str | None) -> dict[str, Any]:
-        """Dice with its interval when each patient has his setting (n,); unit: with sensitivity and false positives."""
+    def row(self, name: str, chosen: np.ndarray, of_nodes: bool) -> dict[str, Any]:
+        """Dice with its interval when each patient has his setting (n,); of_nodes: with sensitivity and false
+        positives."""
         each = np.arange(len(self.folds))
         values = np.where(chosen >= 0, self.dice[each, chosen], math.nan)
         low, high = bootstrap_interval(values)
         row = {"setting": name, "dice": float(np.nanmean(values)) if np.isfinite(values).any() else math.nan,
                "low": low, "high": high, "patients": int(np.isfinite(values).sum())}
-        if unit:
+        if of_nodes:
             row |= {"sensitivity": _ratio(self.found[each, chosen].sum(), self.nodes.sum()),
-                    f"false positives per {unit}": _ratio(self.false[each, chosen].sum(), self.scans.sum())}
+                    "false positives per scan": _ratio(self.false[each, chosen].sum(), self.scans.sum())}
         return row
 
 
@@ -73,14 +74,15 @@ def count(rows: Iterable[Row]) -> Counts:
     """`Counts` of rows of sweep.csv, with fold and patient; what is no number there is NaN."""
     rows = list(rows)
     patients = list(dict.fromkeys(row["patient"] for row in rows))
-    found = {one for row in rows if (one := _setting(row))}
-    settings = [None, *sorted(found, key=lambda one: (one.smallest, abs((one.cut or 0.5) - 0.5)))]
-    place, where = {one: i for i, one in enumerate(settings)}, {name: i for i, name in enumerate(patients)}
+    tried = {setting for row in rows if (setting := _setting(row))}
+    settings = [None, *sorted(tried, key=lambda setting: (setting.smallest, abs((setting.cut or 0.5) - 0.5)))]
+    columns = {setting: i for i, setting in enumerate(settings)}
+    lines = {patient: i for i, patient in enumerate(patients)}
     shape = len(patients), len(settings)
     dice, drawn, hits, false = (np.zeros(shape) for _ in range(4))
     nodes, scans, folds = np.zeros(shape[0]), np.zeros(shape[0]), np.zeros(shape[0], int)
     for row in rows:
-        at = where[row["patient"]], place[_setting(row)]
+        at = lines[row["patient"]], columns[_setting(row)]
         folds[at[0]] = row["fold"]
         if row["reference"] > 0:
             dice[at] += 2 * row["overlap"] / (row["reference"] + row["prediction"])
@@ -89,7 +91,7 @@ def count(rows: Iterable[Row]) -> Counts:
         false[at] += row.get("false_positives", 0)
         if at[1] == 0:
             nodes[at[0]] += row.get("nodes", 0)
-            scans[at[0]] += row.get("scans", 1)
+            scans[at[0]] += 1
     with np.errstate(invalid="ignore"):
         return Counts(settings, folds, dice / drawn, hits, false, nodes, scans)
 
@@ -103,13 +105,13 @@ def _ratio(part: float, whole: float) -> float:
     return float(part / whole) if whole else math.nan
 
 
-def compared(counts: Counts, best: int, unit: str | None) -> list[Row]:
+def compared(counts: Counts, best: int, of_nodes: bool) -> list[Row]:
     """The default, what was chosen, and what that is worth on patients it was not chosen on."""
     n = len(counts.folds)
-    rows = [counts.row("default", np.zeros(n, int), unit), counts.row("chosen", np.full(n, best), unit)]
+    rows = [counts.row("default", np.zeros(n, int), of_nodes), counts.row("chosen", np.full(n, best), of_nodes)]
     apart = counts.without_fold()
     if (apart >= 0).all():
-        rows.append(counts.row("chosen without the fold", apart, unit))
+        rows.append(counts.row("chosen without the fold", apart, of_nodes))
         gain = counts.dice[np.arange(n), apart] - counts.dice[:, 0]
         low, high = bootstrap_interval(gain)
         rows[-1] |= {"gain": float(np.nanmean(gain)) if np.isfinite(gain).any() else math.nan, "gain_low": low,
@@ -121,11 +123,8 @@ def compared(counts: Counts, best: int, unit: str | None) -> list[Row]:
 class Point:
     """How a project that finds nodes calls its operating point."""
 
-    cut: str = "threshold"  # options of test.py and predict.py
-    smallest: str = "smallest_ml"
-    number: type = float  # of the smallest
+    cut: str = "threshold"  # option of test.py and predict.py, beside smallest_ml
     fixed: tuple[tuple[str, str], ...] = ()  # (option, value) pairs that go with them
-    unit: str = "scan"  # what false positives are counted in
 
 
 def choose_for_nodes(rows: list[Row], candidates: list[Row], how: Point, facts: dict[str, Any],
@@ -134,18 +133,17 @@ def choose_for_nodes(rows: list[Row], candidates: list[Row], how: Point, facts: 
 
     rows, candidates: of sweep.csv and sweep_candidates.csv, with fold and patient; facts: more for the JSON.
     """
-    unit = how.unit
     counts = count(rows)
     best = counts.best(np.full(len(counts.folds), True))
     point = counts.settings[best]
-    settings = {how.cut: point.cut, how.smallest: how.number(point.smallest), **dict(how.fixed)} if point else {}
-    table = compared(counts, best, unit)
+    settings = {how.cut: point.cut, "smallest_ml": point.smallest, **dict(how.fixed)} if point else {}
+    table = compared(counts, best, True)
     write_json(out / NAME, {**facts, "settings": settings, "chosen_by": "highest mean Dice", "compared": table})
     everyone = np.arange(len(counts.folds))
-    swept = [{how.cut: one.cut if one else math.nan, how.smallest: one.smallest if one else math.nan,
-              **counts.row("", np.full(len(everyone), i), unit)} for i, one in enumerate(counts.settings)]
+    swept = [{how.cut: tried.cut if tried else math.nan, "smallest_ml": tried.smallest if tried else math.nan,
+              **counts.row("", np.full(len(everyone), i), True)} for i, tried in enumerate(counts.settings)]
     write_table(out / "sweep.csv", [{key: value for key, value in row.items() if key != "setting"} for row in (
-        swept[0], *sorted(swept[1:], key=lambda row: (row[how.smallest], row[how.cut])))])
+        swept[0], *sorted(swept[1:], key=lambda row: (row["smallest_ml"], row[how.cut])))])
     words = ", ".join(f"--{name.replace('_', '-')} {value}"
                       for name, value in settings.items()) or "the default"
     if point and point.cut in (CUTS[0], CUTS[-1]):
@@ -155,16 +153,16 @@ def choose_for_nodes(rows: list[Row], candidates: list[Row], how: Point, facts: 
     tables = {f"Operating point: {words}": table}
     if not counts.nodes.any():
         return tables, {}
-    tried = [one for one in counts.settings if one]
-    point = point or max(tried, key=lambda one: np.nanmean(counts.dice[:, counts.settings.index(one)]))
+    point = point or max(filter(None, counts.settings),
+                         key=lambda tried: np.nanmean(counts.dice[:, counts.settings.index(tried)]))
     names_of_scans, scans = scans_at(rows, candidates, point)
     interval = bootstrap(scans, patients=names_of_scans)
-    curve = froc_rows(scans, interval, unit)
+    curve = froc_rows(scans, interval)
     write_table(out / "froc.csv", curve)
     low, high = interval["cpm"]
-    shown = [(None, row) for row, one in zip(swept, counts.settings) if one and one.smallest == point.smallest]
-    draw_froc(scans, out / "froc.png", unit, [
-        (name, row[f"false positives per {unit}"], row["sensitivity"])
+    shown = [(None, row) for row, tried in zip(swept, counts.settings) if tried and tried.smallest == point.smallest]
+    draw_froc(scans, out / "froc.png", [
+        (name, row["false positives per scan"], row["sensitivity"])
         for name, row in (*shown, ("default", table[0]), ("chosen", table[1]))])
     title = f"Free response, mean of the sensitivities {cpm(scans):.3f} ({low:.3f} to {high:.3f})"
     caption = (f"free-response curve of the held-out patients: components at cut {point.cut:g}, by their mean "
@@ -173,8 +171,7 @@ def choose_for_nodes(rows: list[Row], candidates: list[Row], how: Point, facts: 
 
 
 def scans_at(rows: list[Row], candidates: list[Row], point: Setting) -> tuple[list[str], list[Matched]]:
-    """(patients, what `froc.match` says) of each scan at a cut and smallest component. A case of many scans, which are
-    slices then, is one that has all and others that have nothing."""
+    """(patients, what `froc.match` says) of each scan at a cut and smallest component."""
     best = {row["case"]: np.full(int(row["nodes"]), -np.inf) for row in rows}
     patients = {row["case"]: row["patient"] for row in rows}
     false: dict[str, list[float]] = {case: [] for case in best}
@@ -185,10 +182,7 @@ def scans_at(rows: list[Row], candidates: list[Row], point: Setting) -> tuple[li
                 best[row["case"]][touched] = np.maximum(best[row["case"]][touched], row["probability"])
             else:
                 false[row["case"]].append(row["probability"])
-    extra = {row["case"]: int(row["scans"]) - 1 for row in rows}
-    nothing = np.zeros(0), np.zeros(0)
-    scans = {case: [(best[case], np.array(false[case])), *[nothing] * extra[case]] for case in best}
-    return [patients[case] for case in best for _ in scans[case]], [scan for case in best for scan in scans[case]]
+    return [patients[case] for case in best], [(best[case], np.array(false[case])) for case in best]
 
 
 def choose_for_organs(rows: list[Row], organs: Sequence[str], facts: dict[str, Any], out: Path) -> dict[str, list[Row]]:
@@ -201,7 +195,7 @@ def choose_for_organs(rows: list[Row], organs: Sequence[str], facts: dict[str, A
             chosen = counts.settings[best]
             settings[organ] = chosen.smallest if chosen else 0.0
             table += [{"organ": organ, "smallest_ml": 0.0 if row["setting"] == "default" else settings[organ], **row}
-                      for row in compared(counts, best, None)]
+                      for row in compared(counts, best, False)]
     write_json(out / NAME, {**facts, "settings": {"smallest_ml": settings}, "chosen_by": "highest mean Dice",
                             "compared": table})
     return {"Operating point: smallest island of each organ, ml": table}

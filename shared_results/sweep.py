@@ -1,8 +1,7 @@
 """What other probability cuts and smallest components would find of a case: what an operating point is chosen from."""
-import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +17,7 @@ CANDIDATES = 200  # kept of a case and cut, the most probable: more a scan is no
 @dataclass(frozen=True)
 class Parts:
     """The connected parts of a mask: of each its volume and overlap with the reference, its size as `smallest` takes
-    it (all in the unit of a voxel), and which nodes of the reference it touches: (n, 2) pairs (part, node)."""
+    it (all in ml), and which nodes of the reference it touches: (n, 2) pairs (part, node)."""
 
     volume: np.ndarray
     overlap: np.ndarray
@@ -37,52 +36,45 @@ def large_enough(sizes: np.ndarray, smallest: float) -> np.ndarray:
     return sizes >= smallest - 1e-9
 
 
-def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel: float, by_slice: bool) -> Parts:
-    """`Parts` of a map (z, y, x) of `number` components; nodes: those of the reference, numbered; voxel: its volume;
-    by_slice: the size of a part is that of all mask in its (first) slice."""
+def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel_ml: float) -> Parts:
+    """`Parts` of a map (z, y, x) of `number` components; nodes: those of the reference, numbered."""
     places = np.flatnonzero(labels)
     part, node = labels.ravel()[places] - 1, nodes.ravel()[places]
-    volume = np.bincount(part, minlength=number) * voxel
-    size = np.array(volume, float)
-    if by_slice and number:
-        slice_of = np.zeros(number, np.int64)
-        slice_of[part[::-1]] = places[::-1] // math.prod(labels.shape[1:])
-        size = np.array(np.bincount(slice_of, volume)[slice_of], float)
+    volume = np.bincount(part, minlength=number) * voxel_ml
     pairs = np.unique(np.stack([part, node], axis=1)[node > 0], axis=0)
-    return Parts(volume, np.bincount(part, node > 0, number) * voxel, size, pairs)
+    return Parts(volume, np.bincount(part, node > 0, number) * voxel_ml, np.array(volume, float), pairs)
 
 
-def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, voxel: float,
-          sizes: Sequence[float] = SIZES_ML, by_slice: bool = False,
-          mask_at: Callable[[float], np.ndarray] | None = None, scans: int = 1) -> tuple[list[Row], list[Row]]:
+def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, voxel_ml: float,
+          mask_at: Callable[[float], np.ndarray] | None = None) -> tuple[list[Row], list[Row]]:
     """(a row of counts for each cut and smallest size, the candidates at each cut) of a probability (z, y, x).
 
     reference: boolean of the same shape, its components are the nodes; final: the mask as it is scored, whose counts
-    are the row without a cut; voxel: ml, or 1 for pixels; by_slice: of `parts_of`; mask_at(cut): the mask, unset:
-    probability > cut; scans: how many these are.
+    are the row without a cut; mask_at(cut): the mask, unset: probability > cut.
     """
     nodes, n_nodes = components(reference)
-    facts = {"reference": float(reference.sum() * voxel), "nodes": n_nodes, "scans": scans}
+    facts = {"reference": float(reference.sum() * voxel_ml), "nodes": n_nodes}
     labels, number = components(final)
-    rows = [{"cut": None, "smallest": None, **facts, **parts_of(labels, number, nodes, voxel, by_slice).counts(0)}]
+    rows = [{"cut": None, "smallest": None, **facts, **parts_of(labels, number, nodes, voxel_ml).counts(0)}]
     candidates: list[Row] = []
     if mask_at is None and (likely := probability > CUTS[0]).any():  # nothing is found outside
         box = bounding_box(likely)
         probability, nodes = probability[box], nodes[box]
     for cut in CUTS:
         labels, number = components(probability > cut if mask_at is None else mask_at(cut))
-        parts = parts_of(labels, number, nodes, voxel, by_slice)
-        rows += [{"cut": cut, "smallest": smallest, **facts, **parts.counts(smallest)} for smallest in sizes]
-        candidates += _candidates(cut, labels, probability, parts, voxel)
+        parts = parts_of(labels, number, nodes, voxel_ml)
+        rows += [{"cut": cut, "smallest": smallest, **facts, **parts.counts(smallest)} for smallest in SIZES_ML]
+        candidates += _candidates(cut, labels, probability, parts, voxel_ml)
     return rows, candidates
 
 
-def _candidates(cut: float, labels: np.ndarray, probability: np.ndarray, parts: Parts, voxel: float) -> Iterator[Row]:
+def _candidates(cut: float, labels: np.ndarray, probability: np.ndarray, parts: Parts,
+                voxel_ml: float) -> Iterator[Row]:
     """Of each part its size, mean probability and the nodes it touches ("#1#3"), the most probable first."""
     if not len(parts.volume):
         return
     places = np.flatnonzero(labels)
-    means = np.bincount(labels.ravel()[places] - 1, probability.ravel()[places]) / (parts.volume / voxel)
+    means = np.bincount(labels.ravel()[places] - 1, probability.ravel()[places]) / (parts.volume / voxel_ml)
     for part in np.argsort(-means, kind="stable")[:CANDIDATES]:
         touched = parts.touched[parts.touched[:, 0] == part, 1]
         yield {"cut": cut, "size": float(parts.size[part]), "probability": float(means[part]),
@@ -98,7 +90,7 @@ def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str]
         if not truth.any():
             continue
         islands, number = components(found)
-        parts = parts_of(islands, number, truth.astype(np.uint8), voxel_ml, False)
+        parts = parts_of(islands, number, truth.astype(np.uint8), voxel_ml)
         if len(parts.size):
             parts.size[parts.size.argmax()] = np.inf
         for smallest in (None, *SIZES_ML):

@@ -20,7 +20,7 @@ class ViewOptions:
 
 
 @dataclass(frozen=True)
-class View:
+class FlipTurn:
     """A copy of a slice: flipped along some of its two axes (0, 1), then turned by quarters."""
 
     flips: tuple[int, ...] = ()
@@ -35,7 +35,7 @@ class View:
         return library.flip(library.rot90(maps, -self.quarters, axes), tuple(axes[i] for i in self.flips))
 
 
-def mean_of_views(forward: Callable[[Images], Images], images: Images, views: Sequence[View], library: ModuleType,
+def mean_of_views(forward: Callable[[Images], Images], images: Images, views: Sequence[FlipTurn], library: ModuleType,
                   axes: tuple[int, int]) -> Images:
     """The mean over the views of what `forward` makes of each, maps of the images' shape in `axes`. One sum is kept,
     not a map for each view."""

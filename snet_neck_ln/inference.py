@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from shared_data.crop import centre_crop
 from shared_data.named_types import Floats, Labels, Progress
-from shared_results.views import View, mean_of_views
+from shared_results.views import FlipTurn, mean_of_views
 from shared_torch.devices import autocast
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
 from snet_neck_ln.config import Config
@@ -31,14 +31,14 @@ def ready(network: SNet, engine: Engine, config: Config, device: torch.device) -
     return lambda batch: torch.from_numpy(compiled(batch)[0])
 
 
-def views_of(config: Config) -> list[View]:
+def views_of(config: Config) -> list[FlipTurn]:
     """The flips and quarter turns that a network was trained with; the first view is the slice as it is."""
     flips = [(), (0,)] if config.flip_probability else [()]
     quarter_turns = range(4) if config.rot90_probability else range(1)
-    return [View(flip, quarters) for flip in flips for quarters in quarter_turns]
+    return [FlipTurn(flip, quarters) for flip in flips for quarters in quarter_turns]
 
 
-def averaged(main: Network, views: list[View]) -> Network:
+def averaged(main: Network, views: list[FlipTurn]) -> Network:
     """A network from `ready`, averaged over views: (B, C, Y, X) -> logits (B, 1, Y, X) of the mean probability; Y =
     X."""
     def logits(batch: torch.Tensor) -> torch.Tensor:

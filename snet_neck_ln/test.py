@@ -159,7 +159,8 @@ def write_results(options: Filled, config: Config, cases: Sequence[Row], nodes: 
                   pictures: Mapping[str, Rgb], errors: Sequence[Row], forecasts: Sequence[Floats]) -> None:
     """Write tables, pictures and report. errors: `error_table` of an ensemble; forecasts: a `histogram` per case."""
     out = options.output_dir
-    calibration = write_calibration(out, [forecast[None] for forecast in forecasts], ["node"])
+    calibration = write_calibration(
+        out, {row["case"]: forecast[None] for row, forecast in zip(cases, forecasts)}, ["node"])
     write_table(out / "cases.csv", cases)
     write_table(out / "nodes.csv", nodes, ("case", "node"))
     summary = {name: spread([row[name] for row in cases]) for name in cases[0] if name != "case"}

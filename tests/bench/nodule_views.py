@@ -44,8 +44,8 @@ def main() -> None:
         for k in np.flatnonzero(slices.part == "test"):
             patient = slices.rows[k]["patient"]
             by_patient[patient] = by_patient.get(patient, 0) + histogram(maps[k], slices.drawn[k])
-        (calibration,) = write_calibration(options.output_dir / name.strip("-"), [
-            one[None] for one in by_patient.values()], ["nodule"])
+        (calibration,) = write_calibration(options.output_dir / name.strip("-"), {
+            patient: counts[None] for patient, counts in by_patient.items()}, ["nodule"])
         print(f"{name}: cut {cut:.2f}, Dice over all pixels {interval(tables[name], pooled_dice)}, at cut "
               f"{config.cut:.2f} {interval(at_own_cut[name], pooled_dice)}, ECE "
               f"{calibration['ece']:.3f} ({calibration['low']:.3f} to {calibration['high']:.3f}), said "

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from shared_data.metrics import bootstrap_interval, mean
-from shared_results.views import View, mean_of_views
+from shared_results.views import FlipTurn, mean_of_views
 
 PROJECTS = {"sepnet": "sepnet", "focusnet": "focusnet_v2"}
-FLIPS = {"network alone": [View()], "and flipped along z": [View(), View((0,))],
-         "and flipped along y": [View(), View((1,))]}
+FLIPS = {"network alone": [FlipTurn()], "and flipped along z": [FlipTurn(), FlipTurn((0,))],
+         "and flipped along y": [FlipTurn(), FlipTurn((1,))]}
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
               f"{took[name] / took[alone]:.1f} |")
 
 
-def flipped(network: Callable[..., Any], views: list[View], probabilities: bool) -> Callable[..., Any]:
+def flipped(network: Callable[..., Any], views: list[FlipTurn], probabilities: bool) -> Callable[..., Any]:
     """A network of (B, 1, Z, Y, X) for the mean probability over the views, which it gives as it gives its own:
     probabilities, or logits."""
     if len(views) == 1:

@@ -41,8 +41,11 @@ def test_no_patient_is_scored_by_a_network_that_saw_him(tmp_path, n_patients):
     write_json(tmp_path / "slice_idx.json", left_out)
     write_json(tmp_path / "config.json", {})
     numbers = range(1, min(5, n_patients) + 1)
-    check_folds([crossval.plan(number, {"prepared_dir": tmp_path}, tmp_path / f"fold{number}", columns)
-                 for number in numbers])
+    folds = [crossval.plan(number, {"prepared_dir": tmp_path}, tmp_path / f"fold{number}", columns)
+             for number in numbers]
+    check_folds(folds)
+    cases = {case: patient for fold in folds for case, patient in fold.held_out.items()}
+    assert len(cases) == n_patients + 1 and cases["LIDC-0_1"] == cases["LIDC-0_2"] == "LIDC-0"
     held_out = [i for number in numbers
                 for i in split_of(Config(prepared_dir=tmp_path, val_fold=number), columns)["validation"]]
     assert sorted(held_out) == [*range(3 * n_patients), 3 * n_patients + 1]

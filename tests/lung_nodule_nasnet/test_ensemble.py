@@ -1,11 +1,15 @@
 """Folds give their mean probability, and a map of where they disagree."""
+import shutil
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tables
 
 from lung_nodule_nasnet import predict, test
 from lung_nodule_nasnet.checkpoint import load_checkpoint, load_network, save_checkpoint
 from lung_nodule_nasnet.inference import nodule_probability, segment, segment_members
+from lung_nodule_nasnet.prepared_scans import PreparedScan
 from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json
 
@@ -76,20 +80,53 @@ def test_flips_of_training_are_averaged_on_request(runs, luna, tmp_path):
         predict.main([*options, "--checkpoint", str(tmp_path / "plain.npz")])
 
 
-def test_the_operating_point_is_the_cut_and_fewest_pixels_it_holds(runs, tmp_path):
+def test_the_operating_point_is_the_cut_and_smallest_nodule_it_holds(runs, luna, tmp_path):
     options = ["--checkpoint", str(runs / "fold1" / "best.npz"), "--device", "cpu", "--output-dir", str(tmp_path)]
     assert test.main([*options, "--sweep"]) == 0
     summary = read_json(tmp_path / "summary.json")
     assert summary["calibration"][0]["structure"] == "nodule" and (tmp_path / "calibration.png").exists()
     swept = read_table(tmp_path / "sweep.csv", ["cut", "smallest"])
     plain = [row for row in swept if not row["cut"]]
-    assert sum(int(row["scans"]) for row in plain) == summary["scores"]["slices"]
-    for cut, pixels in (("0.5", "1"), ("0.4", "64")):
+    assert [row["case"] for row in plain] == [row["case"] for row in read_table(tmp_path / "cases.csv", [])]
+    reference_ml = {row["case"]: float(row["reference"]) for row in plain}
+    marked = []
+    for cut, smallest in (("0.5", "0.0"), ("0.5", "2.0"), ("0.4", "0.5")):
         write_json(tmp_path / "point.json", {"method": "NASNet-GCN", "settings": {
-            "threshold_rule": "cut", "cut": float(cut), "min_pixels": int(pixels)}})
-        assert test.main([*options, "--operating-point", str(tmp_path / "point.json")]) == 0
-        cases = read_table(tmp_path / "cases.csv", [])
-        wanted = {row["case"]: row for row in swept if (row["cut"], row["smallest"]) == (cut, pixels)}
-        for row in cases:
-            assert float(wanted[row["case"]]["prediction"]) == float(row["mask_pixels"])
-            assert float(wanted[row["case"]]["overlap"]) == float(row["overlap_pixels"])
+            "threshold_rule": "cut", "cut": float(cut), "smallest_ml": float(smallest)}})
+        point = ["--operating-point", str(tmp_path / "point.json")]
+        assert test.main([*options, *point]) == 0
+        wanted = {row["case"]: row for row in swept if (row["cut"], row["smallest"]) == (cut, smallest)}
+        for row in read_table(tmp_path / "cases.csv", []):
+            swept_row, voxel_ml = wanted[row["case"]], reference_ml[row["case"]] / float(row["reference_pixels"])
+            assert float(swept_row["prediction"]) == pytest.approx(float(row["mask_pixels"]) * voxel_ml)
+            assert float(swept_row["overlap"]) == pytest.approx(float(row["overlap_pixels"]) * voxel_ml)
+            marked.append(int(row["mask_pixels"]))
+        predict.main(["--input", str(min(luna.rglob("*.mhd"))), "--output", str(tmp_path / "mask.nii.gz"), "--device",
+                      "cpu", "--checkpoint", str(runs / "fold1" / "best.npz"), *point])
+        nodules = read_json(tmp_path / "mask.json")["components"]
+        assert all(nodule["volume_ml"] >= float(smallest) for nodule in nodules)
+    assert marked[0] > marked[1]
+
+
+def test_components_go_through_neighbouring_slices_alone():
+    masks = np.zeros((4, 8, 8), bool)
+    masks[:, 2, 2], masks[2, 5:7, 5] = True, True
+    scan = PreparedScan([3, 4, 9, 10], [2.0, 10.0, 10.0])  # 0.2 ml a voxel
+    assert scan.voxel_ml == pytest.approx(0.2) and scan.volume(masks).any((1, 2)).tolist() == [1, 1, 0, 1, 1]
+    assert np.array_equal(scan.without_small(masks, 0.4), masks)
+    assert not scan.without_small(masks, 0.5).any()
+    whole = PreparedScan([3, 4, 5, 6], [2.0, 10.0, 10.0]).without_small(masks, 0.5)
+    assert whole[:, 2, 2].all() and whole.sum() == 4
+
+
+def test_a_table_without_spacings_is_scored_and_has_no_operating_point(runs, prepared, tmp_path, capsys):
+    shutil.copytree(prepared, tmp_path / "old")
+    with tables.open_file(str(tmp_path / "old" / "table.h5"), "a") as table:
+        table.remove_node("/spacing_zyx")
+    options = ["--checkpoint", str(runs / "fold1" / "best.npz"), "--device", "cpu", "--prepared-dir",
+               str(tmp_path / "old"), "--output-dir", str(tmp_path / "out")]
+    assert test.main([*options, "--sweep"]) == 0
+    assert "prepared before spacings were kept" in capsys.readouterr().out
+    assert read_table(tmp_path / "out" / "sweep.csv", ["case", "cut"]) == []
+    with pytest.raises(InputError, match="made before spacings were kept, so components have no volume"):
+        test.main([*options, "--smallest-ml", "0.1"])

@@ -40,6 +40,10 @@ run, patients = Path(sys.argv[1]), sys.argv[2:]
 (run / "valid").mkdir(exist_ok=True)
 rows = [f"{name},{float(name[1:]) / 10},{1 if name != 'P1' else 0},1" for name in patients]
 (run / "valid" / "cases.csv").write_text("\\n".join(["case,dice,found,nodes", *rows]))
+if run.name != "fold1":  # as scored by an older version
+    rows = [f"{name},node,{bins}" for name in patients for bins in ("0,10,0,1", "11,10,5.25,7")]
+    columns = "case,structure,bin,voxels,forecast,drawn"
+    (run / "valid" / "calibration_cases.csv").write_text("\\n".join([columns, *rows]))
 (run / "scorings").open("a").write("x")
 """
 CROSS = """
@@ -84,7 +88,11 @@ def test_every_patient_is_scored_once_and_nothing_is_done_twice(runs):
     dice, nodes = summary["scores"]
     assert dice["mean"] == pytest.approx(0.25) and 0.1 <= dice["low"] < 0.25 < dice["high"] <= 0.4 and dice["n"] == 4
     assert nodes["mean"] == 0.75 and [row["dice"] for row in summary["by_fold"]] == pytest.approx([0.15, 0.35, 0.25])
-    assert '<a href="../fold2/valid/viewer/P3.html">P3</a>' in (runs / "crossval" / "report.html").read_text()
+    (calibration,) = summary["calibration"]
+    assert calibration["cases"] == 2 and calibration["ece"] == pytest.approx(0.175)
+    assert calibration["below"] == pytest.approx(1 / 8) and (runs / "crossval" / "calibration.png").exists()
+    report = (runs / "crossval" / "report.html").read_text()
+    assert '<a href="../fold2/valid/viewer/P3.html">P3</a>' in report and "Calibration: without fold 1," in report
     (runs / "fold1" / "best.pt").write_text("other weights")
     cross_validate(STUDY, [plan(runs, number) for number in (1, 2)], runs / "crossval", None, [])
     assert [(runs / f"fold{k}" / "scorings").read_text() for k in (1, 2)] == ["xx", "x"]

@@ -9,7 +9,8 @@ from shared_data.errors import InputError
 from shared_data.files import read_json, read_table, write_json
 from shared_data.metrics import detection, dice
 from shared_results.crossval_report import read_scores
-from shared_results.operating_point import NodePoint, OrganPoint, smallest_of_each, with_operating_point
+from shared_results.operating_point import (NodePoint, OrganPoint, _read_once, smallest_of_each,
+                                            with_operating_point)
 from shared_results.point_choice import Point, choose_for_nodes, choose_for_organs, count
 from shared_results.sweep import CUTS, SIZES_ML, sweep, sweep_organs, without_islands, without_small, write_sweeps
 
@@ -44,16 +45,6 @@ def test_a_sweep_counts_what_the_mask_itself_would_score(cut, smallest):
     assert 2 * row["overlap"] / (row["reference"] + row["prediction"]) == pytest.approx(dice(reference, mask))
     assert rows[0]["prediction"] == pytest.approx((probability > 0.7).sum() * VOXEL_ML) and rows[0]["cut"] is None
     assert len(rows) == 1 + len(CUTS) * len(SIZES_ML)
-
-
-def test_sizes_by_slice_are_those_of_all_mask_in_it():
-    probability = np.zeros((3, 16, 16))
-    probability[0, 2, 2:5] = probability[0, 9, 2:5] = probability[2, 2, 2:5] = 0.9
-    reference = probability[:] > 0.5
-    rows, candidates = sweep(probability, reference, reference, 1, (1, 5), by_slice=True, scans=2)
-    kept = {row["smallest"]: row["prediction"] for row in rows if row["cut"] == 0.5}
-    assert kept == {1: 9, 5: 6} and rows[0]["scans"] == 2
-    assert {row["size"] for row in candidates} == {6, 3}
 
 
 @dataclass(frozen=True)
@@ -120,6 +111,9 @@ def test_islands_go_and_the_largest_part_of_an_organ_stays(tmp_path):
     assert point["settings"] == {"smallest_ml": {"large": 2.0}}
     options = OrganPoint(operating_point=tmp_path / "operating_point.json")
     assert smallest_of_each(options, ("undrawn", "large"), "nodes") == (0.0, 2.0)
+    hits = _read_once.cache_info().hits
+    assert smallest_of_each(options, ("large",), "nodes") == (2.0,)
+    assert _read_once.cache_info().hits == hits + 1
     for bad, message in ((replace(options, smallest_ml=(1.0,)), "both say it"),
                          (OrganPoint(smallest_ml=(1.0, 2.0, 3.0)), "3 numbers. Give one, or one for each of a, b")):
         with pytest.raises(InputError, match=message):
