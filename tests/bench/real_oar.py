@@ -23,13 +23,13 @@ import psutil
 import SimpleITK as sitk
 
 from shared_data.files import read_json, read_table, write_json, write_table
-from shared_data.metrics import bootstrap_interval, dice, mean, surface_distances
+from shared_data.metrics import dice, mean, surface_distances
 from shared_data.openkbp import ORGANS
 from shared_data.volume import read_volume
 from shared_torch.checkpoints import read_checkpoint
 from tests.bench.measured import cost
 from tests.bench.organ_peers.cohort import read_cases, write_cohort
-from tests.bench.organ_table import interval
+from tests.bench.organ_table import difference, interval
 
 REFERENCE = "nnU-Net"  # what the others are compared with
 SCORES = ("dice", "hd95_mm", "assd_mm")
@@ -223,13 +223,6 @@ def mean_by_case(rows, score):
     for row in rows:
         values.setdefault(row["case"], []).append(row[score])
     return {case: mean(each) for case, each in values.items()}
-
-
-def difference(ours, reference):
-    """The paired difference, with its interval."""
-    pairs = np.array([ours[case] - reference[case] for case in reference])
-    low, high = bootstrap_interval(pairs)
-    return f"{pairs.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":
