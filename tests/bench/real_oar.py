@@ -152,7 +152,7 @@ def sepnet(network):
 NETWORKS = {
     "FocusNet": Ours("focusnet_v2", "backbone/best.pt", "--backbone-epochs", (
         ("--backbone-warmup", (1 / 20,)), ("--backbone-milestones", (13 / 20, 17 / 20))), (
-        "--width", "16", "--patch-zyx", "40", "64", "64", "--workers", "0")),
+        "--width", "16", "--patch-zyx", "40", "64", "64")),
     "SepNet": sepnet("sepnet"),
     "3-D U-Net": sepnet("unet"),
     "nnU-Net": Peer("nnunet"),
