@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lung_nodule_nasnet import predict, preprocess, slice_idx, table, test, train
-from lung_nodule_nasnet.config import ROOT
+from lung_nodule_nasnet.config import ROOT, Config
 from shared_data.errors import run_script
 from shared_data.files import fresh_folder
 from shared_data.phantoms_chest import write_lidc_cohort, write_luna_cohort
@@ -22,6 +22,7 @@ class Options:
     scans: int = 6  # phantom scans to test on
     epochs: int = 9  # passes over the training slices
     size: int = 128  # pixels along a side of the network's input
+    seed: int = Config.seed  # of weights, sampling and augmentation; the phantoms stay the same
 
     def __post_init__(self) -> None:
         if min(self.patients - 1, self.scans, self.epochs) < 1 or not 64 <= self.size <= 400:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--encoder-filters", "192", "--encoder-blocks", "2", "--decoder-width", "0.25", "--bn-momentum", "0.9",
              "--batch-size", "4", "--lr", "0.02", "--lr-patience", "2", "--lr-factor", "0.3",
-             "--epochs", str(options.epochs), "--run-dir", str(run)]
+             "--epochs", str(options.epochs), "--seed", str(options.seed), "--run-dir", str(run)]
     if preprocess.main(["--data-dir", str(lidc), *prepared, "--size", str(options.size)]):
         return 1
     table.main(prepared)

@@ -31,6 +31,7 @@ class Options:
     patients: int = 14  # phantom patients: 8 to train on, 2 to validate, 4 to test
     epochs: int = 10  # of `steps_per_epoch`
     steps_per_epoch: int = 50  # updates in an epoch
+    seed: int = Config.seed  # of weights, sampling and augmentation; the phantoms stay the same
 
     def __post_init__(self) -> None:
         if self.patients < 3 or min(self.epochs, self.steps_per_epoch) < 1:
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folders = ["--prepared-dir", prepared, *nnunet]
     crop.main(["--data-dir", str(raw), "--prepared-dir", prepared])
     train.main([*folders, *PLAN, "--test-share", "0.29", "--epochs", str(options.epochs),
-                "--steps-per-epoch", str(options.steps_per_epoch)])
+                "--steps-per-epoch", str(options.steps_per_epoch), "--seed", str(options.seed)])
     draw_augmentation(options.folder / "augmentation.png")
     test.main([*folders, "--output-dir", str(options.folder / "test"), "--no-mirror"])
     case = f"P{options.patients}"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepnet import predict, preprocess, test, train
-from sepnet.config import ROOT
+from sepnet.config import ROOT, Config
 from shared_data.errors import run_script
 from shared_data.files import fresh_folder
 from shared_data.phantoms import write_structseg_cohort
@@ -22,6 +22,7 @@ class Options:
     patients: int = 20  # phantom patients: 16 to train on, 4 to score
     epochs: int = 12  # of 30 updates, for each member
     size: int = 48  # pixels along x and y, divisible by 16
+    seed: int = Config.seed  # of weights, sampling and augmentation; the phantoms stay the same
 
     def __post_init__(self) -> None:
         if self.patients < 2 or self.epochs < 1 or self.size % 16 or not 32 <= self.size <= 512:
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--patch-zyx", "16", size, size, "--batch-size", "2", "--base-channels", "8", "--normalisation", "paper",
              "--lr", "1e-2", "--epochs", str(options.epochs), "--steps-per-epoch", "30", "--workers", "0",
-             "--precision", "32-true"]
+             "--precision", "32-true", "--seed", str(options.seed)]
     preprocess.main(["--data-dir", str(raw), *prepared, "--crop-size", size])
     for transform, alpha in (("multi_thresh_1", "0.5"), ("multi_thresh_2", "1")):
         train.main([*prepared, *small, "--transform", transform, "--alpha", alpha,

@@ -11,7 +11,7 @@ from shared_data.files import fresh_folder
 from shared_data.phantoms import write_neck_cohort
 from shared_data.settings import parse_options
 from snet_neck_ln import predict, test, train
-from snet_neck_ln.config import ROOT
+from snet_neck_ln.config import ROOT, Config
 from snet_neck_ln.process_data import data_parser, data_process_lymph_node
 
 
@@ -21,6 +21,7 @@ class Options:
     patients: int = 42  # phantom patients: 31 to train on, 7 to validate, 4 to test
     epochs: int = 3  # passes over the training slices
     size: int = 112  # pixels along x and y
+    seed: int = Config.seed  # of weights, sampling and augmentation; the phantoms stay the same
 
     def __post_init__(self) -> None:
         if self.patients < 3 or self.epochs < 1 or self.size % 4 or not 32 <= self.size <= 512:
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_neck_cohort(raw, options.patients, size=options.size, slices=16)
     prepared = ["--prepared-dir", str(options.folder / "prepared")]
     small = ["--size", str(options.size), "--batch-size", "8", "--lr", "4e-4", "--epochs", str(options.epochs),
-             "--precision", "32-true"]
+             "--precision", "32-true", "--seed", str(options.seed)]
     data_process_lymph_node.main(["--data-dir", str(raw), *prepared])
     data_parser.main(prepared)
     train.main([*prepared, *small, "--run-dir", str(run)])
