@@ -12,6 +12,7 @@ with what is not there yet; a network that is trained already is not trained for
 Prints tables for a README: mean and 95 % interval of a bootstrap over patients; only organs that somebody drew count.
 """
 import argparse
+import math
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ class Ours:
     project: str
     checkpoint: str  # below the run folder, beside history.csv
     epochs: str  # the option that sets them
-    schedule: tuple[tuple[str, tuple[float, ...]], ...]  # options in epochs, as shares of all
+    schedule: tuple[tuple[str, float, ...], ...]  # (option, shares of all epochs)
     settings: tuple[str, ...]
 
     def prepare(self, options):
@@ -83,8 +84,8 @@ class Ours:
         return options.runs_dir / "prepared" / self.project
 
     def command(self, run_dir, epochs, options):
-        schedule = [word for name, shares in self.schedule
-                    for word in (name, *(max(1, round(share * epochs)) for share in shares))]
+        schedule = [word for name, *shares in self.schedule
+                    for word in (name, *(math.ceil(share * epochs) for share in shares))]
         return [f"{self.project}.train", "--prepared-dir", self.prepared(options), "--run-dir", run_dir, self.epochs,
                 epochs, "--validate-every", epochs, *schedule, *self.settings]
 
@@ -144,15 +145,15 @@ class Peer:
 
 
 def sepnet(network):
-    return Ours("sepnet", "best.pt", "--epochs", (("--lr-every", (1 / 12,)),), (
+    return Ours("sepnet", "best.pt", "--epochs", (("--lr-every", 1 / 12),), (
         "--network", network, "--base-channels", "8", "--batch-size", "2", "--workers", "0", "--patch-zyx", "16", "64",
         "64", "--steps-per-epoch", "20"))
 
 
 NETWORKS = {
     "FocusNet": Ours("focusnet_v2", "backbone/best.pt", "--backbone-epochs", (
-        ("--backbone-warmup", (1 / 20,)), ("--backbone-milestones", (13 / 20, 17 / 20))), (
-        "--width", "16", "--patch-zyx", "40", "64", "64")),
+        ("--backbone-milestones", 13 / 20, 17 / 20),), (
+        "--backbone-warmup", "0", "--width", "16", "--patch-zyx", "40", "64", "64")),
     "SepNet": sepnet("sepnet"),
     "3-D U-Net": sepnet("unet"),
     "nnU-Net": Peer("nnunet"),
