@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -72,7 +73,7 @@ class Ours:
     project: str
     checkpoint: str  # below the run folder, beside history.csv
     epochs: str  # the option that sets them
-    schedule: tuple[tuple[str, float, ...], ...]  # (option, shares of all epochs)
+    schedule: tuple[tuple[Any, ...], ...]  # (option in epochs, as shares of all: one or more)
     settings: tuple[str, ...]
 
     def prepare(self, options):
