@@ -79,7 +79,7 @@ def draw_curves(history: Sequence[Row], path: StrPath, panels: Mapping[str, Sequ
             axes.plot(*zip(*points) if points else ((), ()), label=column, marker="." if len(points) < 30 else None)
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
-        axes.legend()
+        axes.legend(fontsize="small", framealpha=0.5)
         if title == LEARNING_RATE:
             axes.set_yscale("log")
     with whole_file(path) as temporary:
