@@ -1,4 +1,4 @@
-"""One table of the patients of all folds, each scored once by the network that had not seen him."""
+"""The report on all folds: every patient is scored once, by the network that was not trained on them."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,31 +21,31 @@ from shared_results.viewer import viewer_pages
 if TYPE_CHECKING:
     from shared_results.crossval import Fold
 
-WORST, PICTURES = 10, 4
+WORST, PICTURES = 10, 4  # cases
 
-
-# (name, parts, wholes): columns of cases.csv, sum of the parts over sum of the wholes.
+# (name, parts, wholes): the sum of some columns of cases.csv over the sum of others.
 Pooled = tuple[str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is told of a project's folds."""
+    """What a report on the folds of a project shows."""
 
-    name: str  # of the method
-    package: str  # whose train.py and test.py do the work
-    scores: tuple[str, ...]  # columns of test.py's cases.csv; the first says which cases are worst
-    by_organ: bool = False  # test.py writes organs.csv, a row for each case and organ
-    point: Point | None = None  # how it calls its operating point, where it finds nodes
-    point_note: str = ""  # what the report has to add
+    name: str  # the method's
+    package: str  # the package of train.py and test.py
+    scores: tuple[str, ...]  # columns of test.py's cases.csv; the first ranks the cases
+    by_organ: bool = False  # test.py writes organs.csv, one row per case and organ
+    point: Point | None = None  # the options of its operating point, if it finds nodes
+    point_note: str = ""  # added to the report's note on the operating point
     pooled: tuple[Pooled, ...] = ()
 
 
 def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
-    """Write cases.csv, folds.csv, calibration.csv and .png, with organs organs.csv and organs_of_cases.csv,
-    summary.json and report.html."""
+    """Write cases.csv, folds.csv, calibration.csv and .png, summary.json and report.html; for a project with organs
+    also organs.csv and organs_of_cases.csv; after --sweep also the operating point."""
     cases = read_scores(folds, "cases.csv")
-    absent = sorted(case for fold in folds for case in fold.held_out if not any(row["case"] == case for row in cases))
+    scored = {row["case"] for row in cases}
+    absent = sorted(case for fold in folds for case in fold.held_out if case not in scored)
     totals = summarise(cases, study.scores)
     pooled = [pooled_score(cases, *names) for names in study.pooled]
     by_fold = [fold_row(f"fold {fold.number}", [row for row in cases if row["fold"] == fold.number], study)
@@ -60,19 +60,18 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
         write_table(out / "organs_of_cases.csv", organs)
     n_patients = len({row["patient"] for row in cases})
     points, curves = operating_point(study, folds, [row["organ"] for row in by_organ], out)
-    calibrated, reliability, of_calibration = calibration(study, folds, out)
+    calibrated, reliability, calibration_notes = calibration(study, folds, out)
     write_json(out / "summary.json", {
         "method": study.name, "folds": [fold.number for fold in folds], "patients": n_patients, "cases": len(cases),
         "left_out": absent, "scores": totals + pooled, "by_fold": by_fold, "organs": by_organ,
         "calibration": calibrated, "checkpoints": {fold.number: list(fold.checkpoints) for fold in folds}})
     write_report(out / "report.html", f"{study.name}, cross-validation over {len(folds)} folds", [
-        f"{n_patients} patients, each scored once, by the network of the fold that held him out.",
-        "mean, std, median over the patients where the score is finite (of a patient with several cases their mean "
-        "counts); n counts them. low, high: 95 % interval of the mean, bootstrap over patients. The folds' networks "
-        "share most of their training patients, so that the interval says how the figure hangs on who is scored, not "
-        "on how training goes.",
-        f"Left out, see the folds' own reports: {', '.join(absent) or 'none'}.",
-        *([f"{NOTE} {study.point_note}"] if points else []), *of_calibration],
+        f"{n_patients} patients, each scored once, by the network of the fold that held them out.",
+        "mean, std, median: over the n patients with a finite score (the cases of a patient are averaged first). low, "
+        "high: 95 % interval of the mean, bootstrap over patients. The folds' networks share most of their training "
+        "patients, so the interval reflects the choice of the patients scored, not the variation between trainings.",
+        f"Left out (the folds' own reports say why): {', '.join(absent) or 'none'}.",
+        *([f"{NOTE} {study.point_note}"] if points else []), *calibration_notes],
         {"All patients": totals + pooled, "Folds": by_fold, "Organs": by_organ, **points, "Calibration": calibrated,
          f"Worst {len(worst)} cases": worst, "Cases": cases},
         {**curves, **reliability, **figures(folds, worst, study)},
@@ -85,14 +84,17 @@ def write_study(study: Study, folds: Sequence["Fold"], out: Path) -> None:
 
 def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str],
                     out: Path) -> tuple[dict[str, list[Row]], dict[str, Path]]:
-    """Choose it where the folds were scored with --sweep: ({title: table}, {caption: picture}) of the report."""
+    """Choose the operating point if the folds were scored with --sweep, and write its files.
+
+    Returns ({title: table}, {caption: picture}) for the report, both empty without sweeps.
+    """
     if not all((fold.scored / "sweep.csv").exists() for fold in folds):
         return {}, {}
     rows = read_scores(folds, "sweep.csv")
     if not rows:
         return {}, {}
-    averaged = {name: f"--{name}" in folds[0].test for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {
-        *folds[0].test}}
+    options = folds[0].test
+    averaged = {name: f"--{name}" in options for name in AVERAGED if {f"--{name}", f"--no-{name}"} & {*options}}
     facts = {"method": study.name, **averaged, "folds": [fold.number for fold in folds],
              "patients": len({row["patient"] for row in rows})}
     if study.by_organ:
@@ -102,24 +104,27 @@ def operating_point(study: Study, folds: Sequence["Fold"], organs: Sequence[str]
 
 
 def calibration(study: Study, folds: Sequence["Fold"], out: Path) -> tuple[list[Row], dict[str, Path], list[str]]:
-    """Write calibration.csv and .png of all held-out patients: (table, {caption: picture}, notes) of the report."""
+    """Write calibration.csv and .png of all held-out patients; (table, {caption: picture}, notes) for the report."""
     usable = [fold for fold in folds if (fold.scored / OF_CASES).exists()]
     lacking = [str(fold.number) for fold in folds if fold not in usable]
-    notes = [f"Calibration: without fold {', '.join(lacking)}, whose {OF_CASES} is missing. An older version scored "
-             "it; delete its folder of scores and start again."] if lacking else []
+    notes = [f"Calibration: without fold {', '.join(lacking)}, whose {OF_CASES} is missing: an older version scored "
+             "it. Delete its folder of scores and start again."] if lacking else []
     by_patient, structures = histograms_of(read_scores(usable, OF_CASES))
     rows = write_curves(out, [*by_patient.values()], structures) if by_patient else []
     if not rows:
         return [], {}, notes
     undrawn = UNDRAWN_NOTE if study.by_organ else ""
-    caption = f"probability and frequency, {len(by_patient)} held-out patients; grey: 95 % interval over patients"
+    caption = (f"predicted probability and observed frequency, {len(by_patient)} held-out patients; grey: 95 % "
+               "interval over patients")
     return rows, {caption: out / "calibration.png"}, [
-        f"{CALIBRATION_NOTE}{undrawn} Here all cases of a patient count as one case.", *notes]
+        f"{CALIBRATION_NOTE}{undrawn} Here the cases of a patient together count as one.", *notes]
 
 
 def read_scores(folds: Sequence["Fold"], name: str) -> list[Row]:
-    """Rows of a table of every fold, with its number and the patient; numbers as floats. Raises InputError where a case
-    is not the fold's, or stands in two."""
+    """Rows of the table `name` of every fold, with the fold's number and the patient; numbers as floats.
+
+    Raises InputError for a case that is not the fold's, or is in two folds.
+    """
     rows: list[Row] = []
     seen: dict[str, int] = {}
     for fold in folds:
@@ -134,7 +139,7 @@ def read_scores(folds: Sequence["Fold"], name: str) -> list[Row]:
 
 
 def number(text: str) -> float | str:
-    """A cell of a CSV: a float where it is one, NaN where it is empty."""
+    """A cell of a CSV file as a float if it is one, NaN if it is empty, otherwise the text."""
     try:
         return float(text or "nan")
     except ValueError:
@@ -142,11 +147,11 @@ def number(text: str) -> float | str:
 
 
 def per_patient(rows: Sequence[Row], score: str) -> list[float]:
-    """The score of each patient: the mean of his cases' finite ones, else whatever they are."""
+    """The score of each patient: the mean over their cases where it is finite, or the first case's if it nowhere is."""
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["patient"], []).append(row[score])
-    return [value[0] if math.isnan(mean(value)) else mean(value) for value in values.values()]
+    return [of_cases[0] if math.isnan(mean(of_cases)) else mean(of_cases) for of_cases in values.values()]
 
 
 def summarise(rows: Sequence[Row], scores: Sequence[str]) -> list[Row]:
@@ -155,64 +160,70 @@ def summarise(rows: Sequence[Row], scores: Sequence[str]) -> list[Row]:
     for score in scores:
         values = per_patient(rows, score)
         low, high = bootstrap_interval(values)
-        facts = spread(values)
-        summary.append({"score": score, "mean": facts["mean"], "low": low, "high": high, "std": facts["std"],
-                        "median": facts["median"], "n": facts["n"]})
+        statistics = spread(values)
+        summary.append({"score": score, "mean": statistics["mean"], "low": low, "high": high, "std": statistics["std"],
+                        "median": statistics["median"], "n": statistics["n"]})
     return summary
 
 
 def pooled_score(rows: Sequence[Row], name: str, parts: Sequence[str], wholes: Sequence[str]) -> Row:
-    """The row of `summarise` for the sum of some columns over the sum of others, interval over sets of patients."""
+    """A row as in `summarise`: the sum of the columns `parts` over that of `wholes`, with a bootstrap over patients."""
     by_patient: dict[str, list[float]] = {}
     for row in rows:
         of_patient = by_patient.setdefault(row["patient"], [0.0, 0.0])
         for i, columns in enumerate((parts, wholes)):
             of_patient[i] += sum(row[column] for column in columns)
     sums = np.array(list(by_patient.values()))
-    drawn = sums[np.random.default_rng(0).integers(0, len(sums), (10_000, len(sums)))].sum(1)
-    drawn = drawn[drawn[:, 1] > 0]
+    resampled = sums[np.random.default_rng(0).integers(0, len(sums), (10_000, len(sums)))].sum(1)
+    resampled = resampled[resampled[:, 1] > 0]
     value = sums[:, 0].sum() / sums[:, 1].sum() if sums[:, 1].sum() else math.nan
-    low, high = np.percentile(drawn[:, 0] / drawn[:, 1], [2.5, 97.5]).tolist() if len(drawn) else (math.nan, math.nan)
+    low, high = math.nan, math.nan
+    if len(resampled):
+        low, high = np.percentile(resampled[:, 0] / resampled[:, 1], [2.5, 97.5]).tolist()
     return {"score": name, "mean": float(value), "low": low, "high": high, "std": math.nan, "median": math.nan,
             "n": int((sums[:, 1] > 0).sum())}
 
 
 def fold_row(name: str, rows: Sequence[Row], study: Study) -> Row:
-    """{"fold", "patients", the mean of each score}"""
+    """{"fold", "patients", the mean of each score over the patients}"""
     return {"fold": name, "patients": len({row["patient"] for row in rows}),
             **{score: mean(per_patient(rows, score)) for score in study.scores}}
 
 
 def organ_rows(rows: Sequence[Row]) -> list[Row]:
-    """[{"organ", Dice with its interval, HD95, ASSD, how many cases have the scores}]"""
+    """[{"organ", "dice", "low", "high", "std", "n", "lowest", "hd95_mm", "assd_mm", "n_distance"}] over the patients.
+
+    low, high: 95 % interval of Dice; n, n_distance: how many patients have a Dice, and a distance. Organs without Dice
+    are left out.
+    """
     summary = []
     for organ in dict.fromkeys(row["organ"] for row in rows):
-        mine = [row for row in rows if row["organ"] == organ]
-        dice, distance, surface = summarise(mine, ("dice", "hd95_mm", "assd_mm"))
+        of_organ = [row for row in rows if row["organ"] == organ]
+        dice, distance, surface = summarise(of_organ, ("dice", "hd95_mm", "assd_mm"))
         if dice["n"]:
             summary.append({"organ": organ, **{name: dice[key] for name, key in (
                 ("dice", "mean"), ("low", "low"), ("high", "high"), ("std", "std"), ("n", "n"))},
-                "lowest": min(row["dice"] for row in mine if math.isfinite(row["dice"])), "hd95_mm": distance["mean"],
-                "assd_mm": surface["mean"], "n_distance": distance["n"]})
+                "lowest": min(row["dice"] for row in of_organ if math.isfinite(row["dice"])),
+                "hd95_mm": distance["mean"], "assd_mm": surface["mean"], "n_distance": distance["n"]})
     return summary
 
 
 def viewers(folds: Sequence["Fold"]) -> dict[str, Path]:
-    """{case: its page} of the cases that the folds' test.py made one of."""
+    """{case: viewer page} of the cases for which the folds' test.py wrote one."""
     return {case: page for fold in folds for case, page in viewer_pages(fold.scored, fold.held_out).items()}
 
 
 def figures(folds: Sequence["Fold"], worst: Sequence[Row], study: Study) -> dict[str, Path]:
-    """{caption: picture}: the worst cases, where test.py drew each, else a sheet of each fold; how training went."""
-    found, by_number = {}, {fold.number: fold for fold in folds}
+    """{caption: picture} of those that exist: the worst cases, each fold's contact sheet and training curves."""
+    pictures, by_number = {}, {fold.number: fold for fold in folds}
     for row in worst[:PICTURES]:
         path = by_number[row["fold"]].scored / "overlays" / f"{row['case']}.png"
         if path.exists():
             score = study.scores[0]
-            found[f"{row['case']} of fold {row['fold']}, {score} {row[score]:.3f}"] = path
+            pictures[f"{row['case']} of fold {row['fold']}, {score} {row[score]:.3f}"] = path
     for fold in folds:
-        for what, path in (("every case", fold.scored / "overlays" / "contact_sheet.png"),
-                           ("training", Path(fold.run) / "curves.png")):
+        for title, path in (("every case", fold.scored / "overlays" / "contact_sheet.png"),
+                            ("training", Path(fold.run) / "curves.png")):
             if path.exists():
-                found[f"fold {fold.number}: {what}"] = path
-    return found
+                pictures[f"fold {fold.number}: {title}"] = path
+    return pictures

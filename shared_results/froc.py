@@ -35,8 +35,8 @@ def match(candidates: Sequence[Sequence[float]], nodules: Sequence[Sequence[floa
 
 
 def _within(candidates, findings):
-    apart = ((candidates[:, None, :3] - findings[None, :, :3]) ** 2).sum(-1)
-    return apart < (findings[:, 3] / 2) ** 2
+    squared_distances = ((candidates[:, None, :3] - findings[None, :, :3]) ** 2).sum(-1)
+    return squared_distances < (findings[:, 3] / 2) ** 2
 
 
 def froc_curve(scans: Sequence[Matched]) -> tuple[Floats, Floats]:
@@ -70,22 +70,22 @@ def bootstrap(scans: Sequence[Matched], samples: int = 1000, seed: int = 0,
               patients: Sequence[str] | None = None) -> dict[str, Any]:
     """{"cpm": (low, high), "sensitivity": [(low, high) ...]}: 95 % intervals of a bootstrap over patients.
 
-    samples: sets drawn with replacement; one without a nodule is drawn again. patients: the patient of each scan;
-    unset: all different. Raises ValueError when no scan has a nodule.
+    samples: the number of samples; one without a nodule is drawn again. patients: the patient of each scan; None: all
+    different. Raises ValueError when no scan has a nodule.
     """
     froc_curve(scans)  # raises if there is no nodule at all
     by_patient: dict[Any, list[Matched]] = {}
     for scan, patient in zip(scans, patients or range(len(scans))):
         by_patient.setdefault(patient, []).append(scan)
     groups = [*by_patient.values()]
-    rng, sets = np.random.default_rng(seed), list[Floats]()
-    while len(sets) < samples:
+    rng, resampled = np.random.default_rng(seed), list[Floats]()
+    while len(resampled) < samples:
         chosen = [scan for i in rng.integers(0, len(groups), len(groups)) for scan in groups[i]]
         if sum(len(best) for best, _ in chosen):
-            sets.append(sensitivities(chosen))
-    drawn = np.array(sets)
-    interval = np.percentile(drawn, (2.5, 97.5), axis=0).T
-    return {"cpm": tuple(np.percentile(drawn.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}
+            resampled.append(sensitivities(chosen))
+    values = np.array(resampled)  # (samples, rates)
+    interval = np.percentile(values, (2.5, 97.5), axis=0).T
+    return {"cpm": tuple(np.percentile(values.mean(1), (2.5, 97.5)).tolist()), "sensitivity": interval.tolist()}
 
 
 def froc_rows(scans: Sequence[Matched], interval: dict[str, Any]) -> list[Row]:
@@ -98,14 +98,14 @@ def froc_rows(scans: Sequence[Matched], interval: dict[str, Any]) -> list[Row]:
 
 def draw_froc(scans: Sequence[Matched], path: Path,
               points: Sequence[tuple[str | None, float, float]] = ()) -> None:
-    """Write a PNG of the curve, with `points`: (name or None, false positives per scan, sensitivity)."""
+    """Write a PNG of the curve and of `points`: (name or None, false positives per scan, sensitivity)."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     rates, sensitivity = froc_curve(scans)
-    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post", label="by the probability of what is found")
+    axes.step(np.maximum(rates, 1 / 16), sensitivity, where="post", label="at every probability threshold")
     axes.plot(FALSE_POSITIVES_PER_SCAN, sensitivities(scans), "o", label="at the rates of the CPM")
     if others := [(max(rate, 1 / 16), value) for name, rate, value in points if not name]:
-        axes.plot(*zip(*others), "x", markersize=4, color="0.5", label="other points")
+        axes.plot(*zip(*others), "x", markersize=4, color="0.5", label="at other settings")
     for name, rate, value in points:
         if name:
             axes.plot(max(rate, 1 / 16), value, "*", markersize=11, label=name)

@@ -1,4 +1,4 @@
-"""The loop of every test.py over the cases held out: in this process, in several, on a cluster."""
+"""The loop of every test.py over its cases: in this process, in several, or on a cluster."""
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,15 +19,17 @@ AnyOptions = TypeVar("AnyOptions")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringOptions(Cluster):
-    workers: int = 0  # processes, each with a network and a case of its own; 0: this one, case after case
-    sweep: bool = False  # count what other cuts and smallest components find, too: sweep.csv, as crossval.py needs it
+    """Options of every test.py."""
+
+    workers: int = 0  # processes, each with its own network and case; 0: only this one, one case after another
+    sweep: bool = False  # write sweep.csv for crossval.py: what other thresholds and smallest components find
 
     def __post_init__(self) -> None:
         at_least(self, 0, "workers", "worker_memory_gb")
 
     @property
     def alone(self) -> bool:
-        """Whether this process scores all cases, and a bar of its own can show how far a case is."""
+        """Whether this process scores all cases itself, so that a progress bar within a case makes sense."""
         return not (self.workers or self.scheduler)
 
 
@@ -35,8 +37,10 @@ def score_all(score: Callable[[Case, Loaded, Options], tuple[Any, ...]], cases: 
               load: Callable[[Options], Loaded], options: Options, networks: Iterable[Path], where: StrPath,
               unit: str = "case",
               name: Callable[[Case], str] = str) -> tuple[list[Case], tuple[Any, ...], dict[str, str]]:
-    """(the cases scored, for each part of what `score` gives a tuple of theirs, {name: why another was left out}), as
-    `score_each` does it. Raises InputError, naming `where` the cases lie, when none could be scored."""
+    """(cases scored, the tuples that `score` returned for them, transposed, {name: why a case was left out}).
+
+    The arguments are those of `score_each`. Raises InputError, naming the folder `where`, if no case could be scored.
+    """
     scored, skipped = score_each(score, cases, loaded, load, options, networks, unit)
     reasons = {name(case): reason for case, reason in skipped}
     if not scored:
@@ -49,9 +53,9 @@ def score_each(score: Callable[[Case, Loaded, Options], Result], cases: Sequence
                unit: str = "case") -> tuple[list[tuple[Case, Result]], list[tuple[Case, str]]]:
     """([(case, score(case, loaded, options))], [(case, why it was left out)]), both in the order of the cases.
 
-    score, load: functions of a module; other processes call load(options) once for a `loaded` of their own, networks:
-    the files that it reads. A case is left out for an InputError, an OSError that does not concern all cases, or a
-    fault of the program.
+    score, load: functions of a module, since other processes import them. Each of those calls load(options) once for
+    its own `loaded`; networks: the files that it reads. A case is left out for an InputError, an OSError that does not
+    concern all cases, or a fault of the program.
     """
     if options.alone:
         work = partial(_or_reason, score=score, loaded=loaded, options=options)
@@ -81,10 +85,10 @@ def _or_reason(case, score, loaded, options):
 
 @lru_cache(maxsize=1)
 def kept(load: Callable[[AnyOptions], Loaded], options: AnyOptions, stamp: str) -> Loaded:
-    """load(options), which a process keeps for its next case. stamp: `stamp_of` the files; changed, they are read anew.
-    """
+    """load(options), which a process keeps for its next case until `stamp`, the `stamp_of` the files, changes."""
     return load(options)
 
 
 def stamp_of(networks: Iterable[Path]) -> str:
+    """Text that changes when one of the files does."""
     return repr([fingerprint(path) for path in networks if path.is_file()])

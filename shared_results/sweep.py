@@ -1,4 +1,4 @@
-"""What other probability cuts and smallest components would find of a case: what an operating point is chosen from."""
+"""What other probability thresholds and smallest components would find in a case, to choose an operating point from."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,33 +11,33 @@ from shared_data.named_types import Row
 
 CUTS = (0.01, 0.02, *(number / 20 for number in range(1, 20)), 0.98, 0.99)
 SIZES_ML = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-CANDIDATES = 200  # kept of a case and cut, the most probable: more a scan is no detector
+CANDIDATES = 200  # kept per case and threshold, the most probable; more would be useless anyway
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The connected parts of a mask: of each its volume and overlap with the reference, its size as `smallest` takes
-    it (all in ml), and which nodes of the reference it touches: (n, 2) pairs (part, node)."""
+    """The connected components of a mask, and what they share with a reference."""
 
-    volume: np.ndarray
-    overlap: np.ndarray
-    size: np.ndarray
-    touched: np.ndarray
+    volume: np.ndarray  # (parts,), ml
+    overlap: np.ndarray  # (parts,), ml: with the reference
+    size: np.ndarray  # (parts,): what is compared with the smallest size, ml
+    touched: np.ndarray  # (n, 2): pairs (part from 0, node of the reference from 1) that overlap
 
     def counts(self, smallest: float) -> dict[str, float]:
-        """Of the parts of at least this size."""
-        kept = large_enough(self.size, smallest)
-        pairs = self.touched[kept[self.touched[:, 0]]]
-        return {"prediction": float(self.volume[kept].sum()), "overlap": float(self.overlap[kept].sum()),
-                "found": len(np.unique(pairs[:, 1])), "false_positives": int(kept.sum()) - len(np.unique(pairs[:, 0]))}
+        """Volumes (ml) and numbers of nodes, of the parts that have at least the size `smallest`."""
+        large = large_enough(self.size, smallest)
+        pairs = self.touched[large[self.touched[:, 0]]]
+        return {"prediction": float(self.volume[large].sum()), "overlap": float(self.overlap[large].sum()),
+                "found": len(np.unique(pairs[:, 1])), "false_positives": int(large.sum()) - len(np.unique(pairs[:, 0]))}
 
 
 def large_enough(sizes: np.ndarray, smallest: float) -> np.ndarray:
+    """Which sizes reach `smallest`, but for rounding."""
     return sizes >= smallest - 1e-9
 
 
 def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel_ml: float) -> Parts:
-    """`Parts` of a map (z, y, x) of `number` components; nodes: those of the reference, numbered."""
+    """`Parts` of a map (z, y, x) of components 1 to `number`; nodes: map of those of the reference, 0 elsewhere."""
     places = np.flatnonzero(labels)
     part, node = labels.ravel()[places] - 1, nodes.ravel()[places]
     volume = np.bincount(part, minlength=number) * voxel_ml
@@ -47,30 +47,30 @@ def parts_of(labels: np.ndarray, number: int, nodes: np.ndarray, voxel_ml: float
 
 def sweep(probability: np.ndarray, reference: np.ndarray, final: np.ndarray, voxel_ml: float,
           mask_at: Callable[[float], np.ndarray] | None = None) -> tuple[list[Row], list[Row]]:
-    """(a row of counts for each cut and smallest size, the candidates at each cut) of a probability (z, y, x).
+    """(a row of counts for each threshold and smallest size, candidates at each threshold) of a probability (z, y, x).
 
-    reference: boolean of the same shape, its components are the nodes; final: the mask as it is scored, whose counts
-    are the row without a cut; mask_at(cut): the mask, unset: probability > cut.
+    reference: boolean, of the same shape; its components are the nodes. final: the mask that is scored; its counts are
+    the row without a cut. mask_at(cut): the mask at a threshold; None: probability > cut.
     """
     nodes, n_nodes = components(reference)
-    facts = {"reference": float(reference.sum() * voxel_ml), "nodes": n_nodes}
+    of_reference = {"reference": float(reference.sum() * voxel_ml), "nodes": n_nodes}
     labels, number = components(final)
-    rows = [{"cut": None, "smallest": None, **facts, **parts_of(labels, number, nodes, voxel_ml).counts(0)}]
+    rows = [{"cut": None, "smallest": None, **of_reference, **parts_of(labels, number, nodes, voxel_ml).counts(0)}]
     candidates: list[Row] = []
-    if mask_at is None and (likely := probability > CUTS[0]).any():  # nothing is found outside
+    if mask_at is None and (likely := probability > CUTS[0]).any():  # nothing is found outside of this box
         box = bounding_box(likely)
         probability, nodes = probability[box], nodes[box]
     for cut in CUTS:
         labels, number = components(probability > cut if mask_at is None else mask_at(cut))
         parts = parts_of(labels, number, nodes, voxel_ml)
-        rows += [{"cut": cut, "smallest": smallest, **facts, **parts.counts(smallest)} for smallest in SIZES_ML]
+        rows += [{"cut": cut, "smallest": smallest, **of_reference, **parts.counts(smallest)} for smallest in SIZES_ML]
         candidates += _candidates(cut, labels, probability, parts, voxel_ml)
     return rows, candidates
 
 
 def _candidates(cut: float, labels: np.ndarray, probability: np.ndarray, parts: Parts,
                 voxel_ml: float) -> Iterator[Row]:
-    """Of each part its size, mean probability and the nodes it touches ("#1#3"), the most probable first."""
+    """Yield each part's size, mean probability and touched nodes ("#1#3"); the CANDIDATES most probable, in order."""
     if not len(parts.volume):
         return
     places = np.flatnonzero(labels)
@@ -82,7 +82,7 @@ def _candidates(cut: float, labels: np.ndarray, probability: np.ndarray, parts: 
 
 
 def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str], voxel_ml: float) -> list[Row]:
-    """For each organ 1, 2, ... that the reference has, and each smallest component, a row of counts; both label maps
+    """A row of volumes (ml) for each organ 1, 2, ... in the reference and each smallest component; both are label maps
     (z, y, x). The largest component of an organ always stays."""
     rows = []
     for label, organ in enumerate(names, 1):
@@ -101,14 +101,14 @@ def sweep_organs(labels: np.ndarray, reference: np.ndarray, names: Sequence[str]
 
 
 def write_sweeps(folder: Path, cases: Sequence[str], sweeps: Sequence[tuple[list[Row], list[Row]]]) -> None:
-    """sweep.csv and sweep_candidates.csv of what `sweep` gives of each case."""
-    for part, name in enumerate(("sweep.csv", "sweep_candidates.csv")):
-        rows = [{"case": case, **row} for case, both in zip(cases, sweeps) for row in both[part]]
+    """Write sweep.csv and sweep_candidates.csv; sweeps: what `sweep` returned for each case."""
+    for index, name in enumerate(("sweep.csv", "sweep_candidates.csv")):
+        rows = [{"case": case, **row} for case, tables in zip(cases, sweeps) for row in tables[index]]
         write_table(folder / name, rows, ("case", "cut"))
 
 
 def without_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.ndarray:
-    """A boolean mask (z, y, x) without components (26 neighbours) smaller than `smallest_ml`."""
+    """The mask, boolean (z, y, x), without components (26 neighbours) smaller than `smallest_ml`."""
     if not smallest_ml:
         return mask
     labels, number = components(mask)
@@ -117,8 +117,8 @@ def without_small(mask: np.ndarray, voxel_ml: float, smallest_ml: float) -> np.n
 
 
 def without_islands(labels: np.ndarray, voxel_ml: float, smallest_ml: Sequence[float]) -> np.ndarray:
-    """A label map (z, y, x) without the components of each organ 1, 2, ... that are smaller than its `smallest_ml`;
-    the largest of each stays, what goes is background."""
+    """The label map (z, y, x), in which the components of organs 1, 2, ... that are smaller than the organ's
+    `smallest_ml` have become background; the largest component of each organ stays."""
     if not any(smallest_ml):
         return labels
     labels = labels.copy()

@@ -142,7 +142,7 @@ def test_a_fold_that_fails_stops_what_is_to_come_and_says_so(runs):
 def test_a_patient_that_a_network_saw_is_never_scored_by_it(runs):
     fold = plan(runs, 1)
     for other in (Fold(**{**vars(fold), "learnt_from": ("P2", "P9")}), Fold(**{**vars(fold), "number": 2})):
-        with pytest.raises(InputError, match="is held out, and learnt from or held out elsewhere"):
+        with pytest.raises(InputError, match="is held out, but also trained on or held out elsewhere"):
             check_folds([fold, other] if other.number == 2 else [other])
     fold.scored.mkdir(parents=True)
     (fold.run / "best.pt").touch()

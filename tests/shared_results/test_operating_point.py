@@ -114,11 +114,11 @@ def test_islands_go_and_the_largest_part_of_an_organ_stays(tmp_path):
     hits = _read_once.cache_info().hits
     assert smallest_of_each(options, ("large",), "nodes") == (2.0,)
     assert _read_once.cache_info().hits == hits + 1
-    for bad, message in ((replace(options, smallest_ml=(1.0,)), "both say it"),
+    for bad, message in ((replace(options, smallest_ml=(1.0,)), "both set it"),
                          (OrganPoint(smallest_ml=(1.0, 2.0, 3.0)), "3 numbers. Give one, or one for each of a, b")):
         with pytest.raises(InputError, match=message):
             smallest_of_each(bad, ("a", "b"), "nodes")
-    with pytest.raises(InputError, match="chosen for large, which the network does not know"):
+    with pytest.raises(InputError, match="chosen for large, which the network does not segment"):
         smallest_of_each(options, ("a",), "nodes")
 
 
@@ -137,12 +137,12 @@ def test_it_is_taken_on_request_and_refused_where_it_does_not_belong(tmp_path, c
     assert not capsys.readouterr().out
     with_operating_point(replace(options, tta=True), "nodes")
     assert "chosen without --tta" in capsys.readouterr().out
-    with pytest.raises(InputError, match="--threshold and --operating-point: both say it"):
+    with pytest.raises(InputError, match="--threshold and --operating-point: both set it"):
         with_operating_point(replace(options, threshold=0.3), "nodes")
     with pytest.raises(InputError, match="chosen for nodes, this is organs"):
         with_operating_point(options, "organs")
     with pytest.raises(InputError, match="a folder. Name the file"):
         with_operating_point(Options(operating_point=tmp_path), "nodes")
     write_json(path, {"threshold": 0.4})
-    with pytest.raises(InputError, match="no operating point"):
+    with pytest.raises(InputError, match="not an operating point"):
         with_operating_point(options, "nodes")
