@@ -1,4 +1,4 @@
-"""A loop over cases in worker processes, on this machine or on a cluster that is there: Dask distributed."""
+"""A loop over cases in worker processes, on this machine or on an existing cluster, by Dask distributed."""
 import importlib.util
 import logging
 import os
@@ -20,39 +20,39 @@ from shared_data.errors import InputError, Skipped, silenced
 Case = TypeVar("Case")
 Outcome = TypeVar("Outcome")
 
-ENDED = Skipped("its worker process was ended twice, for want of memory most likely. Use fewer workers, or give each "
+ENDED = Skipped("its worker process ended twice, probably for lack of memory. Use fewer workers, or give each "
                 "more memory.")
-# What the user has to know, we say.
+# Our own messages say what the user has to know.
 SILENCE = {"distributed.logging": dict.fromkeys(
     ("distributed", "distributed.client", "distributed.gc", "tornado.application", "asyncio"), "critical")}
-SETTINGS = {  # of the cluster within this process
-    # `finished` tries the case of a worker that ended again.
+SETTINGS = {  # of the cluster that this process starts
+    # `finished` itself retries the case of a worker that ended.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.no-workers-timeout": "10 minutes",
-    # Native code may keep a worker from answering, and a busy machine from starting another, for minutes.
+    # Native code can keep a worker from answering for minutes, and a busy machine can take as long to start another.
     "distributed.scheduler.worker-ttl": None,
     "distributed.deploy.lost-worker-timeout": "10 minutes",
-    # Outcomes are small: nothing to spill, and a worker paused for want of memory would stay so.
+    # Outcomes are small: there is nothing to spill, and a worker paused for lack of memory would stay paused.
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.profile.enabled": False,
-    # Memory handed back at once, and asked for again with the next batch, costs a network a fifth of its time.
+    # Returning memory at once and requesting it again for the next batch costs a network a fifth of its time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 
 
 def finished(work: Callable[[Case], Outcome], cases: Sequence[Case], workers: int, scheduler: str | None = None,
              memory_gb: float = 0.0) -> Iterator[tuple[int, Outcome | Skipped]]:
-    """Yield (index of the case, work(case)) as they come; what `work` raises is raised.
+    """Yield (index of the case, work(case)) as they finish; errors of `work` are raised.
 
-    A case whose worker process ended comes again when the others are done, alone; if that one ends, too, its outcome is
-    ENDED. scheduler: a cluster's address, in place of `workers` processes on this machine, each of which
-    may take memory_gb (0: its share).
+    A case whose worker process ended is repeated alone after all others; if that worker ends, too, its outcome is
+    ENDED. scheduler: the address of a cluster, instead of `workers` processes on this machine, each of which may use
+    memory_gb (0: its share).
     """
     import dask
     dask.config.set(SILENCE)
-    import distributed  # noqa: F401  reads how loud to be; brings defaults
+    import distributed  # noqa: F401  applies SILENCE and registers its defaults
     warnings.filterwarnings("ignore", module="distributed")
     with dask.config.set(SETTINGS), _client(workers, scheduler, memory_gb) as client:
         ended = []
@@ -65,8 +65,8 @@ def finished(work: Callable[[Case], Outcome], cases: Sequence[Case], workers: in
 
 
 def _outcomes(client, work, cases, at_once):
-    """Yield (index, outcome) of (index, case) pairs. No more than `at_once` wait for an end: here each worker has one
-    case then, and none has to answer for another's."""
+    """Yield (index, outcome) for (index, case) pairs. At most `at_once` cases are submitted at a time: then each of our
+    own workers has one case, and none is blamed for another's."""
     from distributed import KilledWorker, as_completed
     cases, index_of, running = iter(cases), {}, as_completed(loop=client.loop)
 
@@ -80,7 +80,7 @@ def _outcomes(client, work, cases, at_once):
     for future in running:
         try:
             outcome = future.result()
-        except KilledWorker:  # or a worker that had gone on to another case took this outcome with it
+        except KilledWorker:  # perhaps in its next case, before this outcome was fetched
             outcome = ENDED
         submit(1)
         yield index_of.pop(future), outcome
@@ -93,20 +93,20 @@ def _in_one_thread(work, case):
 
 @contextmanager
 def _client(workers, scheduler, memory_gb):
-    """A client of the cluster at `scheduler`, or of one within this process."""
+    """A client of the cluster at `scheduler`, or of one that this process starts."""
     from distributed import Client
     if scheduler:
         with _joined(scheduler) as client:
             yield client
         return
     environment = dict(os.environ)
-    with _left_alone_by_ctrl_c():
+    with _shielded_from_ctrl_c():
         cluster = _local_cluster(workers, memory_gb)
     with cluster, Client(cluster, set_as_default=False) as client:
         if importlib.util.find_spec("bokeh"):
             print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
         yield client
-    os.environ.clear()  # Dask sets OMP_NUM_THREADS=1 here, too, for the workers to find
+    os.environ.clear()  # Dask sets OMP_NUM_THREADS=1 for the workers in this process, too
     os.environ.update(environment)
 
 
@@ -123,33 +123,33 @@ def _joined(scheduler):
     try:
         with client:
             if not client.ncores():
-                print(f"{scheduler} has no workers yet: waiting for them", file=sys.stderr)
-            with suppress(OSError):  # without bokeh the scheduler has none, but does not know
+                print(f"{scheduler} has no workers yet, waiting for them", file=sys.stderr)
+            with suppress(OSError):  # without bokeh there is no dashboard, in spite of the link
                 urlopen(client.dashboard_link, timeout=2).close()
                 print(f"dashboard: {client.dashboard_link}", file=sys.stderr)
             yield client
-    except (CancelledError, ClosedClientError, CommClosedError) as error:  # by what the client did just then
-        raise InputError("the scheduler is gone. Start it again; the same command goes on.") from error
+    except (CancelledError, ClosedClientError, CommClosedError) as error:  # depending on what the client was doing
+        raise InputError("the scheduler is gone. Start it again; the same command continues.") from error
 
 
 def _local_cluster(workers, memory_gb):
     from distributed import LocalCluster
     start = partial(LocalCluster, n_workers=workers, threads_per_worker=1, memory_limit=memory_gb * 1e9 or 1 / workers,
                     dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL)
-    with suppress(RuntimeError):  # a worker was ended before it was there: once more
+    with suppress(RuntimeError):  # a worker ended while it started: try once more
         return start()
     try:
         return start()
     except RuntimeError as error:
-        raise InputError("worker processes end while they start, for want of memory most likely. Use fewer.") from error
+        raise InputError("worker processes end while they start, probably for lack of memory. Use fewer.") from error
 
 
 @contextmanager
-def _left_alone_by_ctrl_c():
-    """Processes that are started by what the block makes do not hear of Ctrl-C: this one ends them."""
-    with silenced():  # a tracker of its own would complain when this process is killed
+def _shielded_from_ctrl_c():
+    """Threads and processes started in the block, and theirs, do not receive Ctrl-C: this process ends them."""
+    with silenced():  # else a worker would start one, which complains when this process is killed
         resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what threads and processes inherit
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # threads and processes inherit this
     try:
         yield
     finally:

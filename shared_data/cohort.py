@@ -1,4 +1,4 @@
-"""What preparing a cohort has in common: one bad case stops no other, a finished one is not made again."""
+"""Working through the cases of a cohort: a bad case does not stop the others, and a finished one is not repeated."""
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,24 +21,24 @@ def each_case(work: Callable[[Case], Outcome], cases: Sequence[Case], workers: i
               scheduler: str | None = None, memory_gb: float = 0.0) -> Iterator[tuple[Case, Outcome | Skipped]]:
     """Yield (case, work(case)) in the order of the cases, with a progress bar.
 
-    In `workers` processes of this machine (0: in this process), each of which may take memory_gb (0: its share), or on
-    the Dask cluster at `scheduler`. `work` is picklable; where a case has to be left out it returns `Skipped`, which
-    comes for a case that twice ended its process, too, and for one that meets a fault of the program, whose traceback
-    is printed. An InputError or OSError of `work` stops the run.
+    The work is done in `workers` processes on this machine (0: in this process), each of which may use memory_gb (0:
+    its share), or on the Dask cluster at `scheduler`. `work` must be picklable, and returns `Skipped` for a case that
+    has to be left out. A case that twice ended its process is `Skipped`, too, and so is one that meets a fault of the
+    program, whose traceback is printed. An InputError or OSError of `work` stops the run.
     """
     work = partial(_or_fault, work)
     if scheduler or (workers and len(cases) > 1):
-        from shared_data.cluster import finished  # Dask takes its time to import
+        from shared_data.cluster import finished  # slow to import because of Dask
         done = finished(work, cases, min(workers, len(cases)), scheduler, memory_gb)
     else:
         done = enumerate(map(work, cases))
     waiting: dict[int, Outcome | Skipped] = {}
-    index = 0
-    for number, outcome in tqdm(done, total=len(cases), unit=unit, disable=None):  # no bar where nobody watches
-        waiting[number] = outcome
-        while index in waiting:
-            yield cases[index], told(waiting.pop(index))
-            index += 1
+    following = 0
+    for index, outcome in tqdm(done, total=len(cases), unit=unit, disable=None):  # no bar without a terminal
+        waiting[index] = outcome
+        while following in waiting:
+            yield cases[following], told(waiting.pop(following))
+            following += 1
 
 
 def _or_fault(work, case):
@@ -52,14 +52,14 @@ def _or_fault(work, case):
 
 
 def say_skipped(skipped: Mapping[str, str]) -> int:
-    """Name the skipped cases {case: reason} on standard error; the exit code: 1 when there are any."""
+    """Print the skipped cases {case: reason} to standard error; returns the exit code, 1 if there are any."""
     for case, reason in skipped.items():
         print(f"skipped {printable(case)}: {reason}", file=sys.stderr)
     return 1 if skipped else 0
 
 
 def overgrown_notes(filled: Sequence[Mask] | Mask, classes: Sequence[str]) -> list[str]:
-    """A line for each class that fills more than half of a case, which no organ does; filled: boolean (cases, C)."""
+    """A line for each class that fills more than half of some case, as no organ does; filled: boolean (cases, C)."""
     return [f"note: {name} fills more than half of {number} of {len(filled)} cases: not an organ yet"
             for name, number in zip(classes, np.sum(filled, axis=0, dtype=int)) if number]
 
@@ -71,33 +71,33 @@ def all_skipped(folder: StrPath, skipped: Mapping[str, str]) -> InputError:
 
 
 def printable(name: str) -> str:
-    """A file name as it can stand in a message, even one with line ends or bytes that are no text."""
+    """A file name made fit for a message, even one with line breaks or bytes that are not text."""
     return name if name.isprintable() else ascii(name)
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a cohort's folder, in natural order, hidden ones left out. Raises InputError without it.
-    """
+    """Names of the folders in a cohort's `folder`, in natural order, without hidden ones. Raises InputError if `folder`
+    does not exist."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. Give the cohort with --data-dir.")
     return natural_sort(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
 
 
 def check_case_name(folder: Path, reserved: Collection[str] = ()) -> None:
-    """Raise InputError when a folder of the same name cannot be made beside `reserved` in the prepared folder."""
+    """Raise InputError if the prepared folder, with its `reserved` names, cannot hold a folder of the same name."""
     name = folder.name
     if name in ("", "..", *reserved) or not name.isprintable() or len(os.fsencode(name)) > 200:
         raise InputError(f"{str(folder)!a}: a case of this name cannot be prepared. Rename it.")
 
 
 def check_apart(raw: Path, prepared: Path) -> None:
-    """Raise InputError when one of the two folders lies within the other."""
-    first, second = raw.resolve(), prepared.resolve()
-    if first == second or first in second.parents or second in first.parents:
+    """Raise InputError if one of the two folders lies within the other, or both are the same."""
+    source, target = raw.resolve(), prepared.resolve()
+    if source == target or source in target.parents or target in source.parents:
         raise InputError(f"{prepared}: the prepared folder and {raw} must lie apart. Name another.")
 
 
 def fingerprint(path: Path) -> list[list[int]]:
-    """Size and time of a file (or of all files of a folder): a changed source is prepared again."""
+    """[[size in bytes, time of change in ns]] of a file, or of all files in a folder; tells whether they changed."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]

@@ -72,7 +72,7 @@ def test_kills_of_a_worker_the_client_and_the_scheduler(cluster, prepare, tmp_pa
     assert kill_in_the_middle(client, client, outs["client"])[0] == -signal.SIGKILL
     assert prepare(outs["client"], *there).wait() == 0
     code, said = kill_in_the_middle(scheduler, prepare(outs["scheduler"], *there), outs["scheduler"])
-    assert code == 2 and said.splitlines()[-1].endswith("the same command goes on.")
+    assert code == 2 and said.splitlines()[-1].endswith("the same command continues.")
     assert prepare(outs["scheduler"], "--workers", "0").wait() == 0
 
     before = tree(outs["here"])
