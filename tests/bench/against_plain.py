@@ -1,14 +1,14 @@
-"""Against plain: what the three PyTorch projects do by default over the same done plainly, as the authors run it.
+"""The three PyTorch projects at their defaults against plain code that does the same, as the authors run it.
 
     python -m tests.bench.run against_plain         (RetroLN: retroln_crop; NASNet-GCN: lung_speed, lung_loader)
 
-- preparation of a phantom cohort: seconds and peak memory of `plain_preparation` over those of the project's script in
-  one process, and of one process over two;
-- a training step: PyTorch in float32, plain layout, over what train.py picks (sizes: `training_step`);
-- predict.py on one phantom CT, full-width network of random weights: PyTorch, one window (or slice) at a time, over the
-  default engine: the JSON's seconds of the network and in total, and the peak memory of ours over plain's.
+- preparing a phantom cohort: seconds and peak memory of `plain_preparation` over those of the project's script in one
+  process, and of one process over two;
+- a training step: PyTorch in float32 with the plain memory layout, over what train.py picks (sizes: `training_step`);
+- predict.py on one phantom CT, full-width network with random weights: PyTorch, one window (or slice) at a time, over
+  the default engine: the JSON file's seconds in the network and in total; and the peak memory of ours over plain's.
 
-In as many threads as there are cores. Figures depend on what instructions the CPU has; they are printed.
+Runs in as many threads as there are cores. Figures depend on the instructions of the CPU, which are printed.
 """
 import json
 import sys

@@ -1,5 +1,5 @@
-"""Two workers in two network namespaces, as on two machines, against one scheduler: the same files as in one process,
-also when one of the two machines is unplugged in the middle. Needs root and `ip netns`.
+"""One scheduler with two workers in two network namespaces, as on two machines, writes the same files as one process,
+even when one of the machines is unplugged midway. Needs root and `ip netns`.
 
     python -m tests.bench.cluster_namespaces
 """

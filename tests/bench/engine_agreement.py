@@ -1,9 +1,9 @@
-"""Do engines and precisions give the same masks? Scores held-out cases by each and compares with PyTorch in float32.
+"""Do engines and precisions give the same masks? Scores held-out cases with each and compares with PyTorch in float32.
 
     python -m tests.bench.engine_agreement focusnet_v2 --run-dir runs/focusnet_v2 --split test
 
-Behind the project stand the options of its test.py. Printed: seconds, the smallest Dice of an organ's voxels over all
-cases together, how many organs stay below 0.998, and the largest change of a mean score in summary.json.
+The project is followed by options of its test.py. Prints seconds, the smallest Dice of an organ's voxels pooled over
+all cases, how many organs stay below 0.998, and the largest change of a mean score in summary.json.
 """
 import importlib
 import json

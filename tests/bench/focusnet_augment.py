@@ -2,8 +2,8 @@
 
     python -m tests.bench.run focusnet_augment
 
-The step: forward and backward of the main network at full width, in training's own precision, one patch; and that of
-the localisation, where only the heatmap head learns.
+The step: forward and backward of the main network at full width, in the precision of training, on one patch; and the
+same of the localisation, where only the heatmap head is trained.
 """
 import time
 

@@ -1,8 +1,8 @@
-"""Is the head found? What `seen_box` takes of real CTs: as they are, and with a couch, a head rest and shoulders drawn.
+"""Is the head found? `seen_box` on real CTs as they are, and with a couch, a head rest and shoulders drawn in.
 
     python -m tests.bench.focusnet_head --data open-kbp [--every 5]
 
-Prints, over the patients: the share of the worst organ's voxels within the box, and the box's sides in mm.
+Prints for the patients the share of the worst organ's voxels within the box, and the sides of the box in mm.
 """
 import argparse
 from pathlib import Path

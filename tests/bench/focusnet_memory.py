@@ -2,7 +2,7 @@
 
     python -m tests.bench.focusnet_memory [--window-step 40]
 
-Random weights of full width; step 40 for time: the peak does not depend on it.
+Full width, random weights; step 40 to save time, since the peak does not depend on it.
 """
 import argparse
 import sys

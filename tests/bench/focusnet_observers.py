@@ -1,11 +1,11 @@
-"""How far two people are apart who contoured the same patients: the oncologist scored against the radiographer.
+"""How far apart two observers of the same patients are: the oncologist scored against the radiographer.
 
     python -m tests.bench.focusnet_observers --data /path/to/han_contours [--write]
 
 --data: <patient>_oncologist.nii.gz and <patient>_radiographer.nii.gz, with labels.json {"ids": {organ: label}}. Scores
-with our metrics, and again with MONAI's, and prints the largest differences; then how much of the mandible lies in the
-middle of the slices, which is what the authors segment. --write: into the project's
-human_level.json, which stands beside our results in every report.
+with our metrics and again with MONAI's, and prints the largest differences; then how much of the mandible lies in the
+central square of the slices, which is what the authors segment. --write: into human_level.json, from which every report
+shows the scores beside our results.
 """
 import argparse
 import math

@@ -4,9 +4,9 @@
         [--weight-decay 1e-4] [--organs Optic-Nerve-Lt Optic-Nerve-Rt]
 
 --data: as for focusnet_observers. Boxes of 8x64x64 voxels of 2.5x1x1 mm around each organ's centre (of a parotid: its
-middle 20 mm), jittered in training; contours of both observers of the training patients; a tenth of the rate in the
-last third. Prints the reconstruction Dice of the last fifth of the patients (oncologist's contours), and, to compare
-with, that of the organ's mean training mask.
+middle 20 mm), jittered in training; both observers' contours of the training patients; a tenth of the learning rate in
+the last third. Prints the Dice of the reconstructions for the last fifth of the patients (oncologist's contours), and
+for comparison that of the organ's mean training mask.
 """
 import argparse
 import statistics

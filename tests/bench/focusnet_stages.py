@@ -1,11 +1,11 @@
-"""Whether each stage improves what it exists for, on phantom patients not seen in training, over several seeds.
+"""Does each stage improve what it is for? On phantom patients not seen in training, over several seeds.
 
     python -m tests.bench.focusnet_stages --folder OUT --seeds 3
 
-The demo's cohort and settings. For each seed: the chain, then its last stage again without the shape constraint. Prints
-for the test patients' small organs the distance of their centres before (main network's voxels) and after localisation,
-and Dice before and after the branches, with and without the constraint: mean, spread over seeds, each seed's value.
-Stopped, it goes on.
+The demo's cohort and settings. For each seed: all stages, then the last again without the shape constraint. Prints for
+the test patients' small organs the error of their centres before (main network's voxels) and after localisation, and
+Dice before and after the branches, with and without the constraint: mean, spread over seeds, each seed's value. The
+same command continues after a stop.
 """
 import argparse
 import shutil

@@ -1,5 +1,5 @@
-"""Trained networks by engine and precision against plain PyTorch, as the authors run them: float32, contiguous, one
-slice or window at a time. Whole networks of the papers, smaller windows.
+"""Trained networks by engine and precision against plain PyTorch as the authors run it: float32, contiguous, one slice
+or window at a time. The papers' full networks, on smaller windows.
 
     python -m tests.bench.run inference_engines
 """

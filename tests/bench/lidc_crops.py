@@ -3,11 +3,11 @@
     python -m tests.bench.lidc_crops --data <lidc_crops> --prepared-dir data/prepared/lidc_crops
 
 <lidc_crops> holds slices.npz (`image` uint8 and `votes` uint8, both (n, 128, 128)) and slices.csv (`row`, `part`,
-`patient`). In each crop the nodule lies in the middle, and there is no crop without one: a network that saw them
-whole would learn to draw what lies in the middle. So it gets windows of 48 pixels out of them, enlarged to 96:
-`--positives` of each slice with a consensus (two votes or more of four), the nodule's centre anywhere within, and
-`--negatives` of each slice that no vote touches. Patients of the part `train` train, those of `valid` validate, those
-of `test` are left out.
+`patient`). The nodule lies in the middle of each crop, and there is no crop without one: a network that saw whole crops
+would learn to draw whatever lies in the middle. So it gets windows of 48 pixels, enlarged to 96: from each slice with a
+consensus (two or more of four votes) `--positives` windows with the nodule's centre anywhere inside, and from every
+slice `--negatives` windows that no vote touches. Patients of the part `train` are for training, those of `valid` for
+validation, those of `test` are left out.
 """
 import argparse
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""The windows that lidc_crops.py made of LIDC-IDRI crops, once more for S-Net's train.py.
+"""The windows that lidc_crops.py made from LIDC-IDRI crops, converted for S-Net's train.py.
 
     python -m tests.bench.lidc_crops --data <lidc_crops> --size 48 --prepared-dir data/prepared/lidc_48
     python -m tests.bench.lidc_crops_snet --windows data/prepared/lidc_48 --prepared-dir data/prepared/lidc_snet
 
-The same windows, patients and split; not enlarged, since S-Net keeps the full grid. Grey values -1..2 stored as 0..1.
+Same windows, patients and split; not enlarged, since S-Net keeps the full grid. Grey values -1..2 are stored as 0..1.
 """
 import argparse
 from dataclasses import replace

@@ -1,8 +1,8 @@
-"""Slices a second that the generator alone delivers with 2 workers, over those a CPU training step consumes.
+"""Slices per second from the generator alone with 2 workers, over those that a CPU training step consumes.
 
     python -m tests.bench.run lung_loader       (in .venv-keras)
 
-Full size (400x400), augmentation on, the paper's network, a step of batch 12.
+Full size (400x400), with augmentation; the paper's network, batches of 12.
 """
 import tempfile
 import time

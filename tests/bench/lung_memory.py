@@ -2,7 +2,8 @@
 
     python -m tests.bench.run lung_memory       (in .venv-keras)
 
-Seven minutes on one core. Most of it goes to the network and its batch of four slices; 40 slices take 1.8 GB, 300 2.7.
+Seven minutes on one core. Most of the memory is the network's with its batch of four slices: 40 slices take 1.8 GB,
+300 take 2.7 GB.
 """
 import sys
 import tempfile

@@ -1,9 +1,9 @@
-"""Exact 2-means, lung extraction and magic wand, each over a plain version on the same slices.
+"""Exact 2-means, lung extraction and magic wand, each against a plain version on the same slices.
 
     python -m tests.bench.run lung_speed        (in .venv-keras)
 
-Plain: iterative k-means over all pixels as scikit-learn does it (k-means++ starts, ten of them as in the versions of
-the authors' time, and one as today), scikit-image's morphology with full footprints, and a wand of Python loops.
+Plain: iterative k-means over all pixels as in scikit-learn (with ten k-means++ starts, as in the versions of the
+authors' time, and with one, as today), scikit-image's morphology with full footprints, and a wand with Python loops.
 """
 import math
 import time

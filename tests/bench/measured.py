@@ -1,4 +1,4 @@
-"""What a program costs."""
+"""Time and memory that a program takes."""
 import subprocess
 import sys
 import time

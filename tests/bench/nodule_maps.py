@@ -1,9 +1,9 @@
-"""Nodule probability of LIDC-IDRI crops by one network, for real_nodules.py.
+"""One network's nodule probabilities of LIDC-IDRI crops, for real_nodules.py.
 
     python -m tests.bench.nodule_maps --data <lidc_crops> --checkpoint runs/nasnet/best.npz --output maps.npz
 
-In .venv-keras for NASNet-GCN and, with --unet, the plain U-Net; in .venv for S-Net (best.pt). The crops of `held_out`,
-each covered by overlapping windows in the way predict.py covers a CT.
+In .venv-keras for NASNet-GCN and, with --unet, the plain U-Net; in .venv for S-Net (best.pt). Each crop of `held_out`
+is covered by overlapping windows, as predict.py covers a CT.
 """
 import argparse
 from dataclasses import replace

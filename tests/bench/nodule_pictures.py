@@ -1,4 +1,4 @@
-"""The best, the median and the worst test slices of real nodules, for real_nodules.py."""
+"""Pictures of the best, median and worst test slices of real nodules, for real_nodules.py."""
 import numpy as np
 
 from shared_results.pictures import contact_sheet, overlay, save_picture

@@ -1,12 +1,12 @@
-"""Gain and cost of --tta for NASNet-GCN on real nodules, and whether its probabilities are what they say.
+"""Gain and cost of --tta for NASNet-GCN on real nodules, and the calibration of its probabilities.
 
     python -m tests.bench.nodule_views --data <lidc_crops> --checkpoint lung_nodule_nasnet/weights/lidc_crops.npz \
         --every 4 --output-dir OUT
 
-In .venv-keras. Every so-many-th crop of the validation and test patients of tests.bench.lidc_crops, by one network and
-by the mean over the flips of its training; each is cut where its Dice over all pixels of the validation crops is best,
-and both at the checkpoint's cut. Intervals: bootstrap over test patients. calibration.csv and .png of the test crops
-lie in the output folder.
+In .venv-keras. Predicts every n-th crop (--every) of the validation and test patients of tests.bench.lidc_crops with
+the network alone and with the mean over the flips of its training. The threshold of each is the one with the best Dice
+over all pixels of the validation crops; both are also scored at the checkpoint's cut. Intervals: bootstrap over test
+patients. calibration.csv and .png of the test crops are written to the output folder.
 """
 import argparse
 import time

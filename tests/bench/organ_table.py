@@ -1,10 +1,10 @@
-"""The scores of a test.py run over real patients as a table for a README: mean, 95 % interval, worst case.
+"""The scores of a test.py run on real patients as a table for a README: mean, 95 % interval, worst case.
 
     python -m tests.bench.organ_table runs/sepnet/sepnet/test [another/test ...]
 
-Of several runs over the same patients also the first one's differences to the others. Intervals: percentile bootstrap
-over patients, 10,000 draws. Only organs that somebody drew count. HD95: over the cases in which the organ was found.
-Volumes: medians.
+For several runs on the same patients also the differences between the first and each other one. Intervals: percentile
+bootstrap over patients, 10,000 samples. Only organs that somebody drew count. HD95: over the cases in which the organ
+was found. Volumes: medians.
 """
 import sys
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""What test-time augmentation would do to the organ networks, which have not learnt from flipped patches.
+"""What test-time augmentation would do for the organ networks, which are not trained on flipped patches.
 
     python -m tests.bench.organ_views sepnet --checkpoint sepnet/weights/openkbp.pt --prepared-dir PREP --cases 10 \
         --output-dir OUT
 
-Real or phantom test cases of test.py. For each flip (z: head to foot, y: front to back; never x, which would make left
-organs right ones) the mean over the patch and its flip: Dice of the organs drawn, by case, paired with that of the
-network alone (95 % interval, bootstrap over cases), and the CPU time over its own.
+Real or phantom test cases of test.py. For each flip (z: head to foot, y: front to back; never x, which would turn left
+organs into right ones) the prediction is the mean over the patch and its flip. Prints the Dice of the organs drawn, per
+case, paired with that of the network alone (95 % interval, bootstrap over cases), and the CPU time over its own.
 """
 import argparse
 import importlib

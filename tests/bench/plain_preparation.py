@@ -1,5 +1,5 @@
-"""The preparations of the three PyTorch projects as one would write them at first: in one process, file after file,
-whole arrays, nothing checked.
+"""The preparation of the three PyTorch projects as one would write it at first: in one process, one file after
+another, with whole arrays and without checks.
 
     python -m tests.bench.plain_preparation snet|focusnet|sepnet RAW OUT
 """

@@ -1,4 +1,4 @@
-"""A plain U-Net in NASNet-GCN's place: the same table, batches, loss, optimiser and schedule, by the same train.py.
+"""A plain U-Net in place of NASNet-GCN, trained by the same train.py: same table, batches, loss, optimiser, schedule.
 
     python -m tests.bench.plain_unet --prepared-dir data/prepared/lidc_crops --run-dir runs/unet ...
 

@@ -1,9 +1,9 @@
-"""Predicting a cohort by S-Net (full width, random weights; neck phantoms): CTs in one run against a run each, two
-workers against one, the peak memory of 100 CTs against that of 10, and what it takes to start two workers.
+"""Predicting a cohort with S-Net (full width, random weights; neck phantoms): CTs in one run against one run each, two
+workers against one, the peak memory for 100 CTs against that for 10, and the time to start two workers.
 
     python -m tests.bench.run predict_cohort
 
-Every other figure includes the start of Python, of torch and of the workers; a worker computes in one thread.
+All other figures include starting Python, torch and the workers; a worker computes in one thread.
 """
 import sys
 import tempfile

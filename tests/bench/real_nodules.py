@@ -1,13 +1,13 @@
-"""Who draws the nodules of real patients best? Scores on the 80 test patients of lidc_crops, as tables for a README.
+"""Which network draws the nodules of real patients best? Tables for a README, on the 80 test patients of lidc_crops.
 
     python -m tests.bench.real_nodules --data <lidc_crops> --checkpoints NASNet-GCN=runs/nasnet/best.npz \
         U-Net=runs/unet/best.npz S-Net=runs/snet/best.pt --output-dir runs/nodules
 
 In .venv-keras; S-Net runs in .venv. A checkpoint whose name begins with U-Net is one of tests.bench.plain_unet. Slices
-with a consensus (two votes or more of four) count. Each network is cut where its pooled Dice is best over every third
-slice of the validation patients. Beside the networks: a disc in the middle of each crop, where the nodule lies in this
-data, its radius chosen likewise; and the readers: the pooled Dice of two of them, from the votes. Intervals: bootstrap
-over patients.
+with a consensus (two or more of four votes) count. The threshold of each network is the one with the best pooled Dice
+over every third slice of the validation patients. For comparison: a disc in the middle of each crop, where the nodule
+lies in this data, its radius chosen in the same way; and the pooled Dice of two readers, from the votes. Intervals:
+bootstrap over patients.
 """
 import argparse
 import subprocess

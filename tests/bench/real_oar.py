@@ -1,13 +1,14 @@
-"""Who segments the organs of real patients best at equal cost? FocusNet's main network, SepNet, its 3-D U-Net; and
-what one would take instead: nnU-Net v2 and MONAI's SegResNet.
+"""Which network segments the organs of real patients best at equal cost? FocusNet's main network, SepNet, its 3-D
+U-Net; and what one would otherwise use: nnU-Net v2 and MONAI's SegResNet.
 
     python -m tests.bench.real_oar --data open-kbp --runs-dir runs/compare [--minutes 90] [--networks SepNet nnU-Net]
 
-or `make compare DATA=open-kbp`. All learn from OpenKBP's 162 usable training patients on its grid of 4 mm, for the
-same time, one after the other, and are scored on the same 40 test patients on each CT's own grid. --processor: the time
-is a process' processor time (set OMP_NUM_THREADS=1), on a machine that also does other work. Ours are as wide as the
-weights that ship; their epochs are as many as fit, by the time of the second one. Killed or called again, it goes on
-with what is not there yet; a network that is trained already is not trained for longer: that takes another --runs-dir.
+or `make compare DATA=open-kbp`. All are trained on OpenKBP's 162 usable training patients on its grid of 4 mm, for the
+same time, one after the other, and scored on the same 40 test patients on each CT's own grid. --processor: measure the
+time as a process' processor time (set OMP_NUM_THREADS=1), for a machine that also does other work. Our networks are as
+wide as those of the shipped weights, and trained for as many epochs as fit, judged by the second one. The same command
+continues after a kill and skips what is done; a trained network is not trained any longer: that takes another
+--runs-dir.
 
 Prints tables for a README: mean and 95 % interval of a bootstrap over patients; only organs that somebody drew count.
 """

@@ -1,11 +1,11 @@
 """Cropping a 512x512x600 int16 CT (400x400x600 mm, thorax to pelvis) with its six vertebrae: this project's crop.py
-over the same done by loading everything as float64; and 8 cases with 2 processes, over one.
+over code that loads everything as float64; and 8 cases in 2 processes over one.
 
     python -m tests.bench.run retroln_crop
 
-Both sides start a Python of their own, read the same files, find the same region, and write the same crop (float32,
-[0, 1], by SimpleITK, same compression); ours besides checks every file to its end, reads the crop back, and writes the
-region as JSON. float64: nibabel's `get_fdata`, as in the authors' code, one vertebra after the other, the CT last.
+Both sides start their own Python, read the same files, find the same region, and write the same crop (float32, [0, 1],
+by SimpleITK, same compression). Ours also checks every file to its end, reads the crop back, and writes the region as
+JSON. float64: nibabel's `get_fdata`, as in the authors' code, one vertebra after the other, the CT last.
 """
 import sys
 import tempfile

@@ -1,9 +1,9 @@
-"""Why shared_data/rtstruct.py stands on pydicom alone: a hollow ball through rt-utils, DicomRTTool and ours.
+"""Why shared_data/rtstruct.py uses pydicom alone: a hollow ball through rt-utils, DicomRTTool and our code.
 
     python -m tests.bench.rtstruct_libraries --tools /path/to/bin
 
---tools: the bin folder of an environment with `pip install rt-utils DicomRTTool`. Each line: the series, who wrote, who
-read, Dice and volume over the true one. plastimatch (Debian) where it is there; it knows axial series only.
+--tools: the bin folder of an environment with `pip install rt-utils DicomRTTool`. Each line: the series, the writer,
+the reader, Dice, and volume over the true one. plastimatch (Debian) if installed; it handles axial series only.
 """
 import argparse
 import shutil

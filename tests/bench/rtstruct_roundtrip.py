@@ -1,12 +1,12 @@
-"""Real organs out as RTSTRUCT and DICOM SEG, and in again by our reader and by others': how much of them is the same.
+"""Real organs written as RTSTRUCT and DICOM SEG and read back by our reader and by others: how much stays the same.
 
     python -m tests.bench.rtstruct_roundtrip --data /path/to/han_contours [--patients 3] [--worst OUT.png]
 
---data: <patient>_oncologist.nii.gz with labels.json {"ids": {organ: label}}. Each patient's labels are written on a CT
-of its own as a DICOM series; then read by ours, plastimatch (Debian), highdicom and dcmqi, and what plastimatch and
-rt-utils write of the same masks is read by ours. dciodvfy (dicom3tools, Debian) checks both files. --tools: the bin
-folder of an environment with `pip install rt-utils dcmqi` (its own: rt-utils installs a package called tests). What is
-not there is left out and named. --worst: pictures of the four worst that are larger than 1 ml, reference green.
+--data: <patient>_oncologist.nii.gz with labels.json {"ids": {organ: label}}. Each patient's labels are written for a
+CT made for them as a DICOM series, then read by our code, plastimatch (Debian), highdicom and dcmqi; and our code reads
+what plastimatch and rt-utils write of the same masks. dciodvfy (dicom3tools, Debian) checks both files. --tools: the
+bin folder of a separate environment with `pip install rt-utils dcmqi` (rt-utils installs a package called tests).
+Missing tools are named and left out. --worst: pictures of the four worst that are larger than 1 ml, reference green.
 """
 import argparse
 import math

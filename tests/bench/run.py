@@ -1,10 +1,10 @@
-"""Every benchmark of the projects that are here, as ratios within this run: `make bench`.
+"""All benchmarks of the projects present, as ratios within this run: `make bench`.
 
     python -m tests.bench.run [module ...]
 
-Prints one table and saves it in tests/bench/results.json. Modules that need the other environment are left out (lung_*
-run in .venv-keras, all others in .venv), and those that need data or many minutes: they have no run(), and a command of
-their own.
+Prints one table and saves it in tests/bench/results.json. Leaves out modules that need the other environment (lung_*
+run in .venv-keras, all others in .venv), and those that need data or many minutes: they have a command of their own
+instead of run().
 """
 import importlib
 import importlib.util

@@ -1,13 +1,12 @@
-"""The paper's claims, as far as a phantom cohort and a CPU can show them.
+"""The paper's claims, as far as a phantom cohort and a CPU can test them.
 
     python -m tests.bench.sepnet_claims --claim parameters                 SepNet over U-Net
     python -m tests.bench.sepnet_claims --claim hard-voxels --seeds 3      AttentionExpDice against ExpDice
     python -m tests.bench.sepnet_claims --claim slf --seeds 3              SLF against a plain window
     python -m tests.bench.sepnet_claims --claim error-rate                 six members: error rate against vote entropy
 
-The last three train small networks on 10 phantom patients (8 to train) and score the other 2; about two minutes for
-each training on one core. Same seeds, same steps; the loss is normalised as the paper writes it, unless
---normalisation original.
+The last three train small networks on 8 of 10 phantom patients and score the other 2; each training takes about two
+minutes on one core. Same seeds, same steps; the loss is normalised as in the paper, unless --normalisation original.
 """
 import argparse
 import csv

@@ -2,7 +2,7 @@
 
     python -m tests.bench.sepnet_memory [--crop-size 256] [--slices 200] [--window-step 16]
 
-Random weights of full width; --window-step 16 for time: the peak does not depend on it.
+Full width, random weights; --window-step 16 to save time, since the peak does not depend on it.
 """
 import argparse
 import sys

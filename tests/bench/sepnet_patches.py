@@ -1,8 +1,8 @@
-"""A training batch drawn from the cohort in memory against reading each patient's NIfTI files, as the authors do.
+"""Drawing a training batch from the cohort in memory against reading each patient's NIfTI files, as the authors do.
 
     python -m tests.bench.run sepnet_patches
 
-Full size: 256x256x100 voxels, patches of 16x120x120, batch 4, the files in the page cache.
+Full size: 256x256x100 voxels, patches of 16x120x120, batch 4; the files are in the page cache.
 """
 import tempfile
 import time

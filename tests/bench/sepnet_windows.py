@@ -1,4 +1,4 @@
-"""Windows through SepNet in batches against one at a time, as windows a second within this run.
+"""Windows through SepNet in batches over one at a time, in windows per second.
 
     python -m tests.bench.run sepnet_windows
 """

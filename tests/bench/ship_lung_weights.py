@@ -1,9 +1,9 @@
-"""Make of a run's best.npz the weights that ship: what predict.py needs, without folders and history.
+"""Turn a run's best.npz into the weights to ship: only what predict.py needs, without folders and history.
 
     python -m tests.bench.ship_lung_weights --checkpoint runs/lidc_crops/best.npz --cut 0.5 \
         --output lung_nodule_nasnet/weights/lidc_crops.npz
 
-Kernels in half precision, everything else as it is.
+Kernels are stored in half precision, everything else as it is.
 """
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Make of a run's checkpoint the weights that ship: what predict.py needs, without paths, optimiser and history.
+"""Turn a run's checkpoint into the weights to ship: only what predict.py needs, no paths, optimiser or history.
 
     python -m tests.bench.ship_weights --checkpoint runs/sepnet/openkbp/best.pt --output sepnet/weights/openkbp.pt
 """

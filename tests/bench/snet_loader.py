@@ -1,8 +1,8 @@
-"""Slices a second that the loader alone delivers, over those that a CPU training step of S-Net consumes.
+"""Slices per second from the loader alone, over those that a CPU training step of S-Net consumes.
 
     python -m tests.bench.run snet_loader
 
-Full size (384x384 from 512x512 slices), 2 workers, augmentation on; a step of batch 16 in the default precision.
+Full size (384x384 from 512x512 slices), 2 workers, with augmentation; batches of 16 in the default precision.
 """
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""Peak memory of preparing 512x512x200 cases with 2 workers, all processes together, over 1.5 GB.
+"""Peak memory of preparing 512x512x200 cases with 2 workers, summed over all processes, over 1.5 GB.
 
     python -m tests.bench.run snet_memory
 """

@@ -1,8 +1,8 @@
-"""Whether S-Net learns in bfloat16 as it does in float32: loss and validation Dice of each epoch.
+"""Does S-Net learn as well in bfloat16 as in float32? Loss and validation Dice of each epoch.
 
     python -m tests.bench.snet_precision        20 minutes on 2 cores
 
-A small phantom cohort, both precisions from the same two seeds.
+A small phantom cohort; both precisions start from the same two seeds.
 """
 import csv
 import tempfile

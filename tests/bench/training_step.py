@@ -1,11 +1,11 @@
-"""A training step of each PyTorch project by precision and memory layout: its time, and what becomes of the loss.
+"""A training step of each PyTorch project by precision and memory layout: its time, and its effect on the loss.
 
     python -m tests.bench.training_step [--project sepnet] [--device cuda] [--compile] [--rounds 10]
 
-At the papers' sizes on a GPU; on a CPU with smaller batches (FocusNet: patches), in bfloat16 only if it has
-instructions for it. Every variant starts from the same weights and learns the same batch; they take turns. Printed:
-the float32 step's shortest time over the variant's, and the variant's last loss over float32's. RetroLN is not here:
-nnU-Net decides on these things itself.
+Uses the papers' sizes on a GPU, smaller batches (FocusNet: patches) on a CPU, and bfloat16 on a CPU only if it has the
+instructions. All variants start from the same weights, train on the same batch and take turns. Prints the shortest time
+of the float32 step over the variant's, and the variant's last loss over float32's. RetroLN is not included, since
+nnU-Net itself decides on these things.
 """
 import argparse
 import time

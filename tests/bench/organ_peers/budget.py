@@ -1,4 +1,4 @@
-"""The time that a training may take, the same for every network; what killed runs have used counts."""
+"""The training time allowed, the same for every network; time used by killed runs counts."""
 import time
 
 from shared_data.files import read_json, write_json

@@ -1,6 +1,6 @@
-"""OpenKBP as NIfTI files, what every network of the comparison predicts and is scored on, and its peers learn from.
+"""OpenKBP as NIfTI files: every network of the comparison is scored on them, and the peers are trained on them.
 
-<folder>/ct/<case>.nii.gz (HU), labels/<case>.nii.gz (1, 2, ... as shared_data.openkbp.ORGANS), cases.csv.
+<folder>/ct/<case>.nii.gz (HU), labels/<case>.nii.gz (1, 2, ... as in shared_data.openkbp.ORGANS), cases.csv.
 """
 from shared_data import openkbp
 from shared_data.errors import InputError

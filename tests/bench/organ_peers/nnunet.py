@@ -1,11 +1,11 @@
-"""nnU-Net v2 on the cohort, by its own plan (3d_fullres, fold 0: OpenKBP's own training part), for a budget of time.
+"""nnU-Net v2 on the cohort, with its own plan (3d_fullres, fold 0: OpenKBP's training part), within a time budget.
 
     python -m tests.bench.organ_peers.nnunet prepare|train|predict --cohort DIR --run-dir DIR [--small]
 
-Its trainer without mirroring, as left and right organs want it. What differs from nnUNetv2_train: the learning rate
-falls with the share of the budget that is used instead of the epoch; no validation in between; organs that nobody drew
-in a case are merged with its background in the loss, as our own networks do it (nnU-Net would teach that they are
-background); --small: patches of 64^3 and a quarter of the channels in place of the plan's, for CPUs.
+Its trainer without mirroring, because of left and right organs. Differences from nnUNetv2_train: the learning rate
+falls with the share of the budget used instead of the epoch; there is no validation during training; in the loss,
+organs that nobody drew in a case are merged with its background, as for our own networks (nnU-Net would teach that they
+are background). --small: patches of 64^3 and a quarter of the channels instead of the plan's, for CPUs.
 """
 import argparse
 import os

@@ -1,5 +1,5 @@
-"""MONAI's SegResNet on the cohort: AdamW with a cosine, DiceCE over patches of 64^3, organs that nobody drew merged
-with the background, as our own networks do it. Voxels as published.
+"""MONAI's SegResNet on the cohort: AdamW with a cosine schedule, DiceCE on patches of 64^3; organs that nobody drew are
+merged with the background, as for our own networks. Voxels as published.
 
     python -m tests.bench.organ_peers.segresnet train|predict --cohort DIR --run-dir DIR [--minutes 90] [--processor]
 """
