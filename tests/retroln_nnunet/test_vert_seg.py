@@ -112,7 +112,7 @@ def test_interrupted_it_starts_no_more(stand_in, cts, tmp_path):
         time.sleep(0.02)
     os.killpg(stopped.pid, signal.SIGINT)  # Ctrl-C reaches the whole group
     error = stopped.communicate()[1].decode()
-    assert stopped.returncode == 130 and "the same command goes on" in error and "Traceback" not in error
+    assert stopped.returncode == 130 and "the same command continues" in error and "Traceback" not in error
     assert len(log.read_text().splitlines()) == 1
 
 
