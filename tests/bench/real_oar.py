@@ -14,6 +14,7 @@ Prints tables for a README: mean and 95 % interval of a bootstrap over patients;
 """
 import argparse
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -105,6 +106,7 @@ class Ours:
 
     def seconds_of_epoch(self, run_dir, options):
         """From the end of the first to the end of the second: what a process does once is left out."""
+        shutil.rmtree(run_dir, ignore_errors=True)  # of a call that was killed meanwhile
         history, ends = (run_dir / self.checkpoint).with_name("history.csv"), []
         command = [sys.executable, "-m", *map(str, self.command(run_dir, 100, options))]
         process = psutil.Popen(command, stdout=subprocess.DEVNULL)
