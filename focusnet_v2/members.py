@@ -10,7 +10,7 @@ from shared_data.errors import InputError
 from shared_data.named_types import Values
 from shared_data.settings import with_changes
 from shared_results.ensembles import check_alike, find_members
-from shared_torch.devices import choose_device, choose_precision
+from shared_torch.devices import choose_device, choose_prediction_precision
 from shared_torch.engines import NetworkOptions
 
 # Settings that decide which grid a network sees, and what comes out; members must agree on them.
@@ -45,5 +45,6 @@ def load_members(options: NetworkOptions, changes: Values) -> tuple[list[Network
         if stage != stages[0]:
             raise InputError(f"{path}: of stage {stage}, {checkpoints[0]} of {stages[0]}. Ensembles need the same "
                              "stage.")
-    config = with_changes(loaded[0][1], {**changes, "precision": choose_precision(options.precision, device)})
+    config = with_changes(loaded[0][1], {**changes,
+                                         "precision": choose_prediction_precision(options.precision, device)})
     return [ready(network, options.engine, config, device) for network, _, _ in loaded], config, stages[0], device

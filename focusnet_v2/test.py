@@ -66,7 +66,7 @@ class Options(EnsembleOptions, OrganPoint, ScoringOptions):
     small_threshold: float | None = None  # probability that makes a small organ; unset: the checkpoint's (0.5)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
-    precision: Precision = "32-true"  # bf16-mixed: twice as fast on CPUs with bfloat16 instructions, less exact
+    precision: Precision = "auto"  # auto: 16-mixed on cuda, else 32-true; bf16-mixed: faster on some CPUs, less exact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from shared_data.files import read_json, read_table
 from shared_data.organs import check_same_organs
 from shared_data.settings import load_config, note_differences, set_options, with_changes
 from shared_results.ensembles import check_alike, find_members
-from shared_torch.devices import choose_device, choose_precision
+from shared_torch.devices import choose_device, choose_prediction_precision
 from shared_torch.engines import Engine, Network
 
 # Settings that determine the grid, windows and classes of a network; members must agree on them.
@@ -38,7 +38,7 @@ class NetworkOptions:
     window_batch: int | None = None  # windows per forward pass; unset: the checkpoint's (1)
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     engine: Engine = "auto"  # auto: OpenVINO on a CPU, PyTorch elsewhere
-    precision: Precision = "32-true"  # 16-mixed: for GPUs
+    precision: Precision = "auto"  # auto: 16-mixed on cuda, else 32-true; bf16-mixed: faster on some CPUs, less exact
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def load_members(checkpoints: Sequence[Path], options: NetworkOptions, **changes
     if len(set(names)) < len(names):
         names = [f"{number}_{path.parent.name}_{path.stem}" for number, path in enumerate(checkpoints, 1)]
     config = with_changes(first, {**changes, **set_options(options, "window_step", "window_batch"),
-                                  "precision": choose_precision(options.precision, device)})
+                                  "precision": choose_prediction_precision(options.precision, device)})
     networks = [ready(network, options.engine, config, device) for network, _ in loaded]
     return Members(names, networks, [own.transform for _, own in loaded], config, device, [own for _, own in loaded])
 

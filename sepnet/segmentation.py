@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             prepared = options.prepared_dir / options.split / patient
             case = load_case(prepared, transform)
             bar = partial(tqdm, desc=f"{name}, {patient}", unit="batch", leave=False, disable=None)
-            parts = [(part * STEPS).numpy().astype(np.uint16) for part in predict_slices(
+            parts = [(part * STEPS).cpu().numpy().astype(np.uint16) for part in predict_slices(
                 network, case["image"], members.config, members.device, progress=bar)]
             probability = np.concatenate(parts, axis=1)
             folder = options.results_dir / name / patient

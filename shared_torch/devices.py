@@ -36,6 +36,14 @@ def choose_precision(name: Precision, device: torch.device) -> Chosen:
     return "bf16-mixed" if has_bfloat16 else "32-true"
 
 
+def choose_prediction_precision(name: Precision, device: torch.device) -> Chosen:
+    """`name`, or for "auto": 16-mixed on NVIDIA GPUs, otherwise 32-true. bfloat16 changes masks too much
+    (tests/bench/RESULTS.md)."""
+    if name != "auto":
+        return name
+    return "16-mixed" if device.type == "cuda" else "32-true"
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Context of a forward pass in a precision from `choose_precision`. Raises ValueError for any other, also "auto".
     """
@@ -45,8 +53,9 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def quickest_layout(network: torch.nn.Module, device: torch.device, precision: str) -> None:
-    """Make a 3-D network channels-last, in place, if it trains in bfloat16 on a CPU (tests.bench.training_step)."""
-    if precision == "bf16-mixed" and device.type == "cpu":
+    """Make a 3-D network channels-last, in place, where that is faster: on NVIDIA GPUs, and in bfloat16 on CPUs
+    (tests.bench.training_step)."""
+    if device.type == "cuda" or (precision == "bf16-mixed" and device.type == "cpu"):
         network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
 
 

@@ -5,10 +5,10 @@ U-Net; and what one would otherwise use: nnU-Net v2 and MONAI's SegResNet.
 
 or `make compare DATA=open-kbp`. All are trained on OpenKBP's 162 usable training patients on its grid of 4 mm, for the
 same time, one after the other, and scored on the same 40 test patients on each CT's own grid. --processor: measure the
-time as a process' processor time (set OMP_NUM_THREADS=1), for a machine that also does other work. Our networks are as
-wide as those of the shipped weights, and trained for as many epochs as fit, judged by the second one. The same command
-continues after a kill and skips what is done; a trained network is not trained any longer: that takes another
---runs-dir.
+time as a process' processor time (set OMP_NUM_THREADS=1), for a machine that also does other work. Our networks are
+narrow, for CPUs, and SegResNet too; --full-size, for a GPU: the papers' widths and batches, 32 filters of SegResNet.
+Ours are trained for as many epochs as fit, judged by the first ones. The same command continues after a kill and skips
+what is done; a trained network is not trained any longer: that takes another --runs-dir.
 
 Prints tables for a README: mean and 95 % interval of a bootstrap over patients; only organs that somebody drew count.
 """
@@ -51,6 +51,8 @@ def main():
     parser.add_argument("--runs-dir", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--processor", action="store_true")
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw patches; not with --processor")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     options = parser.parse_args()
     cohort = options.runs_dir / "cohort"
@@ -61,7 +63,7 @@ def main():
         if not (run_dir / "trained.json").exists():
             NETWORKS[name].train(run_dir, options)
         if not (output_dir / "cost.json").exists():
-            used = cost([sys.executable, "-m", *NETWORKS[name].predicting(run_dir, output_dir, cohort)])
+            used = cost([sys.executable, "-m", *NETWORKS[name].predicting(run_dir, output_dir, options)])
             write_json(output_dir / "cost.json", used._asdict())
     tables = {name: scores_of(name, options.runs_dir) for name in NETWORKS
               if (options.runs_dir / "predictions" / name / "cost.json").exists()}
@@ -77,6 +79,7 @@ class Ours:
     epochs: str  # the option that sets them
     schedule: tuple[tuple[Any, ...], ...]  # (option in epochs, as shares of all: one or more)
     settings: tuple[str, ...]
+    narrow: tuple[str, ...]  # in place of the papers' settings
 
     def prepare(self, options):
         for module, *settings in PREPARE[self.project]:
@@ -90,7 +93,9 @@ class Ours:
         schedule = [word for name, *shares in self.schedule
                     for word in (name, *(math.ceil(share * epochs) for share in shares))]
         return [f"{self.project}.train", "--prepared-dir", self.prepared(options), "--run-dir", run_dir, self.epochs,
-                epochs, "--validate-every", epochs, *schedule, *self.settings]
+                epochs, "--validate-every", epochs, *schedule, *self.settings,
+                *(["--workers", options.workers] if self.project == "sepnet" else []),
+                *(() if options.full_size else self.narrow)]
 
     def train(self, run_dir, options):
         plan = run_dir.with_suffix(".json")
@@ -100,28 +105,30 @@ class Ours:
         seconds, epochs = read_json(plan).values()
         begun = (run_dir / self.checkpoint).with_name("last.pt").exists()
         run(*self.command(run_dir, epochs, options), *(["--resume"] if begun else []))
+        if not options.processor and epochs > 2:
+            seconds = median_epoch((run_dir / self.checkpoint).with_name("tensorboard"))
         network = read_checkpoint(run_dir / self.checkpoint)["model"]
         write_json(run_dir / "trained.json", {"seconds": seconds * epochs, "epochs": epochs,
                                               "parameters": sum(tensor.numel() for tensor in network.values())})
 
     def seconds_of_epoch(self, run_dir, options):
-        """From the end of the first to the end of the second: what a process does once is left out."""
+        """Mean of the epochs after the first, over 10 seconds or more: what a process does once is left out."""
         shutil.rmtree(run_dir, ignore_errors=True)  # of a call that was killed meanwhile
         history, ends = (run_dir / self.checkpoint).with_name("history.csv"), []
         command = [sys.executable, "-m", *map(str, self.command(run_dir, 100, options))]
         process = psutil.Popen(command, stdout=subprocess.DEVNULL)
-        while len(ends) < 2:
+        while len(ends) < 2 or ends[-1] - ends[0] < 10:
             if history.exists() and len(read_table(history, ["epoch"])) > len(ends):
                 ends.append(sum(process.cpu_times()[:2]) if options.processor else time.perf_counter())
-            assert process.poll() is None, f"{' '.join(command)} ended before its second epoch"
+            assert process.poll() is None, f"{' '.join(command)} ended before its pace was known"
             time.sleep(0.1)
         process.terminate()
         process.wait()
-        return ends[1] - ends[0]
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
 
-    def predicting(self, run_dir, output_dir, cohort):
-        return [f"{self.project}.predict", "--input", tested(cohort), "--output", output_dir, "--checkpoint",
-                run_dir / self.checkpoint, "--workers", 0, "--no-viewer"]
+    def predicting(self, run_dir, output_dir, options):
+        return [f"{self.project}.predict", "--input", tested(options.runs_dir / "cohort"), "--output", output_dir,
+                "--checkpoint", run_dir / self.checkpoint, "--workers", 0, "--no-viewer"]
 
 
 @dataclass(frozen=True)
@@ -140,24 +147,26 @@ class Peer:
             run(*self.call("prepare", options.runs_dir / self.module, options.runs_dir / "cohort"))
 
     def train(self, run_dir, options):
-        run(*self.call("train", run_dir, options.runs_dir / "cohort"), "--minutes", options.minutes,
-            *(["--processor"] if options.processor else []))
+        run(*self.call("train", run_dir, options.runs_dir / "cohort"), "--minutes", options.minutes, "--workers",
+            options.workers, *(["--processor"] if options.processor else []),
+            *(["--full-size"] if options.full_size and self.module == "segresnet" else []))
         (run_dir / "cost.json").rename(run_dir / "trained.json")
 
-    def predicting(self, run_dir, output_dir, cohort):
-        return [*self.call("predict", run_dir, cohort), "--output-dir", output_dir]
+    def predicting(self, run_dir, output_dir, options):
+        return [*self.call("predict", run_dir, options.runs_dir / "cohort"), "--output-dir", output_dir, "--workers",
+                options.workers]
 
 
 def sepnet(network):
     return Ours("sepnet", "best.pt", "--epochs", (("--lr-every", 1 / 12),), (
-        "--network", network, "--base-channels", "8", "--batch-size", "2", "--workers", "0", "--patch-zyx", "16", "64",
-        "64", "--steps-per-epoch", "20"))
+        "--network", network, "--patch-zyx", "16", "64", "64", "--steps-per-epoch", "20"), (
+        "--base-channels", "8", "--batch-size", "2"))
 
 
 NETWORKS = {
     "FocusNet": Ours("focusnet_v2", "backbone/best.pt", "--backbone-epochs", (
         ("--backbone-milestones", 13 / 20, 17 / 20),), (
-        "--backbone-warmup", "0", "--width", "16", "--patch-zyx", "40", "64", "64")),
+        "--backbone-warmup", "0", "--patch-zyx", "40", "64", "64"), ("--width", "16")),
     "SepNet": sepnet("sepnet"),
     "3-D U-Net": sepnet("unet"),
     "nnU-Net": Peer("nnunet"),
@@ -170,6 +179,14 @@ def run(module, *arguments, fine=(0,)):
     command = [sys.executable, "-m", module, *map(str, arguments)]
     code = subprocess.run(command).returncode
     assert code in fine, f"{' '.join(command)}: {code}"
+
+
+def median_epoch(folder):
+    """Seconds, of the epochs that a TensorBoard folder notes; the last one's validation and pauses are none."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    board = EventAccumulator(str(folder)).Reload()
+    ends = [event.wall_time for event in board.Scalars("loss")]
+    return float(np.median(np.diff(ends)))
 
 
 def tested(cohort):

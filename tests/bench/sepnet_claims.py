@@ -1,28 +1,25 @@
-"""The paper's claims, as far as a phantom cohort and a CPU can test them.
+"""The paper's claims on real patients, as far as a CPU can test them in hours: narrow networks, short trainings.
 
-    python -m tests.bench.sepnet_claims --claim parameters                 SepNet over U-Net
-    python -m tests.bench.sepnet_claims --claim hard-voxels --seeds 3      AttentionExpDice against ExpDice
-    python -m tests.bench.sepnet_claims --claim slf --seeds 3              SLF against a plain window
-    python -m tests.bench.sepnet_claims --claim error-rate                 six members: error rate against vote entropy
+    python -m tests.bench.sepnet_claims --prepared-dir openkbp_prepared --runs-dir runs/claims [--seeds 1 2 3]
+    python -m tests.bench.run sepnet_claims               parameters of SepNet over U-Net, without data
 
-The last three train small networks on 8 of 10 phantom patients and score the other 2; each training takes about two
-minutes on one core. Same seeds, same steps; the loss is normalised as in the paper, unless --normalisation original.
+SepNet against itself with a plain window instead of the SLF, with plain ExpDice instead of the hard-voxel weighting,
+and against the 3-D U-Net with full convolutions: the same patients, seeds and number of updates. The score is the mean Dice
+of the validation patients after the last epoch. OpenKBP, prepared with --plain-window; what is trained is kept, and a
+training that was killed goes on. For the error rate by the members' disagreement see sepnet's crossval.py.
 """
 import argparse
-import csv
-import json
 import statistics
-import tempfile
 from pathlib import Path
 
-from sepnet import preprocess, test, train
+from sepnet import train
 from sepnet.networks import SepNet, UNet3D
-from shared_data.phantoms import write_structseg_cohort
+from shared_data.files import read_table
 
-CLAIMS = {"hard-voxels": {"AttentionExpDice": [], "ExpDice": ["--loss", "exp_dice"]},
-          "slf": {"SLF": [], "plain window": ["--transform", "single_window"]}}
-SMALL = ["--patch-zyx", "16", "48", "48", "--batch-size", "2", "--base-channels", "8", "--lr", "1e-2",
-         "--undrawn", "original"]  # the published loss alone
+VARIANTS = {"SepNet": [], "plain window": ["--transform", "single_window"], "ExpDice": ["--loss", "exp_dice"],
+            "3-D U-Net": ["--network", "unet"]}
+SETTINGS = ["--patch-zyx", "16", "64", "64", "--batch-size", "2", "--base-channels", "8", "--steps-per-epoch", "20",
+            "--window-step", "8", "--workers", "0", "--resume"]
 
 
 def run():
@@ -31,56 +28,42 @@ def run():
     return {"parameters of SepNet / 3-D U-Net, width 24": parameters[0] / parameters[1]}
 
 
-def prepare(folder):
-    """A phantom cohort, prepared; the options that name it."""
-    prepared = ["--prepared-dir", str(folder / "prepared"), "--workers", "0"]
-    write_structseg_cohort(folder / "raw", patients=10, size=48, slices=24)
-    preprocess.main([*prepared, "--data-dir", str(folder / "raw"), "--crop-size", "48", "--plain-window"])
-    return prepared
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared-dir", type=Path, required=True)
+    parser.add_argument("--runs-dir", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=[*VARIANTS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=60, help="of 20 updates")
+    options = parser.parse_args()
+    dice = {name: [dice_of(name, seed, options) for seed in options.seeds] for name in options.variants}
+    first, *others = dice
+    print(f"\n{20 * options.epochs} updates, seeds {options.seeds}\n\n| | Dice | {first} - it |\n|---|---|---|")
+    for name, values in dice.items():
+        against = spread([a - b for a, b in zip(dice[first], values)]) if name in others else ""
+        print(f"| {name} | {spread(values)} | {against} |")
 
 
-def compare(claim, folder, seeds, training):
-    """Print the Dice of each variant and seed, then mean and spread, and those of the difference."""
-    cohort = prepare(folder)
-    dice = {name: [] for name in CLAIMS[claim]}
-    for seed in range(1, seeds + 1):
-        for name, options in CLAIMS[claim].items():
-            run_dir = folder / f"{name}-{seed}"
-            train.main([*cohort, *SMALL, *training, "--run-dir", str(run_dir), "--seed", str(seed), *options])
-            with open(run_dir / "history.csv", newline="") as stream:
-                dice[name].append(float(list(csv.DictReader(stream))[-1]["val_dice"]))
-            print(f"{name}, seed {seed}: Dice {dice[name][-1]:.4f}", flush=True)
-    one, other = dice.values()
-    for name, values in {**dice, " - ".join(dice): [a - b for a, b in zip(one, other)]}.items():
-        spread = f" +- {statistics.stdev(values):.4f}" if seeds > 1 else ""
-        print(f"{name}: {statistics.mean(values):.4f}{spread} ({' '.join(training)}, {seeds} seeds)")
+def dice_of(name, seed, options):
+    """The validation Dice after the last epoch of a variant, trained unless it is already."""
+    run_dir = options.runs_dir / f"{name.replace(' ', '_')}-{seed}"
+    history = run_dir / "history.csv"
+    if not history.exists() or len(read_table(history, ["epoch"])) < options.epochs:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        resume = SETTINGS if (run_dir / "last.pt").exists() else SETTINGS[:-1]
+        train.main([*resume, *VARIANTS[name], "--prepared-dir", str(options.prepared_dir), "--run-dir", str(run_dir),
+                    "--seed", str(seed), "--epochs", str(options.epochs), "--validate-every", str(options.epochs),
+                    "--lr-every", str(options.epochs // 12)])
+    dice = float(read_table(history, ["val_dice"])[-1]["val_dice"])
+    print(f"{name}, seed {seed}: Dice {dice:.4f}", flush=True)
+    return dice
 
 
-def error_rates(folder, training):
-    """Print the table of error rates of an ensemble of six; its plot and report stay in `folder`."""
-    cohort = prepare(folder)
-    train.main([*cohort, *SMALL, *training, "--all-members", "--run-dir", str(folder / "runs")])
-    test.main(["--run-dir", str(folder / "runs")])
-    for row in json.loads((folder / "runs" / "valid" / "summary.json").read_text())["error_rates"]:
-        print(f"votes {row['votes']:12s} entropy {row['entropy']:7.4f}  voxels {row['voxels']:7d}  "
-              f"error rate {row['error_rate']:.4f}")
+def spread(values):
+    """"mean +- standard deviation" """
+    deviation = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{deviation} ({', '.join(f'{value:.3f}' for value in values)})"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--claim", choices=["parameters", *CLAIMS, "error-rate"], default="parameters")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=10, help="of 30 steps")
-    parser.add_argument("--normalisation", choices=["paper", "original"], default="paper")
-    parser.add_argument("--folder", type=Path, help="where everything is kept; unset: nowhere")
-    options = parser.parse_args()
-    training = ["--epochs", str(options.epochs), "--steps-per-epoch", "30", "--validate-every", str(options.epochs),
-                "--normalisation", options.normalisation]
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = options.folder or Path(scratch)
-        if options.claim == "parameters":
-            print(run())
-        elif options.claim == "error-rate":
-            error_rates(folder, training)
-        else:
-            compare(options.claim, folder, options.seeds, training)
+    main()

@@ -23,7 +23,6 @@ from shared_data.files import read_table
 from shared_data.metrics import dice
 from shared_data.openkbp import ORGANS
 from shared_data.volume import geometry, write_volume
-from shared_torch.devices import choose_precision
 from tests.browser import check_viewer
 
 STAGES = ("backbone", "SOL", "adversarial")
@@ -148,10 +147,10 @@ def test_predict_takes_precision_and_thresholds(run_dir, raw, tmp_path, monkeypa
         raise InputError("seen")
 
     monkeypatch.setattr(predict, "segment_ct", stop)
-    for options in ([], ["--precision", "auto", "--heatmap-threshold", "0.3", "--small-threshold", "0.2"]):
+    for options in ([], ["--precision", "bf16-mixed", "--heatmap-threshold", "0.3", "--small-threshold", "0.2"]):
         with pytest.raises(InputError, match="seen"):
             run_predict(raw / "P1" / "img.nrrd", tmp_path / "m.nrrd", run_dir / "SOL" / "best.pt", *options)
-    assert seen == [("32-true", 0.6, 0.5), (choose_precision("auto", torch.device("cpu")), 0.3, 0.2)]
+    assert seen == [("32-true", 0.6, 0.5), ("bf16-mixed", 0.3, 0.2)]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from shared_data.errors import InputError
-from shared_torch.devices import autocast, choose_device, choose_precision, compile_for_training
+from shared_torch.devices import (autocast, choose_device, choose_precision, choose_prediction_precision,
+                                  compile_for_training, quickest_layout)
 
 
 @pytest.mark.parametrize("generation, precision", [
@@ -19,6 +20,20 @@ def test_cpus_take_bfloat16_where_they_have_it(monkeypatch, able, precision):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
     assert choose_precision("auto", torch.device("cpu")) == precision
     assert choose_precision("auto", torch.device("mps")) == "32-true"
+
+
+@pytest.mark.parametrize("device, precision", [("cuda", "16-mixed"), ("cpu", "32-true"), ("mps", "32-true")])
+def test_prediction_takes_half_precision_on_gpus_alone(device, precision):
+    assert choose_prediction_precision("auto", torch.device(device)) == precision
+    assert choose_prediction_precision("bf16-mixed", torch.device(device)) == "bf16-mixed"
+
+
+@pytest.mark.parametrize("device, precision, last", [
+    ("cuda", "32-true", True), ("cuda", "16-mixed", True), ("cpu", "bf16-mixed", True), ("cpu", "32-true", False)])
+def test_channels_come_last_where_that_is_faster(device, precision, last):
+    network = torch.nn.Conv3d(4, 4, 3)
+    quickest_layout(network, torch.device(device), precision)
+    assert network.weight.is_contiguous(memory_format=torch.channels_last_3d) == last
 
 
 def test_a_device_that_is_not_there_is_an_input_error():

@@ -1,16 +1,19 @@
 """nnU-Net v2 on the cohort, with its own plan (3d_fullres, fold 0: OpenKBP's training part), within a time budget.
 
-    python -m tests.bench.organ_peers.nnunet prepare|train|predict --cohort DIR --run-dir DIR [--small]
+    python -m tests.bench.organ_peers.nnunet prepare|train|predict --cohort DIR --run-dir DIR [--small] [--workers N]
 
 Its trainer without mirroring, because of left and right organs. Differences from nnUNetv2_train: the learning rate
-falls with the share of the budget used instead of the epoch; there is no validation during training; in the loss,
-organs that nobody drew in a case are merged with its background, as for our own networks (nnU-Net would teach that they
-are background). --small: patches of 64^3 and a quarter of the channels instead of the plan's, for CPUs.
+falls with the share of the budget used instead of the epoch; there is no validation during training; it is not
+compiled; in the loss, organs that nobody drew in a case are merged with its background, as for our own networks
+(nnU-Net would teach that they are background). --small: patches of 64^3 and a quarter of the channels instead of the
+plan's, for CPUs.
 """
 import argparse
 import os
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from shared_data import openkbp
 from shared_data.files import read_json, write_json
@@ -30,11 +33,13 @@ def main():
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     folders = options.cohort / "nnunet"
     os.environ |= {name: str(folders / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    # Patches are made in this process, whose time counts; planning takes the number for threads.
-    os.environ |= {"nnUNet_n_proc_DA": "1" if options.step == "prepare" else "0", "nnUNet_def_n_proc": "1"}
+    # Without workers patches are made in this process, whose time counts; planning takes the number for threads.
+    os.environ |= {"nnUNet_n_proc_DA": "1" if options.step == "prepare" else str(options.workers),
+                   "nnUNet_def_n_proc": "1", "nnUNet_compile": "f"}
     {"prepare": prepare, "train": train, "predict": predict}[options.step](options, folders)
 
 
@@ -55,9 +60,9 @@ def prepare(options, folders):
     labels = {name: label for label, name in enumerate(("background", *openkbp.ORGANS))}
     write_json(raw / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz",
                                       "numTraining": sum(map(len, parts.values()))})
-    extract_fingerprints([ID], num_processes=1)
+    extract_fingerprints([ID], num_processes=os.cpu_count())
     plan_experiments([ID])
-    preprocess([ID], configurations=[CONFIGURATION], num_processes=[1])
+    preprocess([ID], configurations=[CONFIGURATION], num_processes=[os.cpu_count()])
     write_json(folders / "nnUNet_preprocessed" / DATASET / "splits_final.json",
                [{"train": parts["train"], "val": parts["valid"]}])
     write_json(done, parts)
@@ -84,8 +89,8 @@ def build_trainer(options, folders):
 
     class Trainer(nnUNetTrainerNoMirroring):
         def run_training(self):
-            budget = Budget(options.run_dir / "cost.json", options.minutes, options.processor)
             self.on_train_start()
+            budget = Budget(options.run_dir / "cost.json", options.minutes, options.processor)
             while budget.share < 1:
                 self.lr_scheduler.step = lambda epoch: PolyLRScheduler.step(self.lr_scheduler, budget.share)
                 self.on_epoch_start()
@@ -94,10 +99,14 @@ def build_trainer(options, folders):
                 while len(losses) < self.num_iterations_per_epoch and budget.share < 1:
                     losses.append(self.train_step(next(self.dataloader_train)))
                 self.on_train_epoch_end(losses)
+                loss = np.mean([each["loss"] for each in losses])
+                print(f"update {self.n_updates}  loss {loss:.4f}  {budget.share:.1%}", flush=True)
                 self.logger.log("epoch_end_timestamps", 0, self.current_epoch)
                 self.save_checkpoint(str(options.run_dir / "last.pth"))
                 budget.save(updates=self.n_updates, parameters=sum(p.numel() for p in self.network.parameters()))
                 self.current_epoch += 1
+            for loader in (self.dataloader_train, self.dataloader_val) if options.workers else ():
+                loader._finish()  # as on_train_end does
 
         def configure_optimizers(self):
             optimizer, _ = super().configure_optimizers()
@@ -114,7 +123,7 @@ def build_trainer(options, folders):
 
     trainer = Trainer(plans, CONFIGURATION, 0, read_json(preprocessed / "dataset.json"), choose_device("auto"))
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))  # nnU-Net takes every core
-    trainer.num_iterations_per_epoch = 250 if trainer.device.type == "cuda" else 10
+    trainer.num_iterations_per_epoch = 50 if trainer.device.type == "cuda" else 10
     trainer.n_updates = 0
     return trainer
 
@@ -143,8 +152,13 @@ def predict(options, folders):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     cases = [case for case in read_cases(options.cohort, "test")
              if not (options.output_dir / f"{case}.nii.gz").exists()]
-    predictor.predict_from_files_sequential([[str(options.cohort / "ct" / f"{case}.nii.gz")] for case in cases],
-                                            [str(options.output_dir / case) for case in cases])
+    files = [[str(options.cohort / "ct" / f"{case}.nii.gz")] for case in cases], [str(options.output_dir / case)
+                                                                                  for case in cases]
+    if options.workers:
+        predictor.predict_from_files(*files, num_processes_preprocessing=options.workers,
+                                     num_processes_segmentation_export=options.workers)
+    else:
+        predictor.predict_from_files_sequential(*files)
 
 
 if __name__ == "__main__":

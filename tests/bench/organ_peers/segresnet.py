@@ -2,6 +2,8 @@
 merged with the background, as for our own networks. Voxels as published.
 
     python -m tests.bench.organ_peers.segresnet train|predict --cohort DIR --run-dir DIR [--minutes 90] [--processor]
+
+--full-size: 32 filters instead of 8.
 """
 import argparse
 import math
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from monai.data import DataLoader, Dataset
 from monai.inferers import sliding_window_inference
 from monai.losses import DiceCELoss
 from monai.networks.nets import SegResNet
@@ -22,6 +25,7 @@ from monai.transforms import (
     ScaleIntensityRanged,
     SpatialPadd,
 )
+from torch.utils.data import RandomSampler
 
 from focusnet_v2.losses import merge_undrawn
 from shared_data import openkbp
@@ -31,8 +35,9 @@ from shared_torch.devices import autocast, choose_device, choose_precision
 from tests.bench.organ_peers.budget import Budget
 from tests.bench.organ_peers.cohort import presence, read_cases
 
-PROJECT, FILTERS, PATCH, BATCH, EVERY = "SegResNet", 8, (64, 64, 64), 2, 25
+PROJECT, FILTERS, FULL, PATCH, BATCH, EVERY = "SegResNet", 8, 32, (64, 64, 64), 2, 25
 LR, WEIGHT_DECAY = 1e-3, 1e-5
+MOST = 1_000_000  # updates: the time ends them
 N_CLASSES = len(openkbp.ORGANS) + 1
 WINDOW = ScaleIntensityRanged("image", -500, 1000, 0, 1, clip=True)  # HU
 
@@ -45,12 +50,14 @@ def main():
     parser.add_argument("--output-dir", type=Path)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--processor", action="store_true")
+    parser.add_argument("--full-size", action="store_true")
+    parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     train(options) if options.step == "train" else predict(options)
 
 
-def build():
-    return SegResNet(3, FILTERS, 1, N_CLASSES, dropout_prob=0.2)
+def build(filters):
+    return SegResNet(3, filters, 1, N_CLASSES, dropout_prob=0.2)
 
 
 def read(cohort, name, case):
@@ -61,9 +68,9 @@ def train(options):
     torch.manual_seed(0)
     device = choose_device("auto")
     precision = choose_precision("auto", device)
-    drawn = read_cases(options.cohort, "train")
     cases = [{"image": read(options.cohort, "ct", case), "label": read(options.cohort, "labels", case),
-              "drawn": labels} for case, labels in drawn.items()]
+              "known": torch.tensor(presence([drawn])[0])}
+             for case, drawn in read_cases(options.cohort, "train").items()]
     augment = Compose([
         WINDOW, SpatialPadd(["image", "label"], PATCH),
         RandCropByLabelClassesd(["image", "label"], "label", PATCH, ratios=[1] * N_CLASSES, num_classes=N_CLASSES,
@@ -71,8 +78,8 @@ def train(options):
         RandAffined(["image", "label"], prob=0.5, rotate_range=[0.2] * 3, scale_range=[0.1] * 3,
                     mode=("bilinear", "nearest"), padding_mode="border"),
         RandScaleIntensityd("image", 0.1, prob=0.5), RandShiftIntensityd("image", 0.1, prob=0.5)])
-    augment.set_random_state(0)
-    network = build().to(device)
+    filters = FULL if options.full_size else FILTERS
+    network = build(filters).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), LR, weight_decay=WEIGHT_DECAY)
     loss_of = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
     path, n, losses = options.run_dir / "last.pt", 0, []
@@ -81,18 +88,17 @@ def train(options):
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         n = state["updates"]
-    order = np.random.default_rng(n)
+    torch.manual_seed(n)
+    drawn = RandomSampler(cases, replacement=True, num_samples=BATCH * MOST)
+    patches = iter(DataLoader(Dataset(cases, augment), options.workers, batch_size=BATCH, sampler=drawn))
     budget = Budget(options.run_dir / "cost.json", options.minutes, options.processor)
     while (share := budget.share) < 1:
         optimizer.param_groups[0]["lr"] = LR * (1 + math.cos(math.pi * share)) / 2
-        batch = [cases[k] for k in order.choice(len(cases), BATCH, replace=False)]
-        patches = [augment({**case})[0] for case in batch]
-        image, label = (torch.stack([patch[name].as_tensor().float() for patch in patches]).to(device)
-                        for name in ("image", "label"))
+        batch = next(patches)
+        image, label = (batch[name].as_tensor().float().to(device) for name in ("image", "label"))
         with autocast(device, precision):
             logits = network(image)
-        known = torch.tensor(presence([case["drawn"] for case in batch]), device=device)
-        loss = loss_of(merge_undrawn(logits.float(), known), label)
+        loss = loss_of(merge_undrawn(logits.float(), batch["known"].to(device)), label)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -100,15 +106,17 @@ def train(options):
         n += 1
         if n % EVERY == 0 or budget.share >= 1:
             print(f"update {n}  loss {np.mean(losses[-EVERY:]):.4f}  {share:.1%}", flush=True)
-            save_checkpoint(path, PROJECT, model=network.state_dict(), optimizer=optimizer.state_dict(), updates=n)
+            save_checkpoint(path, PROJECT, model=network.state_dict(), optimizer=optimizer.state_dict(), updates=n,
+                            filters=filters)
             budget.save(updates=n, parameters=sum(tensor.numel() for tensor in network.parameters()))
 
 
 @torch.inference_mode()
 def predict(options):
     device = choose_device("auto")
-    network = build().to(device).eval()
-    network.load_state_dict(read_checkpoint(options.run_dir / "last.pt")["model"])
+    state = read_checkpoint(options.run_dir / "last.pt")
+    network = build(state["filters"]).to(device).eval()
+    network.load_state_dict(state["model"])
     for case in read_cases(options.cohort, "test"):
         image = WINDOW({"image": read(options.cohort, "ct", case)})["image"].as_tensor().float()[None].to(device)
         logits = sliding_window_inference(image, PATCH, 4, network, overlap=0.5, mode="gaussian")
