@@ -1,13 +1,16 @@
 """From a CT to the network's input and back: piecewise-linear intensity functions, resampling, centre crop."""
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import SimpleITK as sitk
 
 from sepnet.config import Config
-from shared_data.crop import centre_crop, undo_crop
+from shared_data.crop import centre_crop, crop_boxes, undo_crop
 from shared_data.named_types import Array, Floats, Geometry
 from shared_data.volume import geometry, image_from
+
+SPLINE_REACH = 16  # voxels from which on a cubic B-spline's values hardly depend on a voxel: 1e-9 of it
 
 
 def segmental_linear(hu: Array, knots_hu: Sequence[float], values: Sequence[float]) -> Floats:
@@ -30,16 +33,30 @@ def hu_of(values: Array, points: Sequence[float]) -> Floats:
 
 def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sitkBSpline3,
                  fill: float = -1024) -> sitk.Image:
-    """An image in LPS on the network's grid before the crop: unchanged, or resampled to `spacing_zyx`."""
+    """An image in LPS on the network's grid before the crop: unchanged, or resampled to `spacing_zyx`. By B-splines,
+    whose coefficients take long, in the centre crop alone: outside it is `fill`."""
     if not config.resample:
         return image
-    spacing = config.spacing_zyx[::-1]
+    spacing = [*config.spacing_zyx[::-1]]
     size = [max(2, round(n * old / new)) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing)]
     # Keeps the outer edges of the volume in place.
     origin = image.TransformContinuousIndexToPhysicalPoint(
         [(new / old - 1) / 2 for old, new in zip(image.GetSpacing(), spacing)])
-    return sitk.Resample(image, size, sitk.Transform(), interpolator, origin, spacing, image.GetDirection(), fill,
-                         image.GetPixelID(), True)
+
+    def resampled(source: sitk.Image, size: Sequence[int], origin: Sequence[float]) -> sitk.Image:
+        return sitk.Resample(source, size, sitk.Transform(), interpolator, origin, spacing, image.GetDirection(), fill,
+                             image.GetPixelID(), True)
+
+    if interpolator != sitk.sitkBSpline3:
+        return resampled(image, size, origin)
+    whole = image_from(np.full(size[::-1], fill, sitk.GetArrayViewFromImage(image).dtype), {
+        **geometry(image), "size_xyz": size, "spacing_xyz": spacing, "origin_xyz": origin})
+    rows, columns = crop_boxes(size[1::-1], config.crop_size)[0]
+    centre = whole[columns, rows]
+    near = [slice(max(0, math.floor(part.start * new / old) - SPLINE_REACH), math.ceil(part.stop * new / old)
+                  + SPLINE_REACH) for part, old, new in zip((columns, rows), image.GetSpacing(), spacing)]
+    whole[columns, rows] = resampled(image[near[0], near[1]], centre.GetSize(), centre.GetOrigin())
+    return whole
 
 
 def cropped(image: sitk.Image, size: int, fill: float = 0) -> tuple[Array, Geometry]:

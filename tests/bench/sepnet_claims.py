@@ -1,12 +1,12 @@
 """The paper's claims on real patients, as far as a CPU can test them in hours: narrow networks, short trainings.
 
     python -m tests.bench.sepnet_claims --prepared-dir openkbp_prepared --runs-dir runs/claims [--seeds 1 2 3]
-    python -m tests.bench.run sepnet_claims               parameters of SepNet over U-Net, without data
+    python -m tests.bench.run sepnet_claims                 parameters of SepNet over U-Net, without data
 
 SepNet against itself with a plain window instead of the SLF, with plain ExpDice instead of the hard-voxel weighting,
-and against the 3-D U-Net with full convolutions: the same patients, seeds and number of updates. The score is the mean Dice
-of the validation patients after the last epoch. OpenKBP, prepared with --plain-window; what is trained is kept, and a
-training that was killed goes on. For the error rate by the members' disagreement see sepnet's crossval.py.
+and against the 3-D U-Net with full convolutions: the same patients, seeds and number of updates. The score is the mean
+Dice of the validation patients after the last epoch. OpenKBP, prepared with --plain-window; what is trained is kept,
+and a training that was killed goes on. For the error rate by the members' disagreement see sepnet's crossval.py.
 """
 import argparse
 import statistics

@@ -88,6 +88,19 @@ def test_resampling_and_back_keeps_organs_in_place(raw):
         assert dice(reference == organ, restored == organ) > 0.8
 
 
+@pytest.mark.parametrize("spacing_zyx, crop_size", [
+    ((3.1, 1.9, 2.3), 48), ((2.5, 4.1, 3.9), 64), ((1.1, 1.3, 1.7), 16)])
+def test_a_spline_in_the_crop_alone_gives_what_the_whole_ct_gives(spacing_zyx, crop_size):
+    ct = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1500, (20, 150, 160)).astype(np.int16))
+    ct.SetSpacing((0.97, 1.13, 2.07))
+    of_crop, of_all = (network_grid(ct, Config(resample=True, spacing_zyx=spacing_zyx, crop_size=side))
+                       for side in (crop_size, 800))
+    assert geometry(of_crop) == geometry(of_all)
+    (ours, grid), (whole, whole_grid) = (cropped(each, crop_size, -1024) for each in (of_crop, of_all))
+    np.testing.assert_array_equal(ours, whole)
+    assert grid == whole_grid
+
+
 def test_a_flat_cohort_is_split_and_a_split_one_taken_as_it_is(raw, prepared, tmp_path):
     rows = read_table(prepared / "cases.csv", ["labels"])
     assert [row["part"] for row in rows] == ["train"] * 3 + ["valid"]
