@@ -142,7 +142,7 @@ class Run(Prepared):
     device: Device = "auto"  # auto: cuda, else mps, else cpu
     devices: int = 1  # GPUs (or CPU processes) per machine
     num_nodes: int = 1  # machines
-    compile: bool = False  # torch.compile: faster steps, after minutes of compiling
+    compile: bool = False  # torch.compile: minutes of compiling, then faster steps on some devices
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from focusnet_v2.grids import AIR_HU, cut, onto_grid, seen_box, unit
 from focusnet_v2.networks import FocusNet, MainPart
 from shared_data.named_types import Array, Box, Geometry, Labels, Progress, Shape
 from shared_data.volume import geometry
-from shared_torch.devices import autocast, quickest_layout
+from shared_torch.devices import autocast, check_finite, quickest_layout
 from shared_torch.engines import Compiled, Engine, choose_engine
 
 Network = Callable[[torch.Tensor], Any]  # a tensor of logits, or FocusNet's dict
@@ -74,8 +74,7 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
         outputs["probability"] = outputs.pop("logits").softmax(1)
         for name in ("probability", "heatmap"):
             if name in outputs:
-                sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape, device=device)
-                                )[:, window] += outputs[name][0]
+                sums.setdefault(name, torch.zeros(outputs[name].shape[1], *shape))[:, window] += outputs[name][0].cpu()
         coverage[window] += 1
         for i in range(config.n_small if "small" in outputs else 0):
             if outputs["heatmap"][0, i].max() > config.heatmap_threshold:
@@ -84,19 +83,20 @@ def predict_volume(network: Network, hu_zyx: Array, config: Config, device: torc
                 small[box] += outputs["small"][0, i].sigmoid().cpu()
                 boxes[box] += 1
     for total in sums.values():
-        total /= coverage[:, None, None].to(device)
+        total /= coverage[:, None, None]
     counted = boxes.flatten(1).any(1).numpy()
     small /= boxes.clamp_min(1)  # never 0 / 0
     parts = {"probability": sums["probability"], "heatmap": sums.get("heatmap"),
              "small": small if counted.any() else None}
     return {"start": (0, *start[1:]), "counted": counted,
-            **{name: None if part is None else part[:, short:].cpu().numpy() for name, part in parts.items()}}
+            **{name: None if part is None else part[:, short:].numpy() for name, part in parts.items()}}
 
 
 def run(network: Network, image: torch.Tensor, config: Config) -> Outputs:
     """Outputs of a network in float32."""
     with autocast(image.device, config.precision):
         outputs = by_name(network(image))
+    check_finite(outputs["logits"], config.precision)
     return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
 

@@ -8,7 +8,7 @@ import torch
 from sepnet.config import Config
 from sepnet.networks import EncoderDecoder
 from shared_data.named_types import Floats, Labels, Progress
-from shared_torch.devices import autocast, quickest_layout
+from shared_torch.devices import autocast, check_finite, quickest_layout
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
 
 
@@ -44,6 +44,7 @@ def predict_slices(network: Network, volume_zyx: Floats, config: Config, device:
     for i, batch in enumerate(progress(batches)):
         with autocast(device, config.precision):
             parts = network(torch.stack([volume[start:start + window] for start in batch])[:, None].to(device))
+        check_finite(parts, config.precision)
         missing = batch[-1] + window - first - sums.shape[1]
         sums = torch.cat([sums, sums.new_zeros(config.n_classes, missing, *volume.shape[1:])], dim=1)
         for start, part in zip(batch, parts):

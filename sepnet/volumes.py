@@ -35,9 +35,9 @@ def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sit
                  fill: float = -1024) -> sitk.Image:
     """An image in LPS on the network's grid before the crop: unchanged, or resampled to `spacing_zyx`. By B-splines,
     whose coefficients take long, in the centre crop alone: outside it is `fill`."""
-    if not config.resample:
-        return image
     spacing = [*config.spacing_zyx[::-1]]
+    if not config.resample or np.allclose(image.GetSpacing(), spacing, rtol=1e-5):
+        return image
     size = [max(2, round(n * old / new)) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing)]
     # Keeps the outer edges of the volume in place.
     origin = image.TransformContinuousIndexToPhysicalPoint(

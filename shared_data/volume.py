@@ -24,6 +24,7 @@ from shared_data.packed import write_packed
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 NIFTI = (".nii", ".nii.gz")
 SPACING_LIMITS_MM = (0.01, 50.0)
+AIRLESS = (sitk.sitkInt8, sitk.sitkUInt8, sitk.sitkUInt16, sitk.sitkUInt32, sitk.sitkUInt64)
 Grid = sitk.Image | sitk.ImageFileReader  # either has size, spacing, origin and direction
 
 
@@ -72,10 +73,10 @@ def open_volume(path: StrPath, series: str | None = None) -> tuple[sitk.Image | 
 
 
 def read_ct(path: StrPath, series: str | None = None, files: Sequence[Path] = ()) -> sitk.Image:
-    """`read_volume`, then `check_hu`."""
+    """`read_volume`, then `check_hu`; types that cannot hold air (-1024) become int32."""
     image = read_volume(path, series, files)
     check_hu(image, path)
-    return image
+    return sitk.Cast(image, sitk.sitkInt32) if image.GetPixelID() in AIRLESS else image
 
 
 def check_hu(image: sitk.Image, path: StrPath) -> None:

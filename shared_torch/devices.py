@@ -52,6 +52,12 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "32-true")
 
 
+def check_finite(output: torch.Tensor, precision: str) -> None:
+    """Raise InputError for what a network has given in float16 if it left float16's range."""
+    if precision == "16-mixed" and not output.isfinite().all():
+        raise InputError("the network's values leave the range of float16 on this CT. Take --precision 32-true.")
+
+
 def quickest_layout(network: torch.nn.Module, device: torch.device, precision: str) -> None:
     """Make a 3-D network channels-last, in place, where that is faster: on NVIDIA GPUs, and in bfloat16 on CPUs
     (tests.bench.training_step)."""

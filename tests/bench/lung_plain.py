@@ -33,7 +33,7 @@ def run():
             plain = seconds(lambda: [moved(table, k, rng) for k in range(SLICES)])
             ours = seconds(lambda: [sequence.slice(table, k) for k in range(SLICES)])
     network = build_network(config)
-    batches = images.reshape(-1, config.predict_batch, *images.shape[1:])
+    batches = [images[start:start + config.predict_batch] for start in range(0, SLICES, config.predict_batch)]
     one_by_one = seconds(lambda: [network.predict(image[None], verbose=0) for image in images])
     together = seconds(lambda: [nodule_probability([network], batch) for batch in batches])
     return {"sampling, plain / ours": plain / ours, "inference, plain / ours": one_by_one / together}

@@ -52,9 +52,11 @@ def main():
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--processor", action="store_true")
     parser.add_argument("--full-size", action="store_true")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw patches; not with --processor")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw patches (FocusNet: none)")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
     options = parser.parse_args()
+    if options.processor and options.workers:
+        parser.error("--processor does not see what --workers do: leave one of them out")
     cohort = options.runs_dir / "cohort"
     write_cohort(options.data, cohort)
     for name in options.networks:
@@ -182,9 +184,9 @@ def run(module, *arguments, fine=(0,)):
 
 
 def median_epoch(folder):
-    """Seconds, of the epochs that a TensorBoard folder notes; the last one's validation and pauses are none."""
+    """Median seconds between the ends of the epochs in a TensorBoard folder: without validation and pauses."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    board = EventAccumulator(str(folder)).Reload()
+    board = EventAccumulator(str(folder), {"scalars": 0}).Reload()
     ends = [event.wall_time for event in board.Scalars("loss")]
     return float(np.median(np.diff(ends)))
 
@@ -231,7 +233,7 @@ def report(tables, runs_dir):
         if against:
             cells.append("" if name == REFERENCE else difference(by_case[name]["dice"], by_case[REFERENCE]["dice"]))
         cells.append(f"{sum(row['dice'] > 0 for row in tables[name])} of {len(tables[name])}")
-        print(f"| {name} | {' | '.join(cells)} | {trained['parameters'] / 1e6:.1f} | {trained['seconds'] / 60:.0f} | "
+        print(f"| {name} | {' | '.join(cells)} | {trained['parameters'] / 1e6:.1f} | {trained['seconds'] / 60:.1f} | "
               f"{used['seconds'] / n:.1f} | {used['processor_seconds'] / n:.1f} | {used['peak_gb']:.1f} |")
     print(f"\nHighest mean Dice: {order[0]}. Means over a patient's organs, of {n} patients.\n")
     for score, title, digits in zip(SCORES, ("Dice", "HD95 (mm)", "ASSD (mm)"), (3, 1, 1)):

@@ -9,6 +9,7 @@ Dice of the validation patients after the last epoch. OpenKBP, prepared with --p
 and a training that was killed goes on. For the error rate by the members' disagreement see sepnet's crossval.py.
 """
 import argparse
+import math
 import statistics
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from shared_data.files import read_table
 VARIANTS = {"SepNet": [], "plain window": ["--transform", "single_window"], "ExpDice": ["--loss", "exp_dice"],
             "3-D U-Net": ["--network", "unet"]}
 SETTINGS = ["--patch-zyx", "16", "64", "64", "--batch-size", "2", "--base-channels", "8", "--steps-per-epoch", "20",
-            "--window-step", "8", "--workers", "0", "--resume"]
+            "--window-step", "8", "--workers", "0"]
 
 
 def run():
@@ -46,21 +47,21 @@ def main():
 
 def dice_of(name, seed, options):
     """The validation Dice after the last epoch of a variant, trained unless it is already."""
-    run_dir = options.runs_dir / f"{name.replace(' ', '_')}-{seed}"
+    run_dir = options.runs_dir / f"{name.replace(' ', '_')}-{seed}-{options.epochs}"
     history = run_dir / "history.csv"
     if not history.exists() or len(read_table(history, ["epoch"])) < options.epochs:
         run_dir.mkdir(parents=True, exist_ok=True)
-        resume = SETTINGS if (run_dir / "last.pt").exists() else SETTINGS[:-1]
-        train.main([*resume, *VARIANTS[name], "--prepared-dir", str(options.prepared_dir), "--run-dir", str(run_dir),
-                    "--seed", str(seed), "--epochs", str(options.epochs), "--validate-every", str(options.epochs),
-                    "--lr-every", str(options.epochs // 12)])
+        resume = ["--resume"] if (run_dir / "last.pt").exists() else []
+        train.main([*SETTINGS, *resume, *VARIANTS[name], "--prepared-dir", str(options.prepared_dir), "--run-dir",
+                    str(run_dir), "--seed", str(seed), "--epochs", str(options.epochs), "--validate-every",
+                    str(options.epochs), "--lr-every", str(math.ceil(options.epochs / 12))])
     dice = float(read_table(history, ["val_dice"])[-1]["val_dice"])
     print(f"{name}, seed {seed}: Dice {dice:.4f}", flush=True)
     return dice
 
 
 def spread(values):
-    """"mean +- standard deviation" """
+    """Mean +- standard deviation (values)."""
     deviation = f" +- {statistics.stdev(values):.3f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3f}{deviation} ({', '.join(f'{value:.3f}' for value in values)})"
 

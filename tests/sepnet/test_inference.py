@@ -14,6 +14,7 @@ from sepnet.ensemble_seg import fuse
 from sepnet.error_rate import count_errors, error_table
 from sepnet.inference import predict_slices, ready, segment, window_starts
 from sepnet.networks import SepNet
+from shared_data.errors import InputError
 from shared_data.votes import vote_entropy, vote_levels
 from shared_torch.devices import autocast
 
@@ -119,3 +120,19 @@ def test_error_rates_are_counted_per_split():
     assert list(rows) == ["3", "2+1"]
     assert rows["3"].voxels == 4 and rows["3"].error_rate == 0.5 and rows["2+1"].voxels == 6
     assert rows["2+1"].wrong == 4 and rows["2+1"].entropy == pytest.approx(0.6365, abs=1e-4)
+
+
+def test_values_beyond_float16_are_named():
+    volume = np.zeros((16, 8, 8), np.float32)
+    with pytest.raises(InputError, match="--precision 32-true"):
+        next(predict_slices(lambda windows: windows.expand(-1, 3, -1, -1, -1) / 0,
+                            volume, Config(n_classes=3, precision="16-mixed"), torch.device("cpu")))
+
+
+def test_float16_gives_nearly_the_same():
+    torch.manual_seed(0)
+    network, volume = SepNet(5, 4).eval(), np.random.default_rng(0).random((16, 16, 16), np.float32)
+    exact, other = (torch.cat(list(predict_slices(
+        network, volume, Config(n_classes=5, precision=precision), torch.device("cpu"))), dim=1)
+        for precision in ("32-true", "16-mixed"))
+    torch.testing.assert_close(other, exact, atol=0.01, rtol=0)

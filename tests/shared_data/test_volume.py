@@ -347,3 +347,12 @@ def test_a_damaged_nifti_file_is_told_when_its_slices_have_passed(ct, tmp_path):
         open_volume(tmp_path / "ct.nii")
     with pytest.raises(InputError, match="no such file"):
         open_volume(tmp_path / "absent.nii")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int8])
+def test_a_ct_can_hold_air_whatever_its_file_can(tmp_path, kind):
+    values = np.arange(24, dtype=kind).reshape(2, 3, 4)
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "ct.nrrd"))
+    ours = array(read_ct(tmp_path / "ct.nrrd"))
+    assert ours.dtype == np.int32
+    np.testing.assert_array_equal(ours, values)

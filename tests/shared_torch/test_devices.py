@@ -29,7 +29,8 @@ def test_prediction_takes_half_precision_on_gpus_alone(device, precision):
 
 
 @pytest.mark.parametrize("device, precision, last", [
-    ("cuda", "32-true", True), ("cuda", "16-mixed", True), ("cpu", "bf16-mixed", True), ("cpu", "32-true", False)])
+    ("cuda", "32-true", True), ("cuda", "16-mixed", True), ("cpu", "bf16-mixed", True), ("cpu", "32-true", False),
+    ("mps", "32-true", False)])
 def test_channels_come_last_where_that_is_faster(device, precision, last):
     network = torch.nn.Conv3d(4, 4, 3)
     quickest_layout(network, torch.device(device), precision)

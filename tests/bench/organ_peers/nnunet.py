@@ -152,13 +152,15 @@ def predict(options, folders):
     options.output_dir.mkdir(parents=True, exist_ok=True)
     cases = [case for case in read_cases(options.cohort, "test")
              if not (options.output_dir / f"{case}.nii.gz").exists()]
-    files = [[str(options.cohort / "ct" / f"{case}.nii.gz")] for case in cases], [str(options.output_dir / case)
-                                                                                  for case in cases]
+    if not cases:
+        return
+    inputs = [[f"{options.cohort}/ct/{case}.nii.gz"] for case in cases]
+    outputs = [f"{options.output_dir}/{case}" for case in cases]
     if options.workers:
-        predictor.predict_from_files(*files, num_processes_preprocessing=options.workers,
+        predictor.predict_from_files(inputs, outputs, num_processes_preprocessing=options.workers,
                                      num_processes_segmentation_export=options.workers)
     else:
-        predictor.predict_from_files_sequential(*files)
+        predictor.predict_from_files_sequential(inputs, outputs)
 
 
 if __name__ == "__main__":

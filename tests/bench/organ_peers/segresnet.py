@@ -115,7 +115,7 @@ def train(options):
 def predict(options):
     device = choose_device("auto")
     state = read_checkpoint(options.run_dir / "last.pt")
-    network = build(state["filters"]).to(device).eval()
+    network = build(state.get("filters", FILTERS)).to(device).eval()
     network.load_state_dict(state["model"])
     for case in read_cases(options.cohort, "test"):
         image = WINDOW({"image": read(options.cohort, "ct", case)})["image"].as_tensor().float()[None].to(device)
