@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from focusnet_v2.augment import augment
 from focusnet_v2.config import Config as FocusNetConfig
@@ -67,8 +68,10 @@ def focusnet(folder):
                         for name in ("image", "label"))
         start = [rng.integers(0, max(1, length - side + 1)) for length, side in zip(image.shape, config.patch_zyx)]
         box = tuple(slice(at, at + side) for at, side in zip(start, config.patch_zyx))
-        angle = rng.uniform(-15, 15)
-        return [ndimage.rotate(each[box].astype(np.float32), angle, axes=(1, 2), reshape=False, order=order)
+        turn = Rotation.from_euler("zyx", rng.uniform(-15, 15, 3), degrees=True)
+        matrix = turn.as_matrix() * rng.uniform(0.8, 1.2, 3)
+        offset = (np.array(config.patch_zyx) - 1) / 2
+        return [ndimage.affine_transform(each[box].astype(np.float32), matrix, offset - matrix @ offset, order=order)
                 for each, order in ((image, 1), (label, 0))]
 
     def ours(k):
