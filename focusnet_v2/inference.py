@@ -96,7 +96,8 @@ def run(network: Network, image: torch.Tensor, config: Config) -> Outputs:
     """Outputs of a network in float32."""
     with autocast(image.device, config.precision):
         outputs = by_name(network(image))
-    check_finite(outputs["logits"], config.precision)
+    for output in outputs.values():
+        check_finite(output, config.precision)
     return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
 

@@ -34,7 +34,7 @@ def hu_of(values: Array, points: Sequence[float]) -> Floats:
 def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sitkBSpline3,
                  fill: float = -1024) -> sitk.Image:
     """An image in LPS on the network's grid before the crop: unchanged, or resampled to `spacing_zyx`. By B-splines,
-    whose coefficients take long, in the centre crop alone: outside it is `fill`."""
+    whose coefficients take long, in the centre crop alone: outside it are the values of the nearest voxels."""
     spacing = [*config.spacing_zyx[::-1]]
     if not config.resample or np.allclose(image.GetSpacing(), spacing, rtol=1e-5):
         return image
@@ -42,20 +42,15 @@ def network_grid(image: sitk.Image, config: Config, interpolator: int = sitk.sit
     # Keeps the outer edges of the volume in place.
     origin = image.TransformContinuousIndexToPhysicalPoint(
         [(new / old - 1) / 2 for old, new in zip(image.GetSpacing(), spacing)])
-
-    def resampled(source: sitk.Image, size: Sequence[int], origin: Sequence[float]) -> sitk.Image:
-        return sitk.Resample(source, size, sitk.Transform(), interpolator, origin, spacing, image.GetDirection(), fill,
-                             image.GetPixelID(), True)
-
-    if interpolator != sitk.sitkBSpline3:
-        return resampled(image, size, origin)
-    whole = image_from(np.full(size[::-1], fill, sitk.GetArrayViewFromImage(image).dtype), {
-        **geometry(image), "size_xyz": size, "spacing_xyz": spacing, "origin_xyz": origin})
+    whole = sitk.Resample(image, size, sitk.Transform(), sitk.sitkNearestNeighbor, origin, spacing,
+                          image.GetDirection(), fill, image.GetPixelID(), True)
+    if interpolator == sitk.sitkNearestNeighbor:
+        return whole
     rows, columns = crop_boxes(size[1::-1], config.crop_size)[0]
-    centre = whole[columns, rows]
     near = [slice(max(0, math.floor(part.start * new / old) - SPLINE_REACH), math.ceil(part.stop * new / old)
                   + SPLINE_REACH) for part, old, new in zip((columns, rows), image.GetSpacing(), spacing)]
-    whole[columns, rows] = resampled(image[near[0], near[1]], centre.GetSize(), centre.GetOrigin())
+    whole[columns, rows] = sitk.Resample(image[near[0], near[1]], whole[columns, rows], sitk.Transform(), interpolator,
+                                         fill, image.GetPixelID(), True)
     return whole
 
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from shared_data.crop import centre_crop
 from shared_data.named_types import Floats, Labels, Progress
 from shared_results.views import FlipTurn, mean_of_views
-from shared_torch.devices import autocast
+from shared_torch.devices import autocast, check_finite
 from shared_torch.engines import Compiled, Engine, Network, choose_engine
 from snet_neck_ln.config import Config
 from snet_neck_ln.networks import MainMap, SNet
@@ -61,7 +61,9 @@ def predict_logits(main: Network, stored_zyx: Labels, config: Config, device: to
             torch.from_numpy(centre_crop(with_context(stored_zyx, k, config.context_slices), config.size)
                              .astype("float32") / STEPS) for k in planes])
         with autocast(device, config.precision):
-            logits[planes.start:planes.stop] = main(batch.to(device))[:, 0].float().cpu()
+            output = main(batch.to(device))[:, 0]
+        check_finite(output, config.precision)
+        logits[planes.start:planes.stop] = output.float().cpu()
     return logits.numpy()
 
 

@@ -45,9 +45,11 @@ def snet(folder):
     def one(k):
         with np.load(paths[k % len(paths)]) as arrays:
             image, mask = arrays["image"], arrays["mask"]
-        angle = rng.uniform(-15, 15)
-        image, mask = (ndimage.rotate(each, angle, reshape=False, order=order)[64:448, 64:448]
-                       for each, order in ((image, 1), (mask, 0)))
+        if rng.random() < slices.config.rotate_probability:
+            angle = rng.uniform(*slices.config.rotate_degrees)
+            image, mask = (ndimage.rotate(each, angle, reshape=False, order=order)
+                           for each, order in ((image, 1), (mask, 0)))
+        image, mask = image[64:448, 64:448], mask[64:448, 64:448]
         return torch.from_numpy(image.copy())[None], torch.from_numpy(mask.copy())[None]
 
     return {"snet: sampling, plain / ours": seconds(one) / seconds(lambda k: slices[k % len(slices), k])}

@@ -139,24 +139,23 @@ class Peer:
 
     module: str
     settings: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
-    def call(self, step, run_dir, cohort):
-        return [f"tests.bench.organ_peers.{self.module}", step, "--cohort", cohort, "--run-dir", run_dir,
-                *self.settings]
+    def call(self, step, run_dir, options):
+        return [f"tests.bench.organ_peers.{self.module}", step, "--cohort", options.runs_dir / "cohort", "--run-dir",
+                run_dir, "--workers", options.workers, *self.settings, *(() if options.full_size else self.narrow)]
 
     def prepare(self, options):
         if self.module == "nnunet":
-            run(*self.call("prepare", options.runs_dir / self.module, options.runs_dir / "cohort"))
+            run(*self.call("prepare", options.runs_dir / self.module, options))
 
     def train(self, run_dir, options):
-        run(*self.call("train", run_dir, options.runs_dir / "cohort"), "--minutes", options.minutes, "--workers",
-            options.workers, *(["--processor"] if options.processor else []),
-            *(["--full-size"] if options.full_size and self.module == "segresnet" else []))
+        run(*self.call("train", run_dir, options), "--minutes", options.minutes,
+            *(["--processor"] if options.processor else []))
         (run_dir / "cost.json").rename(run_dir / "trained.json")
 
     def predicting(self, run_dir, output_dir, options):
-        return [*self.call("predict", run_dir, options.runs_dir / "cohort"), "--output-dir", output_dir, "--workers",
-                options.workers]
+        return [*self.call("predict", run_dir, options), "--output-dir", output_dir]
 
 
 def sepnet(network):
@@ -173,7 +172,7 @@ NETWORKS = {
     "3-D U-Net": sepnet("unet"),
     "nnU-Net": Peer("nnunet"),
     "small nnU-Net": Peer("nnunet", ("--small",)),
-    "SegResNet": Peer("segresnet"),
+    "SegResNet": Peer("segresnet", narrow=("--small",)),
 }
 
 
