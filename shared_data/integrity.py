@@ -18,6 +18,9 @@ DAMAGE: tuple[type[Exception], ...] = (
     OSError, EOFError, ValueError, OverflowError, HeaderDataError, WrapStructError,
     isal_zlib.error)  # type: ignore[assignment]  # which isal's types take for an instance
 HEADER_BYTES = 1 << 20  # longer headers are refused
+ORDERS = ("endian", "binarydatabyteordermsb", "elementbyteordermsb")  # fields that say in which order bytes stand
+PARTIAL = {"byte skip", "byteskip", "line skip", "lineskip", "headersize", "elementtointensityfunctionslope",
+           "elementtointensityfunctionoffset"}  # fields with which voxels are not all of the data, or not as it stands
 METAIMAGE_BYTES = {"SHORT": 2, "INT": 4, "FLOAT": 4, "DOUBLE": 8}
 
 
@@ -83,10 +86,11 @@ def _check_places(path):
             raise InputError(f"{path}: its data file {place!r} lies outside its folder. Put the two side by side.")
 
 
-def check_data(path: Path) -> None:
-    """Read the data of a compressed NRRD or MetaImage file to its checksum; of a plain MetaImage see that all is there:
-    ITK would write lines of its own to standard error. One of DAMAGE when something is missing, InputError when the
-    data lies outside the header's folder.
+def read_data(path: Path) -> bytes | None:
+    """The voxels of a compressed NRRD or MetaImage file, unpacked to its checksum; None where ITK has to read them:
+    plain data, another byte order, or only a part of the file. Of a plain MetaImage see that all is there: ITK would
+    write lines of its own to standard error. Raises one of DAMAGE when something is missing, InputError when the data
+    lies outside the header's folder.
     """
     _check_places(path)
     lines: list[str] = []
@@ -107,11 +111,13 @@ def check_data(path: Path) -> None:
             bytes_each = METAIMAGE_BYTES.get(fields.get("elementtype", "").removeprefix("MET_").removeprefix("U"), 1)
             if data.stat().st_size - offset < bytes_each * math.prod(map(int, fields["dimsize"].split())):
                 raise EOFError(f"{data.name} ends early")
-        return
-    unpack = isal_zlib.decompressobj(wbits=47)  # zlib or gzip
+        return None
+    unpack, blocks = isal_zlib.decompressobj(wbits=47), []  # zlib or gzip
     with open(data, "rb") as stream:
         stream.seek(offset)
         while block := stream.read(1 << 22):
-            unpack.decompress(block)
+            blocks.append(unpack.decompress(block))
     if not unpack.eof:
         raise EOFError("the compressed data ends early")
+    order = [fields.get(name, "little").lower() for name in ORDERS]
+    return None if PARTIAL & fields.keys() or not {*order} <= {"little", "false"} else b"".join(blocks)

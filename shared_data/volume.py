@@ -14,10 +14,11 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from shared_data.assembly import assemble, quiet, read_header
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
-from shared_data.integrity import DAMAGE, check_data, read_planes
+from shared_data.integrity import DAMAGE, read_data, read_planes
 from shared_data.named_types import Array, Geometry, StrPath
 from shared_data.packed import write_packed
 
@@ -39,9 +40,12 @@ def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] 
         image = read_dicom_series(path, series, files)
     else:
         _check_access(path)
-        for _ in _checked_slices(path):
-            pass
-        image = _read_file(path)
+        with _damage_named(path):
+            voxels = [*read_planes(path)] if path.name.lower().endswith(NIFTI) else read_data(path)
+        header = read_header(path)
+        if header:
+            _check_grid(header, header.GetNumberOfComponents(), path)
+        image = (header and voxels and assemble(voxels, header)) or _read_file(path)
     _check_grid(image, image.GetNumberOfComponentsPerPixel(), path)
     return image
 
@@ -57,14 +61,7 @@ def open_volume(path: StrPath, series: str | None = None) -> tuple[sitk.Image | 
         _check_access(path)
         slices = _checked_slices(path)
         first = next(slices)  # raises if the header is bad
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        try:
-            with _quiet():
-                reader.ReadImageInformation()
-        except RuntimeError:
-            pass  # read_volume below says why, or repairs it
-        else:
+        if reader := read_header(path):  # otherwise read_volume below says why it is bad, or repairs it
             _check_grid(reader, reader.GetNumberOfComponents(), path)
             return reader, chain([first], slices)
     image = read_volume(path, series)
@@ -94,11 +91,11 @@ def read_mask(path: StrPath, foreground: Collection[int] = (1,), any_label: bool
     any_label: every label above 0 becomes 1 (masks that number their nodes).
     """
     image = read_volume(path)
-    smallest, _ = _extremes(image, path)
+    smallest, largest = _extremes(image, path)
     if any_label:
         if smallest < 0:
             raise InputError(f"{path}: holds {smallest:g}. A mask may hold 0 and labels above it.")
-        return sitk.Greater(image, 0)
+        return image if image.GetPixelID() == sitk.sitkUInt8 and largest <= 1 else sitk.Greater(image, 0)
     planes = sitk.GetArrayViewFromImage(image)
     check_labels(set().union(*(np.unique(plane).tolist() for plane in planes)), path, foreground)
     return sitk.Cast(image, sitk.sitkUInt8)
@@ -232,30 +229,23 @@ def _check_access(path):
 
 
 def _checked_slices(path):
-    """The slices of a NIfTI file; of other formats none. Raises InputError for incomplete files, which ITK accepts."""
+    """The slices of a NIfTI file."""
+    with _damage_named(path):
+        yield from read_planes(path)
+
+
+@contextmanager
+def _damage_named(path):
+    """Turns what is raised for incomplete files, which ITK accepts, into an InputError."""
     try:
-        if path.name.lower().endswith(NIFTI):
-            yield from read_planes(path)
-        else:
-            check_data(path)
+        yield
     except DAMAGE as error:
         raise InputError(f"{path}: damaged or cut short ({_first_line(error)}). Fetch it again.") from error
 
 
-@contextmanager
-def _quiet():
-    """Suppress ITK's warnings on standard error."""
-    display = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(display)
-
-
 def _read_file(path):
     try:
-        with _quiet():
+        with quiet():
             return sitk.ReadImage(str(path))
     except RuntimeError as error:
         if "orthonormal" in str(error):

@@ -45,7 +45,7 @@ def run():
 
 def preparation(folder):
     write_neck_cohort(folder / "raw_snet", patients=6, size=512, slices=60)
-    write_pddca_cohort(folder / "raw_focusnet", patients=6, size=256, slices=100)
+    write_pddca_cohort(folder / "raw_focusnet", patients=6, size=512, slices=100)
     write_structseg_cohort(folder / "raw_sepnet", patients=6, size=512, slices=100)
     ratios = {}
     for project, module in PREPARE.items():

@@ -2,6 +2,9 @@
 or window at a time. The papers' full networks, on smaller windows.
 
     python -m tests.bench.run inference_engines
+
+Also over a product of matrices with as many operations as the network has: the most that an engine could give which
+computes the same sums.
 """
 import time
 from functools import partial
@@ -18,8 +21,10 @@ from shared_torch.devices import choose_precision
 from snet_neck_ln.config import Config as SNetConfig
 from snet_neck_ln.inference import ready as ready_snet
 from snet_neck_ln.networks import build_network as build_snet
+from tests.bench.arithmetic import multiply, operations
 
 CPU = torch.device("cpu")
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
 PROJECTS = {  # name: (config, network, what readies it, shape of a plain input, inputs at a time)
     "S-Net": (SNetConfig(), build_snet, ready_snet, (1, 1, 384, 384), 4),
     "FocusNet": (FocusNetConfig(), partial(build_focusnet, stage="backbone"), ready_focusnet, (1, 1, 40, 96, 96), 1),
@@ -33,11 +38,12 @@ def run(rounds=3):
     for project, (config, build, ready, shape, batch) in PROJECTS.items():
         network, inputs = build(config).eval(), torch.rand(batch, *shape[1:])
         calls = {"plain": lambda: [network(one[None]) for one in inputs]}
-        for engine in ("torch", "openvino"):
-            for precision in precisions:
-                settled = type(config)(precision=precision)
+        for precision in precisions:
+            settled = type(config)(precision=precision)
+            for engine in ("torch", "openvino"):
                 calls[f"{engine} {precision}"] = partial(call, ready(build(config).eval(), engine, settled, CPU),
                                                          inputs, precision)
+            calls[f"matrices {precision}"] = partial(multiply, operations(calls["plain"]), DTYPES[precision])
         seconds = {name: [] for name in calls}
         for _ in range(rounds + 1):  # one to warm up and compile
             for name, work in calls.items():

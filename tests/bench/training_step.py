@@ -9,6 +9,7 @@ nnU-Net itself decides on these things.
 """
 import argparse
 import time
+from functools import partial
 
 import torch
 
@@ -22,6 +23,7 @@ from shared_data.settings import device_there
 from shared_torch.devices import choose_precision
 from snet_neck_ln.losses import snet_loss
 from snet_neck_ln.networks import SNet
+from tests.bench.arithmetic import multiply, operations, seconds_of
 
 
 def snet(on_gpu):
@@ -122,6 +124,9 @@ def run():
         steps = measure(project, torch.device("cpu"))
         ratios |= {f"{project}: float32 step / {name}": steps["float32"][0] / seconds
                    for name, (seconds, _) in steps.items() if name != "float32"}
+        count = operations(training_step(*PROJECTS[project](False), torch.device("cpu"), False, False))
+        ratios |= {f"{project}: float32 step / matrices in {dtype}": steps["float32"][0] / seconds_of(
+            partial(multiply, count, getattr(torch, dtype))) for dtype in ("float32", "bfloat16")}
     return ratios
 
 

@@ -1,5 +1,7 @@
 """Every format read and written with its geometry; every kind of bad file named."""
 import gzip
+import re
+import zlib
 
 import nibabel
 import numpy as np
@@ -307,6 +309,67 @@ def test_read_volume_takes_any_number_type(ct, tmp_path):
     for kind in (sitk.sitkUInt8, sitk.sitkFloat32, sitk.sitkFloat64, sitk.sitkInt32):
         sitk.WriteImage(sitk.Cast(sitk.Abs(ct), kind), str(tmp_path / "x.nrrd"))
         assert read_volume(tmp_path / "x.nrrd").GetSize() == ct.GetSize()
+
+
+KINDS = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.float32, np.float64]
+
+
+def same_image(image, other):
+    metadata = [{key: one.GetMetaData(key) for key in one.GetMetaDataKeys() if not key.startswith("ITK_original")}
+                for one in (image, other)]
+    return (image.GetPixelID() == other.GetPixelID() and geometry(image) == geometry(other)
+            and metadata[0] == metadata[1] and np.array_equal(array(image), array(other)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_volumes_are_those_that_itk_reads(ct, tmp_path, suffix, kind):
+    path = tmp_path / f"ct{suffix}"
+    write_volume(image_from(array(ct).clip(0, 100).astype(kind), geometry(ct)), path)
+    assert same_image(read_volume(path), sitk.ReadImage(str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_packed_voxels_are_unpacked_once(ct, tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"ct{suffix}"
+    write_volume(ct, path)
+    monkeypatch.delattr("SimpleITK.ReadImage")
+    assert same_world(ct, read_volume(path))
+
+
+@pytest.mark.parametrize("slope, inter", [(1, 0), (1, -1024), (0.5, 3)])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", ["u1", "i2", "f4"])
+def test_nifti_of_either_byte_order_and_any_scale_is_what_itk_reads(tmp_path, kind, order, slope, inter):
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_dtype(np.dtype(order + kind))
+    header.set_slope_inter(slope, inter)
+    image = nibabel.Nifti1Image(np.zeros((4, 5, 6), order + kind), np.diag([2, 3, 4, 1]), header)
+    stored = np.arange(120).reshape(4, 5, 6).astype(order + kind)
+    path = tmp_path / "ct.nii.gz"
+    with gzip.open(path, "wb") as stream:
+        header = image.header
+        header.set_slope_inter(slope, inter)
+        header["vox_offset"] = 352
+        header.write_to(stream)
+        stream.write(bytes(4) + stored.tobytes("F"))
+    assert same_image(read_volume(path), sitk.ReadImage(str(path)))
+
+
+@pytest.mark.parametrize("suffix, old, new, order, before", [
+    (".nrrd", b"endian: little", b"endian: big", ">", b""),
+    (".nrrd", b"encoding: gzip", b"encoding: gzip\nbyte skip: 8", "<", bytes(8)),
+    (".mha", b"BinaryDataByteOrderMSB = False", b"BinaryDataByteOrderMSB = True", ">", b""),
+    (".mha", b"ElementType", b"ElementToIntensityFunctionSlope = 2\nElementType", "<", b"")])
+def test_packed_voxels_that_need_more_than_unpacking_are_what_itk_reads(ct, tmp_path, suffix, old, new, order, before):
+    path = tmp_path / f"ct{suffix}"
+    sitk.WriteImage(ct, str(path), useCompression=True)
+    head, mark, _ = path.read_bytes().partition(b"\n\n" if suffix == ".nrrd" else b"ElementDataFile = LOCAL\n")
+    packed = (gzip if suffix == ".nrrd" else zlib).compress(before + array(ct).astype(order + "i2").tobytes())
+    head = re.sub(rb"CompressedDataSize = \d+", b"CompressedDataSize = %d" % len(packed), head)
+    assert old in head + mark
+    path.write_bytes(head.replace(old, new) + mark + packed)
+    assert same_image(read_volume(path), sitk.ReadImage(str(path)))
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -1,0 +1,32 @@
+"""What the processor could do at best: the operations of a call as one product of matrices."""
+import time
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+SIDE = 2048
+
+
+def operations(call):
+    """Multiplications and additions in the convolutions and matrix products of a call."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def multiply(count, dtype):
+    """Multiply square matrices until `count` operations are done, the last time fewer rows."""
+    left, right = torch.rand(2, SIDE, SIDE).to(dtype)
+    rows = count // (2 * SIDE ** 2)
+    for start in range(0, rows, SIDE):
+        left[:rows - start] @ right
+
+
+def seconds_of(call, rounds=3):
+    """The shortest of some calls, after one to warm up."""
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
