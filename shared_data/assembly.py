@@ -35,11 +35,16 @@ def read_header(path: Path) -> sitk.ImageFileReader | None:
 
 
 def assemble(voxels: list[Array] | bytes, header: sitk.ImageFileReader) -> sitk.Image | None:
-    """The 3-D image that ITK reads from the file of a header, from its slices (y, x) or its bytes; None where they are
-    not numbers of the header's type, or not as many."""
+    """The 3-D image that ITK reads from the file of a header, from its slices (y, x), which are taken out of the list,
+    or its bytes; None where they are not numbers of the header's type, or not as many."""
     shape_zyx = header.GetSize()[::-1]
     kind = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], header.GetPixelID())).dtype
-    array = np.frombuffer(voxels, kind) if isinstance(voxels, bytes) else np.stack(voxels)
+    if isinstance(voxels, bytes):
+        array = np.frombuffer(voxels, np.uint8)
+        array = array if array.size % kind.itemsize else array.view(kind)
+    else:
+        array = np.stack(voxels)
+        voxels.clear()  # memory
     if array.dtype != kind or array.size != math.prod(shape_zyx):
         return None
     image = sitk.GetImageFromArray(array.reshape(shape_zyx))

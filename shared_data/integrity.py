@@ -2,8 +2,10 @@
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,6 +19,7 @@ from shared_data.named_types import Array
 DAMAGE: tuple[type[Exception], ...] = (
     OSError, EOFError, ValueError, OverflowError, HeaderDataError, WrapStructError,
     isal_zlib.error)  # type: ignore[assignment]  # which isal's types take for an instance
+KEPT_BYTES = 1 << 30  # larger volumes are unpacked a second time, by ITK
 HEADER_BYTES = 1 << 20  # longer headers are refused
 ORDERS = ("endian", "binarydatabyteordermsb", "elementbyteordermsb")  # fields that say in which order bytes stand
 PARTIAL = {"byte skip", "byteskip", "line skip", "lineskip", "headersize", "elementtointensityfunctionslope",
@@ -50,6 +53,20 @@ def read_planes(path: Path) -> Iterator[Array]:
             yield plane if slope in (None, 1) and not inter else plane * np.float64(slope) + inter
         while stream.read(1 << 22):  # the checksum stands at the end
             pass
+
+
+def kept(blocks: Iterable[Any]) -> list[Any]:
+    """Takes all slices or bytes; returns them, or nothing when they are too large to be held beside the image, or of
+    float64, which scaled slices are, while ITK has another type for them."""
+    held: list[Any] = []
+    size = 0
+    for block in blocks:
+        size += memoryview(block).nbytes
+        if size > KEPT_BYTES or memoryview(block).format == "d":
+            held.clear()
+        else:
+            held.append(block)
+    return held
 
 
 def _read_header(stream):
@@ -87,10 +104,10 @@ def _check_places(path):
 
 
 def read_data(path: Path) -> bytes | None:
-    """The voxels of a compressed NRRD or MetaImage file, unpacked to its checksum; None where ITK has to read them:
-    plain data, another byte order, or only a part of the file. Of a plain MetaImage see that all is there: ITK would
-    write lines of its own to standard error. Raises one of DAMAGE when something is missing, InputError when the data
-    lies outside the header's folder.
+    """The voxels of a compressed NRRD or MetaImage file, unpacked to its checksum; nothing where ITK has to read them:
+    plain or large data, another byte order, or only a part of the file. Of a plain MetaImage see that all is there: ITK
+    would write lines of its own to standard error. Raises one of DAMAGE when something is missing, InputError when the
+    data lies outside the header's folder.
     """
     _check_places(path)
     lines: list[str] = []
@@ -112,11 +129,10 @@ def read_data(path: Path) -> bytes | None:
             if data.stat().st_size - offset < bytes_each * math.prod(map(int, fields["dimsize"].split())):
                 raise EOFError(f"{data.name} ends early")
         return None
-    unpack, blocks = isal_zlib.decompressobj(wbits=47), []  # zlib or gzip
+    unpack = isal_zlib.decompressobj(wbits=47)  # zlib or gzip
     with open(data, "rb") as stream:
         stream.seek(offset)
-        while block := stream.read(1 << 22):
-            blocks.append(unpack.decompress(block))
+        blocks = kept(unpack.decompress(block) for block in iter(partial(stream.read, 1 << 22), b""))
     if not unpack.eof:
         raise EOFError("the compressed data ends early")
     order = [fields.get(name, "little").lower() for name in ORDERS]

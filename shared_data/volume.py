@@ -18,7 +18,7 @@ from shared_data.assembly import assemble, quiet, read_header
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
-from shared_data.integrity import DAMAGE, read_data, read_planes
+from shared_data.integrity import DAMAGE, kept, read_data, read_planes
 from shared_data.named_types import Array, Geometry, StrPath
 from shared_data.packed import write_packed
 
@@ -41,7 +41,7 @@ def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] 
     else:
         _check_access(path)
         with _damage_named(path):
-            voxels = [*read_planes(path)] if path.name.lower().endswith(NIFTI) else read_data(path)
+            voxels = kept(read_planes(path)) if path.name.lower().endswith(NIFTI) else read_data(path)
         header = read_header(path)
         if header:
             _check_grid(header, header.GetNumberOfComponents(), path)

@@ -337,6 +337,14 @@ def test_packed_voxels_are_unpacked_once(ct, tmp_path, suffix, monkeypatch):
     assert same_world(ct, read_volume(path))
 
 
+def test_large_volumes_are_read_by_itk(ct, tmp_path, monkeypatch):
+    monkeypatch.setattr("shared_data.integrity.KEPT_BYTES", 1000)
+    monkeypatch.setattr("shared_data.assembly.sitk.GetImageFromArray", None)
+    for suffix in (".nii.gz", ".nrrd"):
+        write_volume(ct, tmp_path / f"ct{suffix}")
+        assert same_image(read_volume(tmp_path / f"ct{suffix}"), sitk.ReadImage(str(tmp_path / f"ct{suffix}")))
+
+
 @pytest.mark.parametrize("slope, inter", [(1, 0), (1, -1024), (0.5, 3)])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", ["u1", "i2", "f4"])
@@ -359,6 +367,7 @@ def test_nifti_of_either_byte_order_and_any_scale_is_what_itk_reads(tmp_path, ki
 @pytest.mark.parametrize("suffix, old, new, order, before", [
     (".nrrd", b"endian: little", b"endian: big", ">", b""),
     (".nrrd", b"encoding: gzip", b"encoding: gzip\nbyte skip: 8", "<", bytes(8)),
+    (".nrrd", b"type: short", b"type: short\ncontent: nine bytes too many", "<", bytes(9)),
     (".mha", b"BinaryDataByteOrderMSB = False", b"BinaryDataByteOrderMSB = True", ">", b""),
     (".mha", b"ElementType", b"ElementToIntensityFunctionSlope = 2\nElementType", "<", b"")])
 def test_packed_voxels_that_need_more_than_unpacking_are_what_itk_reads(ct, tmp_path, suffix, old, new, order, before):
