@@ -51,6 +51,4 @@ def assemble(voxels: list[Array] | bytes, header: sitk.ImageFileReader) -> sitk.
     image.SetSpacing(header.GetSpacing())
     image.SetOrigin(header.GetOrigin())
     image.SetDirection(header.GetDirection())
-    for key in header.GetMetaDataKeys():
-        image.SetMetaData(key, header.GetMetaData(key))
     return image

@@ -75,10 +75,17 @@ def kill_all(pid):
 
 def kill_a_worker(pid):
     """SIGKILL to one worker process of `pid`; whether there was one."""
-    workers = [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    workers = [child for child in psutil.Process(pid).children() if "spawn_main" in " ".join(_command(child))]
     if workers:
         random.choice(workers).kill()
     return bool(workers)
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it has just ended
+        return []
 
 
 def _drop_capabilities():
