@@ -1,4 +1,4 @@
-"""What the processor could do at best: the operations of a call as one product of matrices."""
+"""A yardstick for what the processor can do: the operations of a call as one product of matrices."""
 import time
 
 import torch

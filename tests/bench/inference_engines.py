@@ -3,8 +3,7 @@ or window at a time. The papers' full networks, on smaller windows.
 
     python -m tests.bench.run inference_engines
 
-Also over a product of matrices with as many operations as the network has: the most that an engine could give which
-computes the same sums.
+Also over a product of matrices with as many operations as the network has: a yardstick for what the processor can do.
 """
 import time
 from functools import partial
