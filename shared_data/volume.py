@@ -14,11 +14,11 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 
-from shared_data.assembly import assemble, quiet, read_header
 from shared_data.dicom import read_dicom_series
 from shared_data.errors import InputError, silenced
 from shared_data.files import check_free_space, check_name, whole_file
 from shared_data.integrity import DAMAGE, kept, read_data, read_planes
+from shared_data.itk_header import quiet, read_header, voxels_of
 from shared_data.named_types import Array, Geometry, StrPath
 from shared_data.packed import write_packed
 
@@ -41,11 +41,12 @@ def read_volume(path: StrPath, series: str | None = None, files: Sequence[Path] 
     else:
         _check_access(path)
         with _damage_named(path):
-            voxels = kept(read_planes(path)) if path.name.lower().endswith(NIFTI) else read_data(path)
-        header = read_header(path)
+            unpacked = kept(read_planes(path)) if path.name.lower().endswith(NIFTI) else read_data(path)
+        header, array = read_header(path), None
         if header:
             _check_grid(header, header.GetNumberOfComponents(), path)
-        image = (header and voxels and assemble(voxels, header)) or _read_file(path)
+            array = voxels_of(header, unpacked)
+        image = _read_file(path) if header is None or array is None else image_from(array, geometry(header))
     _check_grid(image, image.GetNumberOfComponentsPerPixel(), path)
     return image
 

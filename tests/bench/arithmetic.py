@@ -1,6 +1,4 @@
 """A yardstick for what the processor can do: the operations of a call as one product of matrices."""
-import time
-
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,13 +18,3 @@ def multiply(count, dtype):
     rows = count // (2 * SIDE ** 2)
     for start in range(0, rows, SIDE):
         left[:rows - start] @ right
-
-
-def seconds_of(call, rounds=3):
-    """The shortest of some calls, after one to warm up."""
-    seconds = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])

@@ -6,7 +6,6 @@ Plain: a slice read from the table, rotated, zoomed and flipped by SciPy one aft
 a time. A training step is Keras' own in both.
 """
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from lung_nodule_nasnet.inference import nodule_probability
 from lung_nodule_nasnet.nasnet_v2 import build_network
 from lung_nodule_nasnet.table import open_slices
 from tests.bench.lung_loader import write_table
+from tests.bench.measured import shortest
 
 SLICES = 16
 
@@ -30,12 +30,12 @@ def run():
         sequence = SliceSequence(path, range(SLICES), config, augmented=True)
         with open_slices(path) as table:
             images = np.stack([table.root.data[k] for k in range(SLICES)])[..., None]
-            plain = seconds(lambda: [moved(table, k, rng) for k in range(SLICES)])
-            ours = seconds(lambda: [sequence.slice(table, k) for k in range(SLICES)])
+            plain = shortest(lambda: [moved(table, k, rng) for k in range(SLICES)], 2)
+            ours = shortest(lambda: [sequence.slice(table, k) for k in range(SLICES)], 2)
     network = build_network(config)
     batches = [images[start:start + config.predict_batch] for start in range(0, SLICES, config.predict_batch)]
-    one_by_one = seconds(lambda: [network.predict(image[None], verbose=0) for image in images])
-    together = seconds(lambda: [nodule_probability([network], batch) for batch in batches])
+    one_by_one = shortest(lambda: [network.predict(image[None], verbose=0) for image in images], 2)
+    together = shortest(lambda: [nodule_probability([network], batch) for batch in batches], 2)
     return {"sampling, plain / ours": plain / ours, "inference, plain / ours": one_by_one / together}
 
 
@@ -47,13 +47,3 @@ def moved(table, k, rng):
         start = (len(array) - 400) // 2
         results.append(np.flip(array[start:start + 400, start:start + 400], np.flatnonzero(flips)))
     return results
-
-
-def seconds(work):
-    """The shorter of two calls, after one to warm up."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])

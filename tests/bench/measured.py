@@ -1,4 +1,4 @@
-"""Time and memory that a program takes."""
+"""Time and memory that a program takes, time that a call takes."""
 import subprocess
 import sys
 import time
@@ -32,3 +32,13 @@ def cost(command):
 def measured(command):
     """(seconds, peak GB) of a process that ends well."""
     return cost(command)[::2]
+
+
+def shortest(call, repeats):
+    """Seconds of the shortest of some calls, after one to warm up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])

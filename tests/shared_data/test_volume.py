@@ -339,7 +339,7 @@ def test_packed_voxels_are_unpacked_once(ct, tmp_path, suffix, monkeypatch):
 
 def test_large_volumes_are_read_by_itk(ct, tmp_path, monkeypatch):
     monkeypatch.setattr("shared_data.integrity.KEPT_BYTES", 1000)
-    monkeypatch.setattr("shared_data.assembly.sitk.GetImageFromArray", None)
+    monkeypatch.setattr("SimpleITK.GetImageFromArray", None)
     for suffix in (".nii.gz", ".nrrd"):
         write_volume(ct, tmp_path / f"ct{suffix}")
         assert same_image(read_volume(tmp_path / f"ct{suffix}"), sitk.ReadImage(str(tmp_path / f"ct{suffix}")))

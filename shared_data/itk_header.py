@@ -1,5 +1,5 @@
-"""Images of files whose voxels were unpacked while they were checked: ITK would unpack them a second time. Only
-volume.py needs this."""
+"""The header of a volume file as ITK reads it, and the voxels that were unpacked while the file was checked, in its
+shape and type: ITK would unpack them a second time. Only volume.py needs this."""
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,21 +34,17 @@ def read_header(path: Path) -> sitk.ImageFileReader | None:
     return reader
 
 
-def assemble(voxels: list[Array] | bytes, header: sitk.ImageFileReader) -> sitk.Image | None:
-    """The 3-D image that ITK reads from the file of a header, from its slices (y, x), which are taken out of the list,
-    or its bytes; None where they are not numbers of the header's type, or not as many."""
+def voxels_of(header: sitk.ImageFileReader, unpacked: list[Array] | bytes | None) -> Array | None:
+    """The array (z, y, x) that ITK reads from the file of a header, from its slices (y, x), which are taken out of the
+    list, or its bytes; None where there are none, not numbers of the header's type, or not as many."""
     shape_zyx = header.GetSize()[::-1]
     kind = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], header.GetPixelID())).dtype
-    if isinstance(voxels, bytes):
-        array = np.frombuffer(voxels, np.uint8)
+    if not unpacked:
+        return None
+    if isinstance(unpacked, bytes):
+        array = np.frombuffer(unpacked, np.uint8)
         array = array if array.size % kind.itemsize else array.view(kind)
     else:
-        array = np.stack(voxels)
-        voxels.clear()  # memory
-    if array.dtype != kind or array.size != math.prod(shape_zyx):
-        return None
-    image = sitk.GetImageFromArray(array.reshape(shape_zyx))
-    image.SetSpacing(header.GetSpacing())
-    image.SetOrigin(header.GetOrigin())
-    image.SetDirection(header.GetDirection())
-    return image
+        array = np.stack(unpacked)
+        unpacked.clear()  # memory
+    return array.reshape(shape_zyx) if array.dtype == kind and array.size == math.prod(shape_zyx) else None
