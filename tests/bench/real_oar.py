@@ -230,7 +230,7 @@ def report(tables, runs_dir):
         n = len(by_case[name]["dice"])
         cells = [interval(np.array([*by_case[name][score].values()]), digits)
                  for score, digits in zip(SCORES, (3, 1, 1))]
-        if against:
+        if reference:
             cells.append("" if name == reference else difference(by_case[name]["dice"], by_case[reference]["dice"]))
         cells.append(f"{sum(row['dice'] > 0 for row in tables[name])} of {len(tables[name])}")
         print(f"| {name} | {' | '.join(cells)} | {trained['parameters'] / 1e6:.1f} | {trained['seconds'] / 60:.1f} | "

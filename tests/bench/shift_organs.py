@@ -22,8 +22,8 @@ from focusnet_v2.test import Options as FocusNetOptions
 from focusnet_v2.test import load as load_focusnet
 from sepnet.dataset import case_folders, load_case
 from sepnet.inference import segment
-from sepnet.members import load_members
 from sepnet.test import Options as SepNetOptions
+from sepnet.test import load as load_sepnet
 from shared_data.checkpoints import write_archive
 from shared_data.metrics import bootstrap_interval, dice
 from shared_data.volume import read_volume
@@ -71,8 +71,7 @@ def fit(cases, organs):
 
 
 def sepnet(checkpoint, prepared_dir):
-    options = SepNetOptions(checkpoint=(checkpoint,), window_step=8)
-    members, cases = load_members((checkpoint,), options), []
+    members, cases = load_sepnet(SepNetOptions(checkpoint=(checkpoint,), window_step=8)), []
     for folder in case_folders(replace(members.config, prepared_dir=prepared_dir), "valid"):
         case, parts = load_case(folder, members.transforms[0]), []
         segment(members.networks, [case["image"]], members.config, members.device, look=parts.append)
@@ -87,9 +86,7 @@ def focusnet(checkpoint, prepared_dir):
         hu, labels = (sitk.GetArrayFromImage(read_volume(config.prepared_dir / "resampled" / name / f"{part}.nrrd"))
                       for part in ("image", "label"))
         maps = predict_volume(networks[0], hu, config, device)
-        probability = np.asarray(maps["probability"])
-        first = (max(maps["start"][0], 0), *maps["start"][1:])
-        cases.append((probability, cut(labels, first, probability.shape[1:], 0)))
+        cases.append((maps["probability"], cut(labels, maps["start"], maps["probability"].shape[1:])))
     return config.organs, cases
 
 
