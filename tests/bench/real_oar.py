@@ -35,7 +35,7 @@ from tests.bench.measured import cost
 from tests.bench.organ_peers.cohort import read_cases, write_cohort
 from tests.bench.organ_table import difference, interval
 
-REFERENCES = ("nnU-Net", "small nnU-Net")  # what the others are compared with: the first that is there
+REFERENCES = ("nnU-Net", "small nnU-Net")  # what the others are compared with: the better one
 SCORES = ("dice", "hd95_mm", "assd_mm")
 SOME_SKIPPED = 1  # exit code of a preparation that left cases out and named them
 PREPARE = {
@@ -220,7 +220,7 @@ def report(tables, runs_dir):
     """Print the tables."""
     by_case = {name: {score: mean_by_case(rows, score) for score in SCORES} for name, rows in tables.items()}
     order = sorted(tables, key=lambda name: -np.mean([*by_case[name]["dice"].values()]))
-    reference = next((name for name in REFERENCES if name in tables), None)
+    reference = next((name for name in order if name in REFERENCES), None)
     against = f" | Dice - {reference}'s" if reference else ""
     print(f"\n| | Dice | HD95 (mm) | ASSD (mm){against} | organs found | parameters (M) | trained (min) | s a CT | "
           f"processor s a CT | peak (GB) |\n{'|---' * (10 + bool(against))}|")
